@@ -1,0 +1,46 @@
+# make quickstart   everything from nothing: environment, images, weights, a trained network
+# make test         the whole test suite      make check   lint, format, types
+# make clean        remove the environment and what quickstart made
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+RUN := logs/quickstart
+
+.PHONY: quickstart test check clean
+
+quickstart: $(VENV)/main.done
+	@$(PY) -m tools.draw_pilots --out data/pilots --per-class 150 --seed 0
+	@$(PY) -m tools.quickstart_weights
+	@if [ -f $(RUN)/summary.json ]; then \
+		echo "$(RUN) is there already; remove it and weights/quickstart to train again:"; \
+		tail -n 2 $(RUN)/run.log | sed 's/^[^ ]* [^ ]* INFO //'; \
+	elif [ -f $(RUN)/split.csv ]; then \
+		$(PY) training.py --config configs/quickstart.yaml train.from_checkpoint=true; \
+	else \
+		$(PY) training.py --config configs/quickstart.yaml; \
+	fi
+
+test: $(VENV)/dev.done
+	$(PY) -m pytest
+
+check: $(VENV)/dev.done
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+clean:
+	rm -rf $(VENV) $(RUN) weights/quickstart data/pilots
+
+$(PY):
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is %d.%d: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/main.done: requirements.txt | $(PY)
+	$(PIP) install -r requirements.txt
+	@touch $@
+
+$(VENV)/dev.done: requirements-dev.txt requirements.txt | $(PY)
+	$(PIP) install -r requirements-dev.txt
+	@touch $@ $(VENV)/main.done

@@ -1,0 +1,398 @@
+"""The schema of config.yaml: the only reader of YAML, and where each setting gets its type.
+
+Every fault of a file is reported at once, each with its key and what would be right.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+
+class ConfigError(ValueError):
+    """The configuration can't be used; the message lists every fault and is meant for the user."""
+
+
+def _false_is_none(value: Any) -> Any:
+    """Off is written null; the old files also wrote False."""
+    return None if value is False else value
+
+
+def _no_bool(value: Any) -> Any:
+    """Python takes True for 1; in a config file that is a slip."""
+    if isinstance(value, bool):
+        raise ValueError("not a number")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_bool)]
+Number = Annotated[float, BeforeValidator(_no_bool)]
+Count = Annotated[Whole, Field(ge=1)]
+Fraction = Annotated[Number, Field(ge=0, lt=1)]
+Auto = Literal["auto"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
+    )
+
+
+class Preprocessing(_Section):
+    """How pixels become the network's input; it belongs to the weights and travels with them.
+
+    An image is resized so that its shorter side is image_size / crop, cut to its central
+    image_size square, scaled to [0, 1], and normalised per channel by mean and std.
+    """
+
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    image_size: int = 224
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    crop: float = 0.875
+
+
+class ViTConfig(_Section):
+    """The architecture; keys that a file leaves out are taken from the weights that it names."""
+
+    patch_dim: Count = 16
+    input_channels: Literal[1, 3] = 3
+    num_classes: Annotated[Whole, Field(ge=0)] | Auto = "auto"
+    hidden_dim: Count = 768
+    num_heads: Count = 12
+    num_layers: Count = 12
+    dropout: Fraction = 0.0
+    attention_dropout: Fraction = 0.0
+    eps: Annotated[Number, Field(gt=0, lt=0.1)] | Auto = "auto"
+    ff_dim: Count = 3072
+    dim: Count = 224
+    gelu: Literal["tanh", "exact", "auto"] = "auto"
+    representation_size: Count | None = None
+
+    def concrete(self, num_classes: int | None = None) -> ViTConfig:
+        """The same architecture with every `auto` settled: eps 1e-6 and exact GELU, as timm's."""
+        classes = self.num_classes if num_classes is None else num_classes
+        if classes == "auto":
+            raise ConfigError("vit.num_classes is auto: a model needs the number itself")
+        gelu = "exact" if self.gelu == "auto" else self.gelu
+        eps = 1e-6 if self.eps == "auto" else self.eps
+        return self.model_copy(update={"num_classes": classes, "gelu": gelu, "eps": eps})
+
+
+Mode = Literal["scratch", "pretrained", "finetune"]
+
+
+class TrainConfig(_Section):
+    """How the network is trained, on what, and where the results go; config.yaml explains."""
+
+    mode: Mode = "finetune"
+    checkpoint: Annotated[str | None, BeforeValidator(_false_is_none)] = "google-in21k-augreg"
+    from_checkpoint: Annotated[bool | str | None, BeforeValidator(_false_is_none)] = None
+
+    base_dir: str = "data/pilots"
+    data: str = "data"
+    val_fraction: Annotated[Number, Field(gt=0, lt=1)] = 0.2
+    split: Annotated[str | None, BeforeValidator(_false_is_none)] = None
+    on_bad_image: Literal["error", "skip"] = "error"
+    num_workers: Annotated[Whole, Field(ge=0)] | Auto = "auto"
+    crop_scale: Annotated[Number, Field(gt=0, le=1)] = 0.5
+    flip: Annotated[Number, Field(ge=0, le=1)] = 0.5
+    color_jitter: Annotated[Number, Field(ge=0, le=1)] = 0.2
+
+    max_epochs: Count = 20
+    batch_size: Count = 32
+    eval_batch_size: Count = 32
+    optim: Literal["adamw", "sgd"] = "adamw"
+    use_bitsandbytes: bool = False
+    lr: Annotated[Number, Field(gt=0)] = 3e-4
+    momentum: Fraction = 0.9
+    weight_decay: Annotated[Number, Field(ge=0)] = 0.01
+    scheduler_type: Literal["warmup-cosine", "wsd"] = "warmup-cosine"
+    warmup_epochs: Annotated[Number, Field(ge=0)] = 1
+    decay_epochs: Annotated[Number, Field(ge=0)] | None = None
+    label_smoothing: Fraction = 0.0
+    clip_grad: Annotated[Annotated[Number, Field(gt=0)] | None, BeforeValidator(_false_is_none)] = (
+        1.0
+    )
+    early_stopping: Annotated[Count | None, BeforeValidator(_false_is_none)] = None
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    bf16: bool = False
+    compile: bool = False
+    seed: Annotated[Whole, Field(ge=0)] = 0
+
+    run_name: str | None = None
+    save_path: str = "weights"
+    log_path: str = "logs"
+    eval_epoch: Count = 1
+    log_epoch: Count = 1
+    save_epoch: Count = 1
+
+
+class OverfitConfig(_Section):
+    """The sanity check: one batch, no augmentation, no dropout, until it is known by heart."""
+
+    overfit: bool = False
+    tolerance: Annotated[Number, Field(gt=0)] = 0.01
+    max_steps: Count = 200
+    logging_steps: Count = 10
+
+
+class Config(_Section):
+    """Everything that a run depends on; frozen, typed, and written beside the run's results."""
+
+    vit: ViTConfig = ViTConfig()
+    train: TrainConfig = TrainConfig()
+    overfit_one_batch: OverfitConfig = OverfitConfig()
+
+
+SECTIONS: dict[str, type[_Section]] = {
+    "vit": ViTConfig,
+    "train": TrainConfig,
+    "overfit_one_batch": OverfitConfig,
+}
+# The two flags of this project's first version, still understood.
+LEGACY_FLAGS = ("finetuning", "freeze_model")
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None) -> tuple[Config, list[str]]:
+    """Read a YAML file and `key.sub=value` overrides into a Config.
+
+    Returns the config and the notes (one line each) that the user should see about it. Raises
+    ConfigError with every fault of the file and of the overrides together.
+    """
+    raw = _read_yaml(Path(path))
+    problems: list[str] = []
+    for override in overrides or []:
+        _apply_override(raw, override, problems)
+    notes = _translate_legacy(raw, problems)
+    config, faults = _validate(raw)
+    problems += faults
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise ConfigError("\n  ".join([f"{path}: {count}", *problems]))
+    assert config is not None
+    return config, notes
+
+
+def dump_config(config: Config) -> str:
+    """The config as YAML that `load_config` reads back to an equal one."""
+    return yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False, width=100)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; name your settings with --config FILE") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: can't be read: {error}") from None
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        what = getattr(error, "problem", None) or "not valid YAML"
+        raise ConfigError(f"{path}{line}: not valid YAML: {what}") from None
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected sections ({', '.join(SECTIONS)}), found {raw!r:.60}")
+    return raw
+
+
+def _apply_override(raw: dict[str, Any], override: str, problems: list[str]) -> None:
+    key, equals, text = override.partition("=")
+    section, dot, name = key.partition(".")
+    if not equals or not dot:
+        hint = _suggest(key, [f"{s}.{f}" for s in SECTIONS for f in SECTIONS[s].model_fields])
+        problems.append(f"'{override}': an override is written section.key=value{hint}")
+        return
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        problems.append(f"{key}: '{text}' is not valid YAML")
+        return
+    if raw.get(section) is None:
+        raw[section] = {}
+    if isinstance(raw[section], dict):
+        raw[section][name] = value
+
+
+def _translate_legacy(raw: dict[str, Any], problems: list[str]) -> list[str]:
+    """finetuning and freeze_model become train.mode: False -> scratch; True -> pretrained,
+    with freeze_model finetune."""
+    train = raw.get("train")
+    if not isinstance(train, dict) or not any(flag in train for flag in LEGACY_FLAGS):
+        return []
+    train = raw["train"] = dict(train)
+    flags = {flag: train.pop(flag, False) for flag in LEGACY_FLAGS}
+    wrong = [f"train.{k}: {v!r} is not true or false" for k, v in flags.items() if v not in (0, 1)]
+    if wrong:
+        problems += wrong
+        return []
+    mode = "scratch"
+    if flags["finetuning"]:
+        mode = "finetune" if flags["freeze_model"] else "pretrained"
+    if train.get("mode", mode) != mode:
+        problems.append(
+            f"train.mode: '{train['mode']}' contradicts finetuning/freeze_model, which mean "
+            f"'{mode}'; keep only mode"
+        )
+        return []
+    train["mode"] = mode
+    old = ", ".join(f"{flag}: {value}" for flag, value in flags.items())
+    return [f"{old} is the old way to write train.mode: {mode}"]
+
+
+def _validate(raw: dict[str, Any]) -> tuple[Config | None, list[str]]:
+    """Types first, then the combinations, those of the keys whose own value is right."""
+    try:
+        config = Config.model_validate(raw)
+        return config, [message for _, message in _combinations(config)]
+    except ValidationError as error:
+        faults = _describe(error, raw)
+    repaired = {
+        section: {k: v for k, v in values.items() if (section, k) not in faults}
+        for section, values in raw.items()
+        if section in SECTIONS and isinstance(values, dict)
+    }
+    problems = list(faults.values())
+    for keys, message in _combinations(Config.model_validate(repaired)):
+        if not keys & {".".join(key) for key in faults}:
+            problems.append(message)
+    return None, problems
+
+
+def _combinations(config: Config) -> list[tuple[set[str], str]]:
+    """Faults of several keys together: the keys, and the message."""
+    vit, train = config.vit, config.train
+    found: list[tuple[set[str], str]] = []
+
+    def fault(wrong: bool, keys: str, message: str) -> None:
+        if wrong:
+            found.append((set(keys.split()), f"{keys.split()[0]}: {message}"))
+
+    def settled(*keys: str) -> bool:
+        """Keys that the file leaves out come from the weights, and are checked with them."""
+        return train.mode == "scratch" or set(keys) <= vit.model_fields_set
+
+    fault(
+        settled("hidden_dim", "num_heads") and vit.hidden_dim % vit.num_heads != 0,
+        "vit.num_heads vit.hidden_dim",
+        f"{vit.num_heads} does not divide hidden_dim ({vit.hidden_dim})",
+    )
+    fault(
+        settled("dim", "patch_dim") and vit.dim % vit.patch_dim != 0,
+        "vit.dim vit.patch_dim",
+        f"{vit.dim} is not a multiple of patch_dim ({vit.patch_dim}); "
+        f"the nearest is {max(1, round(vit.dim / vit.patch_dim)) * vit.patch_dim}",
+    )
+    fault(
+        train.mode != "scratch" and train.checkpoint is None,
+        "train.checkpoint train.mode",
+        f"mode {train.mode} needs weights: a path, a URL, owner/name, or google-in21k-augreg",
+    )
+    fault(
+        train.mode != "scratch" and vit.representation_size is not None,
+        "vit.representation_size train.mode",
+        "only with mode scratch: pre_logits are dropped when the head is replaced; set it to null",
+    )
+    fault(
+        vit.num_classes in (0, 1),
+        "vit.num_classes",
+        f"{vit.num_classes} can't be told apart: a classifier needs 2 or more, or auto",
+    )
+    fault(
+        train.warmup_epochs > train.max_epochs,
+        "train.warmup_epochs train.max_epochs",
+        f"{train.warmup_epochs:g} is more than max_epochs ({train.max_epochs})",
+    )
+    decay = train.decay_epochs or 0
+    fault(
+        train.warmup_epochs <= train.max_epochs < train.warmup_epochs + decay,
+        "train.decay_epochs train.warmup_epochs train.max_epochs",
+        f"{decay:g} and the warm-up ({train.warmup_epochs:g}) are more than max_epochs "
+        f"({train.max_epochs})",
+    )
+    fault(
+        train.decay_epochs is not None and train.scheduler_type != "wsd",
+        "train.decay_epochs train.scheduler_type",
+        f"only wsd has a decay phase; scheduler_type is {train.scheduler_type}",
+    )
+    fault(
+        train.eval_epoch > train.max_epochs,
+        "train.eval_epoch train.max_epochs",
+        f"{train.eval_epoch} is more than max_epochs ({train.max_epochs}): nothing would be "
+        "evaluated",
+    )
+    fault(
+        train.early_stopping is not None and train.early_stopping < train.eval_epoch,
+        "train.early_stopping train.eval_epoch",
+        f"{train.early_stopping} epochs of patience is less than eval_epoch ({train.eval_epoch})",
+    )
+    bad_name = train.run_name is not None and (
+        train.run_name in ("", ".", "..") or "/" in train.run_name or "\\" in train.run_name
+    )
+    fault(bad_name, "train.run_name", f"'{train.run_name}' is not a plain folder name")
+    return found
+
+
+def _describe(error: ValidationError, raw: dict[str, Any]) -> dict[tuple[str, ...], str]:
+    """One message a key, in our words; a union's several complaints become one."""
+    messages: dict[tuple[str, ...], str] = {}
+    for item in error.errors():
+        key = tuple(str(part) for part in item["loc"][:2])
+        if key in messages:
+            continue
+        dotted = ".".join(key)
+        section = SECTIONS.get(key[0])
+        if item["type"] == "extra_forbidden":
+            known = list(section.model_fields) if section and len(key) > 1 else list(SECTIONS)
+            messages[key] = f"{dotted}: no such key{_suggest(key[-1], known, key)}"
+        elif section is None or len(key) == 1:
+            keys = (
+                f"a section with keys such as {next(iter(section.model_fields))}" if section else ""
+            )
+            messages[key] = f"{dotted}: {raw.get(key[0])!r:.40} is not {keys or 'understood'}"
+        else:
+            value = raw[key[0]][key[1]]
+            messages[key] = f"{dotted}: {_complaint(value, item, section.model_fields[key[1]])}"
+    return messages
+
+
+def _complaint(value: Any, item: Any, field: FieldInfo) -> str:
+    context = item.get("ctx", {})
+    bounds = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}
+    for name, words in bounds.items():
+        if name in context and not isinstance(value, (str, list, dict)):
+            return f"{value} should be {words} {context[name]}"
+    return f"{value!r:.60} is not {_wanted(field.annotation)}"
+
+
+def _wanted(annotation: Any) -> str:
+    """What a key takes, in words, read off its type."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _wanted(args[0])
+    if origin is Literal:
+        return " or ".join(str(arg) for arg in args)
+    if origin in (Union, UnionType):
+        return " or ".join(dict.fromkeys(_wanted(arg) for arg in args))
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return "null" if annotation is type(None) else words.get(annotation, str(annotation))
+
+
+def _suggest(name: str, known: list[str], key: tuple[str, ...] = ()) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]}?"
+    elsewhere = [f"{s}.{name}" for s, section in SECTIONS.items() if name in section.model_fields]
+    tails = [full for full in known if full.endswith(f".{name.partition('=')[0]}")]
+    found = elsewhere or tails
+    return f"; did you mean {found[0]}?" if found else ""

@@ -1,0 +1,532 @@
+"""From a folder of images, one sub-folder a class, to a split, transforms and loaders.
+
+No file is dropped in silence: what is not used is listed with its reason.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import sys
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms import InterpolationMode, v2
+from tqdm import tqdm
+
+from config import Preprocessing, TrainConfig
+from utils import UserError, replacing
+
+EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+PARTS = ("train", "val", "test")
+PART_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+# Decoded images stay in memory while they take less than this share of what is free.
+CACHE_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image: where it lies, the index of its class, its part, and its content's hash."""
+
+    path: Path
+    label: int
+    part: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """A folder's classes and samples, by part; what was not used and why; what else to know."""
+
+    root: Path
+    classes: tuple[str, ...]
+    samples: tuple[Sample, ...]
+    unused: tuple[tuple[Path, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    decoded: dict[Path, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def part(self, name: str) -> list[Sample]:
+        """The samples of `train`, `val` or `test`."""
+        return [sample for sample in self.samples if sample.part == name]
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Images by class and part."""
+        seen = Counter((self.classes[s.label], s.part) for s in self.samples)
+        return {name: {part: seen[name, part] for part in PARTS} for name in self.classes}
+
+
+# ------------------------------------------------------------------------------------- one image
+
+
+def read_image(path: Path) -> np.ndarray:
+    """An image file of any mode as RGB, uint8, (h, w, 3).
+
+    EXIF rotation is applied, an animation gives its first frame, 16 bits are scaled to 8, and
+    transparency is laid on white. Raises OSError, SyntaxError or ValueError where it can't be read.
+    """
+    with Image.open(path) as image:
+        image.seek(0)
+        image.load()
+        picture = ImageOps.exif_transpose(image)
+    if picture.mode.startswith("I") or picture.mode == "F":
+        values = np.asarray(picture, dtype=np.float64)
+        # PIL gives 16-bit greys as I;16 or I, and would clip them instead of scaling.
+        scale = 257.0 if picture.mode.startswith("I;16") or values.max() > 255 else 1.0
+        picture = Image.fromarray(np.clip(values / scale + 0.5, 0, 255).astype(np.uint8))
+    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture)
+    return np.asarray(picture.convert("RGB"))
+
+
+def _hash_and_decode(path: Path) -> tuple[str, np.ndarray | None, str | None]:
+    """The content's sha256, the pixels, and otherwise the reason why there are none."""
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        return digest, read_image(path), None
+    except Image.UnidentifiedImageError:
+        return "", None, "not an image"
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        return "", None, str(error).partition("\n")[0] or type(error).__name__
+
+
+# ------------------------------------------------------------------------------- folder -> split
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A candidate before it is read: its part is None where the folder has no parts."""
+
+    path: Path
+    class_name: str
+    part: str | None
+
+
+def load_split(train: TrainConfig, split_file: Path | None = None) -> Split:
+    """Read the folder `train.base_dir` into classes, parts and samples.
+
+    `split_file` (or `train.split`) re-uses a split.csv. Raises UserError for a folder that can't
+    be used: missing, empty, with a class without images, fewer than 2 classes, or with unreadable
+    images unless `on_bad_image` is skip.
+    """
+    root = Path(train.base_dir)
+    found, unused = _walk(root)
+    classes = _classes(root, found, unused)
+    samples, decoded = _read_all(found, classes, unused, train.on_bad_image)
+    notes: list[str] = []
+    wanted = split_file or (Path(train.split) if train.split else None)
+    if wanted is not None:
+        samples = _apply_split_file(wanted, root, classes, samples, unused)
+    else:
+        samples = _keep_duplicates_together(samples, unused, notes, root)
+        samples = _assign_parts(samples, classes, train, notes)
+    split = Split(root, classes, tuple(samples), tuple(unused), tuple(notes), decoded)
+    return replace(split, notes=(*split.notes, *_missing_classes(split)))
+
+
+def _walk(root: Path) -> tuple[list[_Found], list[tuple[Path, str]]]:
+    """Every file below the class folders, and everything else with the reason why it is left."""
+    if not root.exists():
+        raise UserError(
+            f"{root}: no such folder; train.base_dir takes a folder with one sub-folder of images "
+            "a class"
+        )
+    if not root.is_dir():
+        raise UserError(
+            f"{root} is a file; train.base_dir takes a folder with a sub-folder a class"
+        )
+    folders, unused = _subfolders(root)
+    found: list[_Found] = []
+    train = root / "train"
+    has_parts = train in folders and any(p.is_dir() for p in train.iterdir())
+    for folder in folders:
+        if not has_parts:
+            found += _class_folder(folder, None, unused)
+        elif folder.name in PART_FOLDERS:
+            inner, strays = _subfolders(folder)
+            unused += strays
+            for class_folder in inner:
+                found += _class_folder(class_folder, PART_FOLDERS[folder.name], unused)
+        else:
+            unused.append((folder, "not one of train, val, test"))
+    return found, unused
+
+
+def _subfolders(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
+    folders: list[Path] = []
+    unused: list[tuple[Path, str]] = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.name == "__MACOSX":
+            unused.append((path, "hidden"))
+        elif path.is_dir():
+            folders.append(path)
+        else:
+            unused.append((path, "not in a class folder"))
+    return folders, unused
+
+
+def _class_folder(folder: Path, part: str | None, unused: list[tuple[Path, str]]) -> list[_Found]:
+    found = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            unused.append((path, "hidden"))
+        elif path.is_dir():
+            unused.append((path, "a folder inside a class folder"))
+        elif path.suffix.lower() not in EXTENSIONS:
+            unused.append((path, f"no image by its extension, '{path.suffix}'"))
+        else:
+            found.append(_Found(path, folder.name, part))
+    # A folder without images still is a class, and is then reported.
+    return found or [_Found(folder, folder.name, part)]
+
+
+def _classes(root: Path, found: list[_Found], unused: list[tuple[Path, str]]) -> tuple[str, ...]:
+    """The names of all parts' class folders, sorted; found loses its empty folders."""
+    names = tuple(sorted({item.class_name for item in found}))
+    empty = [item for item in found if item.path.is_dir()]
+    found[:] = [item for item in found if not item.path.is_dir()]
+    if not found:
+        hint = f"; {unused[0][0]} is {unused[0][1]}" if unused else ""
+        raise UserError(
+            f"{root} has no images in class folders (it takes {root}/<class>/*.jpg and the "
+            f"like){hint}"
+        )
+    bare = sorted({item.class_name for item in empty} - {item.class_name for item in found})
+    if bare:
+        raise UserError(
+            f"{root}: no images in the class folder{'s' if len(bare) > 1 else ''} "
+            f"{', '.join(bare)}; add some or remove it"
+        )
+    if len(names) < 2:
+        raise UserError(f"{root} has one class only ({names[0]}); a classifier needs 2 or more")
+    return names
+
+
+def _read_all(
+    found: list[_Found],
+    classes: tuple[str, ...],
+    unused: list[tuple[Path, str]],
+    on_bad_image: str,
+) -> tuple[list[Sample], dict[Path, Tensor]]:
+    """Hash and decode every file once; the decoded ones are kept while they fit the memory."""
+    samples: list[Sample] = []
+    decoded: dict[Path, Tensor] = {}
+    bad: list[tuple[Path, str]] = []
+    budget = CACHE_SHARE * available_memory()
+    index = {name: i for i, name in enumerate(classes)}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = pool.map(_hash_and_decode, [item.path for item in found])
+        bar = tqdm(zip(found, results, strict=True), "reading images", len(found), leave=False)
+        for item, (digest, pixels, reason) in bar:
+            if pixels is None:
+                bad.append((item.path, f"unreadable: {reason}"))
+                continue
+            samples.append(Sample(item.path, index[item.class_name], item.part or "", digest))
+            budget -= pixels.nbytes
+            if budget > 0:
+                decoded[item.path] = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+            else:
+                decoded.clear()
+    if bad and on_bad_image == "error":
+        listed = "; ".join(f"{path} ({reason})" for path, reason in bad)
+        raise UserError(
+            f"{len(bad)} unreadable image{'s' if len(bad) > 1 else ''}: {listed}; remove them, or "
+            "set train.on_bad_image to skip"
+        )
+    unused += bad
+    left = {sample.label for sample in samples}
+    gone = [name for i, name in enumerate(classes) if i not in left]
+    if gone:
+        raise UserError(f"no readable images in the class folder {', '.join(gone)}")
+    return samples, decoded
+
+
+def available_memory() -> int:
+    """Bytes of memory that a program can take now; a guess of 4 GB where the system won't say."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (AttributeError, ValueError, OSError):
+        return 4 << 30
+
+
+def _keep_duplicates_together(
+    samples: list[Sample], unused: list[tuple[Path, str]], notes: list[str], root: Path
+) -> list[Sample]:
+    """Where the folder's own parts share an image, the copy of the earlier part goes: held-out
+    images stay held out."""
+    rank = {"": 0, "train": 0, "val": 1, "test": 2}
+    last: dict[str, Sample] = {}
+    labels: dict[str, set[int]] = defaultdict(set)
+    for sample in samples:
+        labels[sample.sha256].add(sample.label)
+        if rank[sample.part] >= rank[last.get(sample.sha256, sample).part]:
+            last[sample.sha256] = sample
+    kept = []
+    for sample in samples:
+        other = last[sample.sha256]
+        if rank[sample.part] < rank[other.part]:
+            unused.append((sample.path, f"the same file as {other.path.relative_to(root)}"))
+        else:
+            kept.append(sample)
+    copies = len(samples) - len(last)
+    if copies:
+        notes.append(f"{copies} images are byte-identical to another; copies share their part")
+    for digest, several in labels.items():
+        if len(several) > 1:
+            paths = [str(s.path.relative_to(root)) for s in samples if s.sha256 == digest]
+            notes.append(f"the same image under several classes: {', '.join(paths)}")
+    return kept
+
+
+def _assign_parts(
+    samples: list[Sample], classes: tuple[str, ...], train: TrainConfig, notes: list[str]
+) -> list[Sample]:
+    """Give every sample a part: the folder's own, and a stratified val cut from train if none."""
+    if any(sample.part == "val" for sample in samples):
+        return samples
+    labels: dict[str, set[int]] = defaultdict(set)
+    for sample in samples:
+        labels[sample.sha256].add(sample.label)
+    chosen: set[str] = set()
+    for label, name in enumerate(classes):
+        mine = [s for s in samples if s.label == label and s.part in ("", "train")]
+        groups = Counter(s.sha256 for s in mine if len(labels[s.sha256]) == 1)
+        if len(groups) < 2 and mine:
+            raise UserError(
+                f"class {name} has {len(groups)} different image(s): "
+                "it needs 2 or more, one to train on and one to validate on"
+            )
+        chosen |= _cut(groups, train.val_fraction, [train.seed, zlib.crc32(name.encode())])
+    return [
+        s if s.part == "test" else replace(s, part="val" if s.sha256 in chosen else "train")
+        for s in samples
+    ]
+
+
+def _cut(groups: Counter[str], fraction: float, seed: list[int]) -> set[str]:
+    """Draw groups of identical images until they make up `fraction`; never none, never all."""
+    names = sorted(groups)
+    np.random.default_rng(seed).shuffle(names)
+    wanted = max(1, round(fraction * groups.total()))
+    chosen: set[str] = set()
+    taken = 0
+    for name in names:
+        fits = taken + groups[name] <= wanted
+        if fits and len(chosen) < len(names) - 1:
+            chosen.add(name)
+            taken += groups[name]
+    return chosen or ({min(names, key=lambda n: groups[n])} if names else set())
+
+
+def _missing_classes(split: Split) -> list[str]:
+    counts = split.counts()
+    notes = []
+    for part in PARTS:
+        lacking = [name for name in split.classes if not counts[name][part]]
+        if lacking and len(lacking) < len(split.classes):
+            notes.append(f"no {part} images of {', '.join(lacking)}")
+    for part in ("train", "val"):
+        if not split.part(part):
+            raise UserError(f"{split.root} has no {part} images")
+    return notes
+
+
+# --------------------------------------------------------------------------------- split.csv
+
+
+def write_split(path: Path, split: Split) -> None:
+    """Write split.csv: path (relative to the folder), label, part, sha256."""
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("path", "label", "part", "sha256"))
+        for s in split.samples:
+            relative = s.path.relative_to(split.root).as_posix()
+            writer.writerow((relative, split.classes[s.label], s.part, s.sha256))
+
+
+def _apply_split_file(
+    file: Path,
+    root: Path,
+    classes: tuple[str, ...],
+    samples: list[Sample],
+    unused: list[tuple[Path, str]],
+) -> list[Sample]:
+    """The parts that a split.csv says; every file that it names must be there, unchanged."""
+    try:
+        with open(file, newline="", encoding="utf-8") as lines:
+            rows = {row["path"]: row for row in csv.DictReader(lines)}
+        parts = {path: row["part"] for path, row in rows.items()}
+        hashes = {path: row["sha256"] for path, row in rows.items()}
+    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(
+            f"{file} is no split file (columns path, label, part, sha256): {error!r}"
+        ) from None
+    here = {s.path.relative_to(root).as_posix(): s for s in samples}
+    wrong = [f"{p} (not there)" for p in rows if p not in here]
+    wrong += [f"{p} (changed)" for p, s in here.items() if hashes.get(p, s.sha256) != s.sha256]
+    wrong += [
+        f"{p} (labelled {rows[p]['label']})"
+        for p, s in here.items()
+        if p in rows and rows[p]["label"] != classes[s.label]
+    ]
+    wrong += [f"{p} (part '{part}')" for p, part in parts.items() if part not in PARTS]
+    if wrong:
+        more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+        raise UserError(
+            f"{root} is not the folder that {file} was made of: {', '.join(wrong[:10])}{more}; "
+            "leave train.split out for a new split"
+        )
+    unused += [(s.path, f"not in {file}") for p, s in here.items() if p not in rows]
+    return [replace(s, part=parts[p]) for p, s in here.items() if p in rows]
+
+
+# --------------------------------------------------------------------------- transforms, loaders
+
+
+def _interpolation(preprocessing: Preprocessing) -> InterpolationMode:
+    return InterpolationMode(preprocessing.interpolation)
+
+
+def _to_input(preprocessing: Preprocessing, channels: int) -> list[Callable]:
+    """uint8 RGB to the network's normalised float32 input."""
+    grey = [v2.Grayscale(channels)] if channels == 1 else []
+    mean, std = preprocessing.mean[:channels], preprocessing.std[:channels]
+    return [*grey, v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
+
+
+def train_transform(
+    preprocessing: Preprocessing, train: TrainConfig, channels: int = 3
+) -> v2.Compose:
+    """Random resized crop, flip and mild colour, then the weights' own normalisation."""
+    jitter = train.color_jitter
+    colour = [v2.ColorJitter(jitter, jitter, jitter, jitter / 10)] if jitter else []
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(
+                preprocessing.image_size,
+                scale=(train.crop_scale, 1.0),
+                interpolation=_interpolation(preprocessing),
+                antialias=True,
+            ),
+            v2.RandomHorizontalFlip(train.flip),
+            *colour,
+            *_to_input(preprocessing, channels),
+        ]
+    )
+
+
+def eval_transform(preprocessing: Preprocessing, channels: int = 3) -> v2.Compose:
+    """Resize the shorter side, cut out the centre, normalise: the same image each time."""
+    size = preprocessing.image_size
+    return v2.Compose(
+        [
+            v2.Resize(
+                round(size / preprocessing.crop), _interpolation(preprocessing), antialias=True
+            ),
+            v2.CenterCrop(size),
+            *_to_input(preprocessing, channels),
+        ]
+    )
+
+
+class ImageDataset(Dataset[tuple[Tensor, int]]):
+    """Samples through a transform: an item is the image (c, h, w), float32, and its label.
+
+    A key (index, epoch) seeds the transform's draw from itself alone, so a picture's augmentation
+    is the same whatever the number of workers, and after a resume.
+    """
+
+    def __init__(
+        self, samples: list[Sample], transform: v2.Compose, decoded: dict[Path, Tensor], seed: int
+    ) -> None:
+        self.samples = samples
+        self.transform = transform
+        self.decoded = decoded
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, int]:
+        index, epoch = key if isinstance(key, tuple) else (key, 0)
+        sample = self.samples[index]
+        pixels = self.decoded.get(sample.path)
+        if pixels is None:
+            pixels = torch.from_numpy(read_image(sample.path).copy()).permute(2, 0, 1)
+        with torch.random.fork_rng(devices=[]):
+            seeds = np.random.SeedSequence([self.seed, epoch, index])
+            torch.manual_seed(int(seeds.generate_state(1)[0]))
+            return self.transform(pixels), sample.label
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Every index once, in an order drawn from the seed and the epoch, as (index, epoch)."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length = length
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
+        return ((int(index), self.epoch) for index in order)
+
+
+def make_loaders(
+    split: Split,
+    train: TrainConfig,
+    preprocessing: Preprocessing,
+    channels: int,
+    device: torch.device,
+) -> dict[str, DataLoader]:
+    """A loader a part (test only where there is one); train's sampler has the `epoch` to set."""
+    loaders = {}
+    for part in PARTS:
+        samples = split.part(part)
+        if not samples:
+            continue
+        learns = part == "train"
+        transform = (
+            train_transform(preprocessing, train, channels)
+            if learns
+            else eval_transform(preprocessing, channels)
+        )
+        workers = _workers(train, device)
+        loaders[part] = DataLoader(
+            ImageDataset(samples, transform, split.decoded, train.seed),
+            batch_size=train.batch_size if learns else train.eval_batch_size,
+            sampler=EpochSampler(len(samples), train.seed) if learns else None,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=device.type == "cuda",
+            # Forked workers share the decoded images instead of copying them.
+            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+        )
+    return loaders
+
+
+def _workers(train: TrainConfig, device: torch.device) -> int:
+    """On a CPU the network needs the cores more than the loader does."""
+    if train.num_workers != "auto":
+        return train.num_workers
+    return min(8, os.cpu_count() or 1) if device.type == "cuda" else 0

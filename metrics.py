@@ -1,0 +1,52 @@
+"""How good a network is on a part of the data."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+from tqdm import tqdm
+
+
+def autocast(device: torch.device, bf16: bool) -> contextlib.AbstractContextManager:
+    """bfloat16 for the matrix products where the config asks for it, else nothing."""
+    return torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
+
+
+@torch.inference_mode()
+def evaluate(
+    net: nn.Module,
+    loader: DataLoader,
+    num_classes: int,
+    device: torch.device,
+    bf16: bool = False,
+    desc: str = "evaluating",
+) -> dict[str, float]:
+    """Loss, accuracy and balanced accuracy (the mean of the classes' recalls) over a loader.
+
+    The network is in eval mode meanwhile: no dropout. The loss is the plain cross-entropy, in
+    nats, without label smoothing. Classes without images don't count in the balanced accuracy.
+    """
+    was_training = net.training
+    net.eval()
+    loss = MeanMetric().to(device)
+    accuracy = MulticlassAccuracy(num_classes, average="micro").to(device)
+    balanced = MulticlassAccuracy(num_classes, average="macro").to(device)
+    for images, labels in tqdm(loader, desc, leave=False, unit="batch"):
+        images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        with autocast(device, bf16):
+            logits = net(images).float()  # B C
+        loss.update(F.cross_entropy(logits, labels, reduction="none"))
+        accuracy.update(logits, labels)
+        balanced.update(logits, labels)
+    net.train(was_training)
+    return {
+        "loss": loss.compute().item(),
+        "accuracy": accuracy.compute().item(),
+        "balanced_accuracy": balanced.compute().item(),
+    }

@@ -1,0 +1,218 @@
+"""The Vision Transformer (Dosovitskiy et al. 2020, arXiv:2010.11929), written out.
+
+Shape letters, here and everywhere: B batch, N tokens (the class token and one a patch), D width,
+H heads, K head width (D / H), C classes; c, h and w are an image's channels, height and width.
+Parameters carry timm's names, so a state dict means the same in both.
+
+Presets (arXiv:2010.11929 table 1; Ti and S: arXiv:2012.12877), as keys of the config's `vit`:
+
+    name   hidden_dim  num_heads  num_layers  ff_dim   parameters (patch 16, dim 224, 1000 classes)
+    Ti        192          3          12        768      5,717,416
+    S         384          6          12       1536     22,050,664
+    B         768         12          12       3072     86,567,656
+    L        1024         16          24       4096    304,326,632
+    H        1280         16          32       5120    632,045,800 (patch 14)
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from config import Preprocessing, ViTConfig
+
+
+class PatchEmbed(nn.Module):
+    """Cut images into patches and project each to a token (paper, equation 1)."""
+
+    def __init__(self, vit: ViTConfig) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(vit.input_channels, vit.hidden_dim, vit.patch_dim, vit.patch_dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.proj(images).flatten(2).transpose(1, 2)  # B c h w -> B N-1 D
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused projection to queries, keys and values."""
+
+    def __init__(self, vit: ViTConfig) -> None:
+        super().__init__()
+        self.num_heads = vit.num_heads
+        self.attention_dropout = vit.attention_dropout
+        self.qkv = nn.Linear(vit.hidden_dim, 3 * vit.hidden_dim)
+        self.proj = nn.Linear(vit.hidden_dim, vit.hidden_dim)
+        self.proj_drop = nn.Dropout(vit.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, N, D = x.shape
+        H, K = self.num_heads, D // self.num_heads
+        q, k, v = self.qkv(x).view(B, N, 3, H, K).permute(2, 0, 3, 1, 4)  # 3 of B H N K
+        dropout = self.attention_dropout if self.training else 0.0
+        x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)  # B H N K
+        x = x.transpose(1, 2).reshape(B, N, D)
+        return self.proj_drop(self.proj(x))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with one GELU between them, and none after."""
+
+    def __init__(self, vit: ViTConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(vit.hidden_dim, vit.ff_dim)
+        self.act = nn.GELU(approximate="tanh" if vit.gelu == "tanh" else "none")
+        self.drop1 = nn.Dropout(vit.dropout)
+        self.fc2 = nn.Linear(vit.ff_dim, vit.hidden_dim)
+        self.drop2 = nn.Dropout(vit.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.drop1(self.act(self.fc1(x)))  # B N D -> B N ff_dim
+        return self.drop2(self.fc2(x))
+
+
+class Block(nn.Module):
+    """A pre-norm encoder block (paper, equations 2 and 3)."""
+
+    def __init__(self, vit: ViTConfig, eps: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(vit.hidden_dim, eps=eps)
+        self.attn = Attention(vit)
+        self.norm2 = nn.LayerNorm(vit.hidden_dim, eps=eps)
+        self.mlp = Mlp(vit)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class PreLogits(nn.Module):
+    """The dense layer and tanh between the final norm and the head (paper, section 3.2)."""
+
+    def __init__(self, width: int, representation_size: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(width, representation_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.fc(x))
+
+
+class VisionTransformer(nn.Module):
+    """Images (B, c, dim, dim), normalised, to logits (B, C); with 0 classes, to features (B, D).
+
+    `auto` keys of the architecture are settled as by `ViTConfig.concrete`. `preprocessing` says
+    how an image becomes the input, `classes` what the logits mean, where they are known.
+    """
+
+    def __init__(
+        self,
+        vit: ViTConfig,
+        preprocessing: Preprocessing | None = None,
+        classes: tuple[str, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        vit = vit.concrete()
+        assert isinstance(vit.eps, float) and isinstance(vit.num_classes, int)
+        self.vit = vit
+        self.preprocessing = preprocessing or Preprocessing(image_size=vit.dim)
+        self.classes = classes
+        self.frozen_depth: int | None = None
+
+        D = vit.hidden_dim
+        N = (vit.dim // vit.patch_dim) ** 2 + 1
+        self.patch_embed = PatchEmbed(vit)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, D))
+        self.pos_embed = nn.Parameter(torch.zeros(1, N, D))
+        self.pos_drop = nn.Dropout(vit.dropout)
+        self.blocks = nn.ModuleList(Block(vit, vit.eps) for _ in range(vit.num_layers))
+        self.norm = nn.LayerNorm(D, eps=vit.eps)
+        R = vit.representation_size
+        self.pre_logits: nn.Module = PreLogits(D, R) if R else nn.Identity()
+        self.head: nn.Module = (
+            nn.Linear(R or D, vit.num_classes) if vit.num_classes else nn.Identity()
+        )
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """timm's `init_weights_vit_timm` and, for the patches and a zero head, Google's Flax code.
+
+        https://github.com/huggingface/pytorch-image-models/blob/main/timm/models/vision_transformer.py
+        https://github.com/google-research/vision_transformer/blob/main/vit_jax/models_vit.py
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        # LeCun normal, as Flax's convolutions: the variance is 1 / (values of a patch). Flax cuts
+        # the normal at 2 sigma, which leaves 0.8796 of the deviation, and makes up for it.
+        sigma = self.patch_embed.proj.weight[0].numel() ** -0.5 / 0.87962566103423978
+        nn.init.trunc_normal_(self.patch_embed.proj.weight, 0.0, sigma, -2 * sigma, 2 * sigma)
+        nn.init.zeros_(self.patch_embed.proj.bias)  # type: ignore[arg-type]
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        nn.init.normal_(self.cls_token, std=1e-6)
+        if isinstance(self.head, nn.Linear):
+            # A zero head starts at a loss of exactly ln(C), whatever the features.
+            nn.init.zeros_(self.head.weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.forward_tail(self.forward_trunk(images, 0), 0)
+
+    def forward_trunk(self, images: Tensor, depth: int) -> Tensor:
+        """The tokens (B, N, D) that enter block `depth`, or the final norm after the last."""
+        x = self.patch_embed(images)
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)  # B N D
+        x = self.pos_drop(x + self.pos_embed)
+        for block in self.blocks[:depth]:
+            x = block(x)
+        return x
+
+    def forward_tail(self, tokens: Tensor, depth: int) -> Tensor:
+        """Logits (B, C) from the tokens (B, N, D) that enter block `depth`."""
+        for block in self.blocks[depth:]:
+            tokens = block(tokens)
+        # LayerNorm works on each token alone, so only the one that is read needs it.
+        x = self.norm(tokens[:, 0])  # B D
+        return self.head(self.pre_logits(x))
+
+    def freeze_trunk(self, depth: int) -> None:
+        """Stop training everything before block `depth`; it stays in eval mode from now on."""
+        self.frozen_depth = depth
+        self.cls_token.requires_grad_(False)
+        self.pos_embed.requires_grad_(False)
+        for module in self._trunk():
+            module.requires_grad_(False)
+        self.train(self.training)
+
+    def _trunk(self) -> list[nn.Module]:
+        return [self.patch_embed, self.pos_drop, *self.blocks[: self.frozen_depth]]
+
+    def train(self, mode: bool = True) -> VisionTransformer:
+        super().train(mode)
+        if self.frozen_depth is not None:
+            for module in self._trunk():
+                module.eval()
+        return self
+
+    def parameter_counts(self) -> tuple[int, int]:
+        """The number of parameters, and of those that train."""
+        sizes = [(p.numel(), p.requires_grad) for p in self.parameters()]
+        return sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains)
+
+
+def resample_positions(pos_embed: Tensor, grid: int) -> Tensor:
+    """The position table (1, N, D) for a grid x grid of patches; the class token's row is kept.
+
+    Bicubic with antialiasing, in float32, as timm's `resample_abs_pos_embed`. Raises ValueError
+    where the table's patches are not a square.
+    """
+    cls, patches = pos_embed[:, :1], pos_embed[:, 1:]
+    old = round(patches.shape[1] ** 0.5)
+    if old * old != patches.shape[1]:
+        raise ValueError(f"{patches.shape[1]} patch positions are not a square")
+    if old == grid:
+        return pos_embed
+    D = patches.shape[2]
+    square = patches.reshape(1, old, old, D).permute(0, 3, 1, 2).float()  # 1 D old old
+    square = F.interpolate(square, size=(grid, grid), mode="bicubic", antialias=True)
+    patches = square.permute(0, 2, 3, 1).reshape(1, grid * grid, D).to(pos_embed.dtype)
+    return torch.cat([cls, patches], dim=1)

@@ -1,0 +1,228 @@
+"""Downloads, against a local server that breaks off, resumes, refuses and lies."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from conftest import FIXTURES
+
+import pretrained
+import utils
+from utils import UserError, download
+
+
+class Server:
+    """Files by path, and how to misbehave; `asked` remembers each request's path and range."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.break_after: list[int] = []
+        self.ranges = True
+        self.asked: list[tuple[str, str | None]] = []
+        owner = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+            def do_HEAD(self) -> None:
+                owner.answer(self, body=False)
+
+            def do_GET(self) -> None:
+                owner.answer(self, body=True)
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+    def answer(self, request: BaseHTTPRequestHandler, body: bool) -> None:
+        path = request.path.lstrip("/")
+        wanted = request.headers.get("Range")
+        if body:
+            self.asked.append((path, wanted))
+        content = self.files.get(path)
+        if content is None:
+            request.send_response(404)
+            request.send_header("X-Error-Code", "EntryNotFound")
+            request.send_header("Content-Length", "0")
+            request.end_headers()
+            return
+        start = int(wanted.split("=")[1].split("-")[0]) if wanted and self.ranges else 0
+        if wanted and self.ranges and start >= len(content):
+            request.send_response(416)
+            request.send_header("Content-Range", f"bytes */{len(content)}")
+            request.send_header("Content-Length", "0")
+            request.end_headers()
+            return
+        request.send_response(206 if wanted and self.ranges else 200)
+        request.send_header("Content-Length", str(len(content) - start))
+        request.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        request.send_header("X-Repo-Commit", "0" * 40)
+        if wanted and self.ranges:
+            last = len(content) - 1
+            request.send_header("Content-Range", f"bytes {start}-{last}/{len(content)}")
+        request.end_headers()
+        if body:
+            end = start + self.break_after.pop(0) if self.break_after else len(content)
+            request.wfile.write(content[start:end])
+            request.close_connection = True
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(utils, "DOWNLOAD_TRIES", 3)
+    monkeypatch.setattr(utils, "DOWNLOAD_TIMEOUT_S", 5)
+    monkeypatch.setattr(utils.time, "sleep", lambda seconds: None)
+    server = Server()
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+
+
+def test_a_whole_file(server: Server, tmp_path: Path) -> None:
+    server.files["w.bin"] = bytes(range(256)) * 1000
+    download(f"{server.url}/w.bin", tmp_path / "deep" / "w.bin")
+    assert (tmp_path / "deep" / "w.bin").read_bytes() == server.files["w.bin"]
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["w.bin"]
+
+
+def test_broken_mid_file_it_goes_on_where_it_was(server: Server, tmp_path: Path) -> None:
+    server.files["w.bin"] = bytes(range(256)) * 4000
+    server.break_after = [600_000, 100_000]
+    download(f"{server.url}/w.bin", tmp_path / "w.bin")
+    assert (tmp_path / "w.bin").read_bytes() == server.files["w.bin"]
+    ranges = [wanted for _, wanted in server.asked]
+    assert (
+        ranges[0] is None and all(r and int(r[6:-1]) > 0 for r in ranges[1:]) and len(ranges) == 3
+    )
+
+
+def test_a_later_call_resumes(server: Server, tmp_path: Path) -> None:
+    server.files["w.bin"] = bytes(range(256)) * 4000
+    server.break_after = [300_000, 0, 0]
+    with pytest.raises(UserError, match=r"can't be reached .* put it at .*w\.bin"):
+        download(f"{server.url}/w.bin", tmp_path / "w.bin")
+    assert not (tmp_path / "w.bin").exists() and (tmp_path / "w.bin.part").stat().st_size > 0
+    download(f"{server.url}/w.bin", tmp_path / "w.bin")
+    assert (tmp_path / "w.bin").read_bytes() == server.files["w.bin"]
+
+
+def test_a_server_that_can_not_resume_sends_it_all_again(server: Server, tmp_path: Path) -> None:
+    server.files["w.bin"] = bytes(range(256)) * 4000
+    server.ranges, server.break_after = False, [300_000]
+    download(f"{server.url}/w.bin", tmp_path / "w.bin")
+    assert (tmp_path / "w.bin").read_bytes() == server.files["w.bin"]
+
+
+def test_a_finished_part_and_one_that_is_too_long(server: Server, tmp_path: Path) -> None:
+    server.files["w.bin"] = b"content"
+    for leftover in (b"content", b"longer than content"):
+        (tmp_path / "w.bin.part").write_bytes(leftover)
+        download(f"{server.url}/w.bin", tmp_path / "w.bin")
+        assert (tmp_path / "w.bin").read_bytes() == b"content"
+
+
+def test_not_there(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="answered 404"):
+        download(f"{server.url}/none", tmp_path / "w.bin")
+
+
+def test_offline_says_which_file_to_put_where(server: Server, tmp_path: Path) -> None:
+    server.http.shutdown()
+    server.http.server_close()
+    with pytest.raises(UserError, match=r"without a network, fetch it elsewhere .*here\.npz"):
+        download(f"{server.url}/w.npz", tmp_path / "here.npz")
+
+
+def test_no_disk_space(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.files["w.bin"] = b"x" * 1000
+    usage = type("Usage", (), {"free": 10})
+    monkeypatch.setattr(utils.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match="no disk space for"):
+        download(f"{server.url}/w.bin", tmp_path / "w.bin")
+
+
+# ------------------------------------------------------------------------------- names of weights
+
+
+def test_googles_names(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(pretrained, "GOOGLE_BUCKET", server.url)
+    server.files["imagenet21k/ViT-B_16.npz"] = (FIXTURES / "google_tiny.npz").read_bytes()
+    server.break_after = [100_000]
+    net = pretrained.load_model("google-in21k", num_classes=3)
+    assert net.vit.hidden_dim == 48
+    assert [p.name for p in tmp_path.iterdir()] == ["google-in21k.npz"]
+    pretrained.load_model("google-in21k")
+    assert len(server.asked) == 2, "what is there is not fetched again"
+
+
+def test_the_names_stand_for_googles_public_files() -> None:
+    base = "https://storage.googleapis.com/vit_models"
+    urls = {name: f"{pretrained.GOOGLE_BUCKET}/{f}" for name, f in pretrained.GOOGLE_FILES.items()}
+    augreg = "augreg/B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0.npz"
+    assert urls["google-in21k"] == f"{base}/imagenet21k/ViT-B_16.npz"
+    assert urls["google-in21k-augreg"] == f"{base}/{augreg}"
+    assert urls["google-in1k"] == f"{base}/imagenet21k+imagenet2012/ViT-B_16.npz"
+
+
+def test_a_download_that_is_no_weights_file_is_not_kept(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path)
+    content = bytearray((FIXTURES / "google_tiny.npz").read_bytes())
+    content[5000] ^= 0xFF
+    server.files["bad.npz"] = bytes(content)
+    with pytest.raises(UserError, match="damaged"):
+        pretrained.resolve(f"{server.url}/bad.npz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_hugging_face_repository(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path / "weights")
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    config = transformers.ViTConfig(
+        hidden_size=128,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        intermediate_size=64,
+        image_size=32,
+    )
+    transformers.ViTModel(config).save_pretrained(tmp_path / "hub")
+    for name in ("config.json", "model.safetensors"):
+        content = (tmp_path / "hub" / name).read_bytes()
+        server.files[f"someone/vit/resolve/main/{name}"] = content
+    net = pretrained.load_model("someone/vit")
+    assert net.vit.num_heads == 4 and net.vit.num_classes == 0
+    asked = len(server.asked)
+    torch.testing.assert_close(pretrained.load_model("someone/vit").norm.weight, net.norm.weight)
+    assert len(server.asked) == asked
+    with pytest.raises(UserError, match="neither model.safetensors nor|can't be had"):
+        pretrained.load_model("someone/empty")
+
+
+def test_the_hub_out_of_reach(server: Server, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path)
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    server.http.shutdown()
+    server.http.server_close()
+    with pytest.raises(UserError, match=r"can't be (reached|had)"):
+        pretrained.load_model("someone/vit")
+
+
+@pytest.mark.parametrize("name", ["no-such-name", "weights/none.npz", "none.safetensors"])
+def test_a_name_that_is_nothing(name: str) -> None:
+    with pytest.raises(UserError, match="no such weights"):
+        pretrained.load_model(name)

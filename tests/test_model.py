@@ -1,0 +1,145 @@
+"""The network: its size, its seam, its initialisation, and that it is the paper's."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import timm
+import torch
+from conftest import TINY_VIT
+from timm.layers import resample_abs_pos_embed
+
+from config import ConfigError, ViTConfig
+from model import VisionTransformer, resample_positions
+
+TINY = ViTConfig(**TINY_VIT, num_classes=5)
+
+
+def tiny(**changes: object) -> VisionTransformer:
+    """A small model whose head and class token are not at their initial zeros."""
+    torch.manual_seed(0)
+    net = VisionTransformer(TINY.model_copy(update=changes)).eval()
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return net
+
+
+@pytest.mark.parametrize(("classes", "count"), [(1000, 86_567_656), (5, 85_802_501)])
+def test_b16_has_the_papers_size(classes: int, count: int) -> None:
+    with torch.device("meta"):
+        net = VisionTransformer(ViTConfig(num_classes=classes))
+    assert net.parameter_counts() == (count, count)
+
+
+def test_names_and_shapes_are_timms() -> None:
+    with torch.device("meta"):
+        ours = VisionTransformer(ViTConfig(num_classes=1000)).state_dict()
+        theirs = timm.create_model("vit_base_patch16_224").state_dict()
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+
+
+def test_equals_a_transformer_written_with_other_parts() -> None:
+    """The same weights in PyTorch's own pre-norm encoder layers, in float64."""
+    net = tiny().double()
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    tokens = net.forward_trunk(x, 0)
+    for block in net.blocks:
+        layer = torch.nn.TransformerEncoderLayer(
+            48, 4, 96, 0.0, "gelu", 1e-6, batch_first=True, norm_first=True
+        )
+        names = {
+            "self_attn.in_proj_": "attn.qkv.",
+            "self_attn.out_proj.": "attn.proj.",
+            "linear1.": "mlp.fc1.",
+            "linear2.": "mlp.fc2.",
+            "norm1.": "norm1.",
+            "norm2.": "norm2.",
+        }
+        state = block.state_dict()
+        layer.load_state_dict(
+            {a + p: state[b + p] for a, b in names.items() for p in ("weight", "bias")}
+        )
+        tokens = layer.double().eval()(tokens)
+    expected = net.head(net.norm(tokens)[:, 0])
+    torch.testing.assert_close(net(x), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_the_seam_is_exact(depth: int) -> None:
+    net = tiny()
+    x = torch.randn(3, 3, 32, 32)
+    split = net.forward_tail(net.forward_trunk(x, depth), depth)
+    assert torch.equal(split, net(x))
+
+
+def test_the_initial_loss_is_ln_of_the_classes() -> None:
+    logits = VisionTransformer(TINY)(torch.randn(4, 3, 32, 32))
+    loss = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2, 3]))
+    assert loss.item() == pytest.approx(math.log(5), abs=1e-6)
+
+
+def test_initial_deviations() -> None:
+    torch.manual_seed(0)
+    net = VisionTransformer(ViTConfig(num_classes=5, num_layers=1))
+    assert net.blocks[0].mlp.fc1.weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert net.patch_embed.proj.weight.std().item() == pytest.approx((3 * 256) ** -0.5, rel=0.02)
+    assert not net.head.weight.any() and not net.blocks[0].attn.qkv.bias.any()
+
+
+def test_layer_norm_is_over_features_not_tokens() -> None:
+    """The first attempt's fault: a token's normalised values must not depend on other tokens."""
+    net = tiny()
+    tokens = torch.randn(1, 17, 48)
+    changed = tokens.clone()
+    changed[:, 3] += 1
+    norm = net.blocks[0].norm1
+    same = [i for i in range(17) if i != 3]
+    assert torch.equal(norm(tokens)[:, same], norm(changed)[:, same])
+    assert norm(tokens).mean(-1).abs().max() < 5  # its own affine, over 48 features
+
+
+def test_samples_do_not_influence_each_other() -> None:
+    net = tiny()
+    x = torch.randn(2, 3, 32, 32, requires_grad=True)
+    net(x)[0].sum().backward()
+    assert x.grad is not None and not x.grad[1].any() and x.grad[0].any()
+
+
+def test_dropout_only_in_training() -> None:
+    net = tiny(dropout=0.5, attention_dropout=0.5)
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(net(x), net(x))
+    net.train()
+    assert not torch.equal(net(x), net(x))
+
+
+def test_a_frozen_trunk_has_no_gradient_and_no_dropout() -> None:
+    net = tiny(dropout=0.5)
+    net.freeze_trunk(1)
+    net.train()
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(net.forward_trunk(x, 1), net.forward_trunk(x, 1))
+    assert not torch.equal(net(x), net(x)), "the last block keeps its dropout"
+    net(x).sum().backward()
+    trained = {name for name, p in net.named_parameters() if p.grad is not None}
+    assert trained == {n for n in net.state_dict() if n.startswith(("blocks.1.", "norm", "head"))}
+
+
+def test_no_classes_gives_features_and_pre_logits_are_a_tanh() -> None:
+    x = torch.randn(2, 3, 32, 32)
+    assert tiny(num_classes=0)(x).shape == (2, 48)
+    features = tiny(num_classes=0, representation_size=24)(x)
+    assert features.shape == (2, 24) and features.abs().max() <= 1
+
+
+def test_auto_classes_can_not_be_built() -> None:
+    with pytest.raises(ConfigError, match="num_classes"):
+        VisionTransformer(ViTConfig())
+
+
+@pytest.mark.parametrize(("old", "new"), [(14, 24), (24, 14), (37, 16), (4, 2), (3, 3)])
+def test_positions_resample_as_timms(old: int, new: int) -> None:
+    table = torch.randn(1, old * old + 1, 32)
+    expected = resample_abs_pos_embed(table, [new, new], [old, old])
+    torch.testing.assert_close(resample_positions(table, new), expected, rtol=0, atol=1e-5)

@@ -1,0 +1,583 @@
+"""Fine-tune a Vision Transformer on a folder of images, one sub-folder a class.
+
+python training.py                                what config.yaml says
+python training.py --config F train.lr=1e-4 ...   another file, and overrides of its keys
+python training.py --check                        say what would be done, and exit
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from config import Config, ConfigError, TrainConfig, dump_config, load_config
+from dataset import PARTS, Split, eval_transform, load_split, make_loaders, write_split
+from metrics import autocast, evaluate
+from model import VisionTransformer
+from pretrained import build_for, read_arrays, save_model
+from utils import (
+    MetricsLog,
+    Run,
+    UserError,
+    command_line,
+    git_commit,
+    log,
+    pick_device,
+    plot_curves,
+    seed_everything,
+    setup_log,
+    versions,
+    write_json,
+    write_text,
+)
+
+COLUMNS = (
+    "epoch",
+    "train_loss",
+    "train_accuracy",
+    "val_loss",
+    "val_accuracy",
+    "val_balanced_accuracy",
+    "lr",
+    "grad_norm_mean",
+    "grad_norm_max",
+    "seconds",
+    "images_per_second",
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    setup_log()
+    config, notes = load_config(args.config, args.overrides)
+    device, fallback = pick_device(config.train.device)
+    run = open_run(config)
+    config = config.model_copy(
+        update={"train": config.train.model_copy(update={"run_name": run.name})}
+    )
+    for note in [*notes, *([fallback] if fallback else [])]:
+        log.info(note)
+
+    split = load_split(config.train, run.split if run.resumes else None)
+    report_data(split)
+    seed_everything(config.train.seed)
+    net = build_for(config, split.classes)
+    config = config.model_copy(update={"vit": net.vit})
+    if args.check:
+        print_check(config, net, split)
+        return 0
+
+    run.open()
+    write_text(run.folder / "config.yaml", dump_config(config))
+    write_split(run.split, split)
+    net.to(device)
+    if config.train.compile:
+        net.compile()
+    if config.overfit_one_batch.overfit:
+        batches = repeated_batch(net, split, config, device)
+        return 0 if overfit(net, batches, config, run) else 1
+    fit(net, split, config, run, device)
+    return 0
+
+
+def fit(
+    net: VisionTransformer, split: Split, config: Config, run: Run, device: torch.device
+) -> dict[str, Any]:
+    """Train, keeping the best and the last checkpoint; returns what summary.json holds."""
+    train = config.train
+    loaders = make_loaders(split, train, net.preprocessing, net.vit.input_channels, device)
+    optimizer = build_optimizer(net, train)
+    scheduler = build_scheduler(optimizer, train, len(loaders["train"]))
+    progress = restore(run, net, optimizer, scheduler)
+    metrics = MetricsLog(run.folder, COLUMNS, progress.epoch)
+
+    for epoch in range(progress.epoch + 1, train.max_epochs + 1):
+        if progress.patience_is_over(train):
+            log.info("early stopping: no better epoch since %d", progress.best_epoch)
+            break
+        seed_everything(train.seed, epoch)
+        with resumable(run, epoch):
+            row = train_epoch(net, loaders["train"], optimizer, scheduler, train, epoch)
+            if epoch % train.eval_epoch == 0 or epoch == train.max_epochs:
+                scores = evaluate(net, loaders["val"], len(split.classes), device, train.bf16)
+                row |= {f"val_{name}": value for name, value in scores.items()}
+            if progress.take(row, len(split.part("train"))):
+                save_model(run.best, net, config=dump_config(config), epoch=str(epoch))
+            metrics.write(**row)
+            plot_curves(metrics.rows, progress.best_epoch, run.folder / "curves.png")
+            if epoch % train.save_epoch == 0 or epoch == train.max_epochs:
+                run.save_last(snapshot(net, optimizer, scheduler, progress))
+        report_epoch(row, train)
+
+    metrics.close()
+    return conclude(net, loaders, split, config, run, progress)
+
+
+# ------------------------------------------------------------------------------------ the steps
+
+
+def train_epoch(
+    net: VisionTransformer,
+    loader: DataLoader,
+    optimizer: torch.optim.Optimizer,
+    scheduler: LambdaLR,
+    train: TrainConfig,
+    epoch: int,
+) -> dict[str, Any]:
+    """One pass over the training part; the epoch's row of metrics.csv, its validation aside."""
+    net.train()
+    loader.sampler.epoch = epoch  # type: ignore[attr-defined]
+    started = time.perf_counter()
+    losses, hits, norms = [], 0, []
+    bar = tqdm(loader, f"epoch {epoch}/{train.max_epochs}", leave=False, unit="batch")
+    for step, (images, labels) in enumerate(bar, 1):
+        loss, right, norm = train_step(net, images, labels, optimizer, train)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            what = "loss" if not math.isfinite(loss) else "gradient"
+            lr = scheduler.get_last_lr()[0]
+            raise Diverged(
+                f"the {what} is not finite at step {step} of epoch {epoch} (lr {lr:.3g})"
+            )
+        optimizer.step()
+        scheduler.step()
+        losses.append(loss * len(labels))
+        hits += right
+        norms.append(norm)
+        bar.set_postfix(loss=f"{loss:.3f}")
+    seconds = time.perf_counter() - started
+    seen = len(loader.dataset)  # type: ignore[arg-type]
+    return {
+        "epoch": epoch,
+        "train_loss": sum(losses) / seen,
+        "train_accuracy": hits / seen,
+        "lr": scheduler.get_last_lr()[0],
+        "grad_norm_mean": sum(norms) / len(norms),
+        "grad_norm_max": max(norms),
+        "seconds": seconds,
+        "images_per_second": seen / seconds,
+    }
+
+
+class Diverged(UserError):
+    """The loss or a gradient is NaN or infinite; the weights of the step before are intact."""
+
+
+def train_step(
+    net: VisionTransformer,
+    images: Tensor,
+    labels: Tensor,
+    optimizer: torch.optim.Optimizer,
+    train: TrainConfig,
+) -> tuple[float, int, float]:
+    """Gradients of one batch, clipped: the loss, the number of right answers, the gradient norm.
+
+    The weights are not changed yet, so a loss that is not finite can't spoil them.
+    """
+    device = net.cls_token.device
+    images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+    with autocast(device, train.bf16):
+        logits = net(images)  # B C
+    loss = F.cross_entropy(logits.float(), labels, label_smoothing=train.label_smoothing)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(net.parameters(), train.clip_grad or math.inf)
+    right = int((logits.argmax(1) == labels).sum())
+    return loss.item(), right, norm.item()
+
+
+def build_optimizer(net: VisionTransformer, train: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW or SGD over what trains; no weight decay on biases, norms, positions, class token.
+
+    Decaying those is of no use to a ViT: https://github.com/facebookresearch/mae/blob/main/util/lr_decay.py
+    """
+    trained = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {
+            "params": [p for name, p in trained if decays(name, p)],
+            "weight_decay": train.weight_decay,
+        },
+        {"params": [p for name, p in trained if not decays(name, p)], "weight_decay": 0.0},
+    ]
+    options: dict[str, Any] = {"lr": train.lr}
+    if train.optim == "sgd":
+        options["momentum"] = train.momentum
+    name = "AdamW" if train.optim == "adamw" else "SGD"
+    library: Any = torch.optim
+    if train.use_bitsandbytes and (eight_bit := import_bitsandbytes()) is not None:
+        library, name = eight_bit, f"{name}8bit"
+    return getattr(library, name)(groups, **options)
+
+
+def decays(name: str, parameter: Tensor) -> bool:
+    """Whether weight decay applies: to the matrices, and to nothing that is added or scales."""
+    return parameter.ndim > 1 and name not in ("pos_embed", "cls_token")
+
+
+def import_bitsandbytes() -> Any:
+    """bitsandbytes' optimisers, or None, with a line that says so, where it can't be imported."""
+    try:
+        from bitsandbytes import optim
+    except Exception as error:  # its native library fails in many ways, by platform
+        log.info("bitsandbytes can't be imported (%s): using the 32-bit optimiser", error)
+        return None
+    return optim
+
+
+def build_scheduler(
+    optimizer: torch.optim.Optimizer, train: TrainConfig, steps_per_epoch: int
+) -> LambdaLR:
+    """The learning rate by step: warm-up, then cosine, or stable and a linear decay (wsd).
+
+    Without `decay_epochs`, wsd decays over the last fifth (arXiv:2405.18392 finds 10-20 % enough).
+    """
+    total = train.max_epochs * steps_per_epoch
+    warmup = round(train.warmup_epochs * steps_per_epoch)
+    decay_epochs = 0.2 * train.max_epochs if train.decay_epochs is None else train.decay_epochs
+    decay = max(1, round(decay_epochs * steps_per_epoch))
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        if train.scheduler_type == "wsd":
+            return min(1.0, (total - step) / decay)
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+    return LambdaLR(optimizer, factor)
+
+
+# ------------------------------------------------------------------------ stopping and going on
+
+
+@dataclass
+class Progress:
+    """Where a run stands: what a resumed run must know beside the weights."""
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_accuracy: float = -1.0
+    best_balanced_accuracy: float = -1.0
+    best_loss: float = math.inf
+    seconds: float = 0.0
+    images: int = 0
+
+    def take(self, row: dict[str, Any], images: int) -> bool:
+        """Count an epoch; True where its validation is the best so far (ties: the lower loss)."""
+        self.epoch = row["epoch"]
+        self.seconds += row["seconds"]
+        self.images += images
+        if "val_accuracy" not in row:
+            return False
+        better = (row["val_accuracy"], -row["val_loss"]) > (self.best_accuracy, -self.best_loss)
+        if better or not self.best_epoch:
+            self.best_epoch = row["epoch"]
+            self.best_accuracy = row["val_accuracy"]
+            self.best_balanced_accuracy = row["val_balanced_accuracy"]
+            self.best_loss = row["val_loss"]
+            return True
+        return False
+
+    def patience_is_over(self, train: TrainConfig) -> bool:
+        return (
+            train.early_stopping is not None
+            and self.best_epoch > 0
+            and self.epoch - self.best_epoch >= train.early_stopping
+        )
+
+
+def snapshot(
+    net: VisionTransformer,
+    optimizer: torch.optim.Optimizer,
+    scheduler: LambdaLR,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Everything needed to go on; the random numbers need nothing, each epoch seeds its own."""
+    return {
+        "model": net.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scheduler": scheduler.state_dict(),
+        "progress": asdict(progress),
+        "classes": list(net.classes or ()),
+    }
+
+
+def restore(
+    run: Run, net: VisionTransformer, optimizer: torch.optim.Optimizer, scheduler: LambdaLR
+) -> Progress:
+    """Go on from the run's last checkpoint, if it is to be and there is one."""
+    state = run.load_last() if run.resumes else None
+    if state is None:
+        return Progress()
+    if state["classes"] != list(net.classes or ()):
+        raise UserError(f"{run.last} was trained on other classes: {', '.join(state['classes'])}")
+    try:
+        net.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"{run.last} does not fit this config ({reason}); go on with {run.folder}/config.yaml"
+        ) from None
+    scheduler.load_state_dict(state["scheduler"])
+    progress = Progress(**state["progress"])
+    log.info("going on after epoch %d of %s", progress.epoch, run.folder)
+    return progress
+
+
+class resumable:
+    """Around an epoch: a stop or a loss that isn't finite says how the run can go on."""
+
+    def __init__(self, run: Run, epoch: int) -> None:
+        self.run = run
+        self.epoch = epoch
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        command = f"python training.py --config {self.run.folder}/config.yaml"
+        if isinstance(error, KeyboardInterrupt):
+            log.info("stopped in epoch %d", self.epoch)
+            raise KeyboardInterrupt(
+                f"stopped in epoch {self.epoch}; go on with: {command} train.from_checkpoint=true"
+            ) from None
+        if isinstance(error, Diverged):
+            there = [str(path) for path in (self.run.best, self.run.last) if path.exists()]
+            kept = f"the last good checkpoint is {there[-1]}" if there else "none was saved yet"
+            raise Diverged(f"{error}; lower train.lr or warm up longer; {kept}") from None
+
+
+def open_run(config: Config) -> Run:
+    """A new run, or the one to go on with; nothing is written yet."""
+    train = config.train
+    if train.from_checkpoint:
+        return Run.reopen(train.from_checkpoint, train.run_name, train.log_path, train.save_path)
+    kind = "overfit" if config.overfit_one_batch.overfit else train.mode
+    return Run.create(train.run_name, train.log_path, train.save_path, kind)
+
+
+def conclude(
+    net: VisionTransformer,
+    loaders: dict[str, DataLoader],
+    split: Split,
+    config: Config,
+    run: Run,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Score the best checkpoint on the test part, write summary.json and say what was reached."""
+    net.load_state_dict(read_arrays(run.best)[0])
+    device = net.cls_token.device
+    test = None
+    if "test" in loaders:
+        bf16 = config.train.bf16
+        test = evaluate(net, loaders["test"], len(split.classes), device, bf16, "testing")
+    total, trainable = net.parameter_counts()
+    summary = {
+        "mode": config.train.mode,
+        "best_epoch": progress.best_epoch,
+        "epochs": progress.epoch,
+        "val_accuracy": progress.best_accuracy,
+        "val_balanced_accuracy": progress.best_balanced_accuracy,
+        "val_loss": progress.best_loss,
+        "test_accuracy": test and test["accuracy"],
+        "test_balanced_accuracy": test and test["balanced_accuracy"],
+        "test_loss": test and test["loss"],
+        "images": {part: len(split.part(part)) for part in PARTS},
+        "seconds": round(progress.seconds, 1),
+        "images_per_second": round(progress.images / max(progress.seconds, 1e-9), 2),
+        "parameters": {"total": total, "trainable": trainable},
+        "weights": config.train.checkpoint if config.train.mode != "scratch" else None,
+        "device": str(device),
+        "versions": versions(),
+        "git_commit": git_commit(),
+    }
+    write_json(run.folder / "summary.json", summary)
+    tested = f", test accuracy {test['accuracy']:.4f}" if test else ""
+    log.info(
+        "val accuracy %.4f (epoch %d of %d)%s, after %s of training (mode %s)",
+        progress.best_accuracy,
+        progress.best_epoch,
+        progress.epoch,
+        tested,
+        minutes(progress.seconds),
+        config.train.mode,
+    )
+    log.info(
+        "results: %s (curves.png, metrics.csv, summary.json); weights: %s", run.folder, run.best
+    )
+    return summary
+
+
+# ------------------------------------------------------------------------------ overfit one batch
+
+
+def repeated_batch(
+    net: VisionTransformer, split: Split, config: Config, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same batch of training images for ever, without augmentation."""
+    loaders = make_loaders(split, config.train, net.preprocessing, net.vit.input_channels, device)
+    loaders["train"].dataset.transform = eval_transform(  # type: ignore[attr-defined]
+        net.preprocessing, net.vit.input_channels
+    )
+    images, labels = (tensor.to(device) for tensor in next(iter(loaders["train"])))
+    while True:
+        yield images, labels
+
+
+def overfit(
+    net: VisionTransformer, batches: Iterable[tuple[Tensor, Tensor]], config: Config, run: Run
+) -> bool:
+    """Train on one batch until the network knows it by heart; says PASS, or FAIL and likely why.
+
+    Dropout, weight decay and label smoothing are off; the learning rate is the config's, warmed
+    up over 10 steps.
+    """
+    options = config.overfit_one_batch
+    train = config.train.model_copy(update={"weight_decay": 0.0, "label_smoothing": 0.0})
+    optimizer = build_optimizer(net, train)
+    scheduler = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 10))
+    metrics = MetricsLog(run.folder, COLUMNS)
+    net.eval()  # dropout is a model's only difference in training
+    losses: list[float] = []
+    accuracy, started = 0.0, time.perf_counter()
+    bar = tqdm(batches, "overfitting one batch", total=options.max_steps, leave=False)
+    for step, (images, labels) in enumerate(bar, 1):
+        loss, right, norm = train_step(net, images, labels, optimizer, train)
+        losses.append(loss)
+        accuracy = right / len(labels)
+        passed = loss < options.tolerance and accuracy == 1.0
+        done = passed or step == options.max_steps or not math.isfinite(loss + norm)
+        if done or step % options.logging_steps == 0:
+            row: dict[str, Any] = {"epoch": step, "train_loss": loss, "train_accuracy": accuracy}
+            row |= {"lr": scheduler.get_last_lr()[0], "grad_norm_mean": norm, "grad_norm_max": norm}
+            metrics.write(**row, seconds=time.perf_counter() - started)
+            log.info("step %d: loss %.4f, accuracy %.2f", step, loss, accuracy)
+        if done:
+            break
+        optimizer.step()
+        scheduler.step()
+    metrics.close()
+    plot_curves(metrics.rows, None, run.folder / "curves.png")
+    verdict = "PASS" if passed else "FAIL"
+    reason = "" if passed else why_not(losses, accuracy, net.vit.num_classes, train.lr)
+    log.info("%s after %d steps: loss %.4g, accuracy %.2f%s", verdict, step, loss, accuracy, reason)
+    seconds = round(time.perf_counter() - started, 1)
+    outcome = {"mode": train.mode, "overfit": verdict, "steps": step, "loss": loss}
+    write_json(run.folder / "summary.json", {**outcome, "accuracy": accuracy, "seconds": seconds})
+    return passed
+
+
+def why_not(losses: list[float], accuracy: float, num_classes: Any, lr: float) -> str:
+    """The likely reasons why one batch was not learned, from how the loss went."""
+    recent = losses[-max(1, len(losses) // 5) :]
+    lowest, now = min(losses), sum(recent) / len(recent)
+    if not math.isfinite(losses[-1]):
+        return f"; the loss is not finite: lr {lr:g} is too high"
+    if now > 0.8 * math.log(num_classes):
+        return (
+            f"; the loss stays near chance (ln {num_classes} = {math.log(num_classes):.2f}): the "
+            f"labels may change from step to step, no gradient may reach the weights, or lr {lr:g} "
+            "may be far off"
+        )
+    if now > 2 * lowest and now > 0.1:
+        return f"; the loss fell to {lowest:.3f} and rose again: lr {lr:g} may be too high"
+    if accuracy < 1:
+        return (
+            "; some images stay wrong: the same picture may bear two labels, or it needs more steps"
+        )
+    return "; the loss was still falling: raise overfit_one_batch.max_steps"
+
+
+# ------------------------------------------------------------------------------------- reporting
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", default="config.yaml", help="the settings (config.yaml)")
+    parser.add_argument("--check", action="store_true", help="say what would be done, and exit")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    return parser.parse_intermixed_args(argv)
+
+
+def report_data(split: Split) -> None:
+    counts = ", ".join(f"{len(split.part(part))} {part}" for part in PARTS if split.part(part))
+    log.info("%s: %d classes, images: %s", split.root, len(split.classes), counts)
+    for note in split.notes:
+        log.info("  %s", note)
+    if split.unused:
+        log.info("  %d files are not used, named in the run's log", len(split.unused))
+    for path, reason in split.unused:
+        log.debug("not used: %s: %s", path, reason)
+
+
+def report_epoch(row: dict[str, Any], train: TrainConfig) -> None:
+    if row["epoch"] % train.log_epoch and row["epoch"] != train.max_epochs:
+        return
+    val = ""
+    if "val_accuracy" in row:
+        val = f", val loss {row['val_loss']:.4f}, val accuracy {row['val_accuracy']:.4f}"
+    log.info(
+        "epoch %d: train loss %.4f, train accuracy %.4f%s, %.1f images/s",
+        row["epoch"],
+        row["train_loss"],
+        row["train_accuracy"],
+        val,
+        row["images_per_second"],
+    )
+
+
+def print_check(config: Config, net: VisionTransformer, split: Split) -> None:
+    """What a run would do: the resolved config, the parameters, the data, the steps, the memory."""
+    total, trainable = net.parameter_counts()
+    print(dump_config(config))
+    print(f"parameters: {total:,} in all, {trainable:,} train (mode {config.train.mode})")
+    print(f"\n{'class':<32}" + "".join(f"{part:>8}" for part in PARTS))
+    for name, counts in split.counts().items():
+        print(f"{name:<32}" + "".join(f"{counts[part]:>8}" for part in PARTS))
+    print(f"{'all':<32}" + "".join(f"{len(split.part(part)):>8}" for part in PARTS))
+    if split.unused:
+        print(f"\nnot used: {len(split.unused)}")
+        for path, reason in split.unused[:20]:
+            print(f"  {path}: {reason}")
+        if len(split.unused) > 20:
+            print(f"  and {len(split.unused) - 20} more, named in the log of a run")
+    steps = math.ceil(len(split.part("train")) / config.train.batch_size)
+    epochs = config.train.max_epochs
+    print(f"\nsteps: {steps} an epoch, {steps * epochs:,} in {epochs} epochs")
+    print(f"memory: about {expected_memory(config, net, split) / 1e9:.1f} GB")
+
+
+def expected_memory(config: Config, net: VisionTransformer, split: Split) -> float:
+    """Bytes, roughly: weights, gradients, optimiser, what the backward pass keeps, images."""
+    vit, train = net.vit, config.train
+    total, trainable = net.parameter_counts()
+    moments = {"adamw": 2, "sgd": 1}[train.optim] * (1 if train.use_bitsandbytes else 4)
+    N = (vit.dim // vit.patch_dim) ** 2 + 1
+    # Per token a block keeps both norms' outputs, q, k, v, the attention's and projections'
+    # outputs (9 D) and the MLP's hidden layer before and after GELU.
+    block = 4 * N * (9 * vit.hidden_dim + 2 * vit.ff_dim)
+    blocks = vit.num_layers - (net.frozen_depth or 0)
+    activations = max(train.batch_size * blocks, train.eval_batch_size) * block
+    decoded = sum(pixels.numel() for pixels in split.decoded.values())
+    runtime = 0.5e9  # PyTorch itself
+    return runtime + 4 * total + (4 + moments) * trainable + activations + decoded
+
+
+def minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+
+
+if __name__ == "__main__":
+    raise SystemExit(command_line(main, ConfigError))

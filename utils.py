@@ -1,0 +1,420 @@
+"""Seeds, the run folder, its logs and its checkpoints; files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import errno
+import json
+import logging
+import os
+import platform
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from logging.handlers import MemoryHandler
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import requests
+import torch
+from tqdm import tqdm
+
+log = logging.getLogger("vit")
+
+DOWNLOAD_TRIES = 4
+DOWNLOAD_TIMEOUT_S = 30
+CHUNK = 1 << 18
+
+
+class UserError(Exception):
+    """Something that the user can put right; the message is one sentence that says how."""
+
+
+def command_line(main: Callable[[], int | None], *more: type[Exception]) -> int:
+    """Run a program's main and turn what a user can cause into one sentence and an exit status.
+
+    2 for UserError, `more` of its kind and a full disk; 130 for Ctrl-C.
+    """
+    user_errors: tuple[type[Exception], ...] = (UserError, *more)
+    try:
+        return main() or 0
+    except user_errors as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        print(f"\n{stop}" if str(stop) else "\nstopped", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" while writing {error.filename}" if error.filename else ""
+        print(f"error: no space left on the disk{where}; free some and go on", file=sys.stderr)
+        return 2
+    finally:
+        # The bars' leftovers must not swallow the shell's next line.
+        sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def replacing(path: Path, need_bytes: int = 0) -> Iterator[Path]:
+    """Give a temporary name beside `path`, renamed to it when the block ends well, else removed.
+
+    Raises UserError beforehand where the disk has less than `need_bytes` left: the writers of
+    large files report a full disk in many shapes, and some of them not at all.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    check_disk(path.parent, need_bytes, f"{path}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        # Some writers make files for their owner's eyes alone; give it what open() would have.
+        os.umask(umask := os.umask(0))
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_disk(folder: Path, need_bytes: int, what: str) -> None:
+    """Raise UserError where the disk that holds `folder` has less than `need_bytes` left."""
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < need_bytes:
+        raise UserError(
+            f"no disk space for {what}: it needs {need_bytes / 1e6:,.0f} MB and "
+            f"{free / 1e6:,.0f} MB are free; free some, or write elsewhere"
+        )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+# ---------------------------------------------------------------------------------- downloads
+
+
+def download(url: str, path: Path, check: Callable[[Path], object] | None = None) -> None:
+    """Fetch `url` to `path`, going on where an earlier try broke off.
+
+    Nothing partial is ever named `path`: `check` reads the finished file before it gets its name
+    and raises where it is wrong; such a file is removed. Raises UserError where the address can't
+    be reached or the file is not there.
+    """
+    part = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for attempt in range(DOWNLOAD_TRIES):
+        try:
+            _fetch(url, part)
+            break
+        except requests.HTTPError as error:
+            raise UserError(f"{url}: the server answered {error.response.status_code}") from None
+        except (requests.RequestException, ConnectionError) as error:
+            if attempt == DOWNLOAD_TRIES - 1:
+                raise UserError(
+                    f"{url} can't be reached ({type(error).__name__}); without a network, fetch "
+                    f"it elsewhere and put it at {path}"
+                ) from None
+            time.sleep(0.2 * 2**attempt)
+    if check is not None:
+        try:
+            check(part)
+        except BaseException as error:
+            if not isinstance(error, KeyboardInterrupt):
+                part.unlink()
+            raise
+    os.replace(part, path)
+
+
+def _fetch(url: str, part: Path) -> None:
+    """One try: ask for what is missing of `part`; a server that can't resume sends it all."""
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"} if have else {}
+    headers.setdefault("Accept-Encoding", "identity")
+    with requests.get(url, headers=headers, stream=True, timeout=DOWNLOAD_TIMEOUT_S) as answer:
+        if answer.status_code == requests.codes.requested_range_not_satisfiable:
+            total = int(answer.headers.get("Content-Range", "*/-1").rpartition("/")[2])
+            if total == have:
+                return
+            part.unlink()  # not a beginning of this file: start again
+            raise requests.ConnectionError("the partial file does not belong to this address")
+        answer.raise_for_status()
+        resumed = answer.status_code == requests.codes.partial_content
+        start = have if resumed else 0
+        length = int(answer.headers.get("Content-Length", 0))
+        if length:
+            check_disk(part.parent, length, str(part))
+        with (
+            open(part, "ab" if resumed else "wb") as file,
+            tqdm(
+                total=start + length or None,
+                initial=start,
+                unit="B",
+                unit_scale=True,
+                desc=part.stem,
+            ) as bar,
+        ):
+            for chunk in answer.iter_content(CHUNK):
+                file.write(chunk)
+                bar.update(len(chunk))
+        if length and part.stat().st_size != start + length:
+            raise requests.ConnectionError("the connection ended early")
+
+
+# --------------------------------------------------------------------------- seeds and devices
+
+
+def seed_everything(seed: int, epoch: int = 0) -> None:
+    """Seed Python, NumPy and PyTorch for one epoch.
+
+    Each epoch has a seed of its own, so a resumed run draws what an uninterrupted one draws.
+    """
+    state = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+    random.seed(state)
+    np.random.seed(state)
+    torch.manual_seed(state)
+
+
+def pick_device(wanted: str) -> tuple[torch.device, str | None]:
+    """The device for a config's `device`, and a line to show where it isn't the one asked for."""
+    has = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    best = next(name for name, there in has.items() if there)
+    if wanted == "auto":
+        return torch.device(best), None
+    if has[wanted]:
+        return torch.device(wanted), None
+    return torch.device(best), f"train.device: {wanted} is not on this machine; using {best}"
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    found = {"python": platform.python_version()}
+    for name in ("torch", "torchvision", "bitsandbytes", "torchmetrics", "numpy"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of this repository, `-dirty` with uncommitted changes; None outside of one."""
+    here = Path(__file__).parent
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None
+
+
+# ------------------------------------------------------------------------------ the run folder
+
+
+class _BarFriendlyHandler(logging.Handler):
+    """Prints above the progress bars instead of through them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stdout)
+        sys.stdout.flush()
+
+
+def setup_log() -> None:
+    """Send the log to the terminal, kind to progress bars, and remember it until a file is open."""
+    log.setLevel(logging.DEBUG)
+    log.propagate = False
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        handler.close()
+    terminal = _BarFriendlyHandler(logging.INFO)
+    terminal.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(terminal)
+    log.addHandler(MemoryHandler(1 << 20, flushLevel=logging.CRITICAL + 1))
+
+
+def log_to(path: Path) -> None:
+    """Append the log, what was remembered of it first, to a file."""
+    file = logging.FileHandler(path, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for handler in list(log.handlers):
+        if isinstance(handler, MemoryHandler):
+            handler.setTarget(file)
+            log.removeHandler(handler)
+            handler.close()
+    log.addHandler(file)
+
+
+class Run:
+    """One run's two folders: `logs/<name>` for what is read, `weights/<name>` for checkpoints."""
+
+    def __init__(self, name: str, log_path: str, save_path: str, resumes: bool = False) -> None:
+        self.name = name
+        self.resumes = resumes
+        self.folder = Path(log_path) / name
+        self.weights = Path(save_path) / name
+        self.best = self.weights / "best.safetensors"
+        self.last = self.weights / "last.pt"
+        self.split = self.folder / "split.csv"
+
+    @classmethod
+    def create(cls, name: str | None, log_path: str, save_path: str, mode: str) -> Run:
+        """A new run; without a name, one made of the time and the mode. Raises UserError where
+        it exists: results are never overwritten."""
+        run = cls(name or f"{time.strftime('%Y%m%d-%H%M%S')}-{mode}", log_path, save_path)
+        for folder in (run.folder, run.weights):
+            if folder.exists() and any(folder.iterdir()):
+                raise UserError(
+                    f"{folder} exists: go on with it by train.from_checkpoint=true, choose "
+                    "another train.run_name, or remove it"
+                )
+        return run
+
+    @classmethod
+    def reopen(cls, source: str | bool, name: str | None, log_path: str, save_path: str) -> Run:
+        """The run to go on with: True is `name`, or without one the newest under `log_path`;
+        a path is that run's folder of logs or of weights, or its last.pt."""
+        if source is True and name:
+            run = cls(name, log_path, save_path, resumes=True)
+        elif source is True:
+            folders = sorted(Path(log_path).glob("*/config.yaml"), key=os.path.getmtime)
+            if not folders:
+                raise UserError(f"{log_path} holds no run to go on with; leave from_checkpoint out")
+            run = cls(folders[-1].parent.name, log_path, save_path, resumes=True)
+        else:
+            path = Path(str(source))
+            name = (path.parent if path.suffix == ".pt" else path).name
+            run = cls(name, log_path, save_path, resumes=True)
+        if not run.split.exists():
+            raise UserError(f"{run.split} is not there: no run to go on with by that name")
+        return run
+
+    def open(self) -> None:
+        """Make the folder and begin its log."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        log_to(self.folder / "run.log")
+
+    def save_last(self, state: dict[str, Any]) -> None:
+        """Write all that going on needs: tensors and plain values only, read with weights_only."""
+        with replacing(self.last, _tensor_bytes(state)) as temporary:
+            torch.save(state, temporary)
+
+    def load_last(self) -> dict[str, Any] | None:
+        """What `save_last` wrote, on the CPU; None where the run stopped before its first save."""
+        if not self.last.exists():
+            return None
+        try:
+            return torch.load(self.last, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise UserError(
+                f"{self.last} can't be read ({error}); remove it to start over"
+            ) from error
+
+
+def _tensor_bytes(state: Any) -> int:
+    if isinstance(state, torch.Tensor):
+        return state.numel() * state.element_size()
+    if isinstance(state, dict):
+        return sum(_tensor_bytes(value) for value in state.values())
+    if isinstance(state, (list, tuple)):
+        return sum(_tensor_bytes(value) for value in state)
+    return 0
+
+
+class MetricsLog:
+    """metrics.csv, a row an epoch, and the same numbers as TensorBoard events.
+
+    After a stop, `rows` holds what was kept: those up to `last_epoch`. The events are written
+    anew from them, so that a resumed run leaves the same files as an uninterrupted one.
+    """
+
+    def __init__(self, folder: Path, columns: tuple[str, ...], last_epoch: int = 0) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only runs need it
+
+        self.path = folder / "metrics.csv"
+        self.columns = columns
+        self.rows = [row for row in read_metrics(self.path) if row["epoch"] <= last_epoch]
+        for old in folder.glob("events.out.tfevents.*"):
+            old.unlink()
+        self.events = SummaryWriter(str(folder))
+        for row in self.rows:
+            self._event(row)
+
+    def write(self, **row: float | None) -> None:
+        """Add an epoch: a value a column, None where it was not measured."""
+        self.rows.append(row)
+        with replacing(self.path) as temporary, open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, self.columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        self._event(row)
+
+    def _event(self, row: dict[str, Any]) -> None:
+        for name in self.columns:
+            if name != "epoch" and row.get(name) is not None:
+                group = name if "_" not in name else name.replace("_", "/", 1)
+                self.events.add_scalar(group, row[name], int(row["epoch"]))
+        self.events.flush()
+
+    def close(self) -> None:
+        self.events.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.csv as numbers, None where a cell is empty; [] without a file."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        rows: list[dict[str, Any]] = []
+        for row in csv.DictReader(file):
+            values: dict[str, Any] = {k: float(v) if v else None for k, v in row.items()}
+            rows.append(values | {"epoch": int(row["epoch"])})
+        return rows
+
+
+def plot_curves(rows: list[dict[str, Any]], best_epoch: int | None, path: Path) -> None:
+    """Draw the losses, the accuracies and the learning rate by epoch into a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # never opens a window
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    panels = (
+        ("Loss", {"train_loss": "training", "val_loss": "validation"}),
+        ("Accuracy", {"train_accuracy": "training", "val_accuracy": "validation"}),
+        ("Learning rate", {"lr": "learning rate"}),
+    )
+    # Okabe and Ito's palette, which colour-blind readers can tell apart.
+    colours = ("#0072B2", "#D55E00")
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (title, lines) in zip(figure.subplots(1, 3), panels, strict=True):
+        for colour, (column, label) in zip(colours, lines.items(), strict=False):
+            points = [(r["epoch"], r[column]) for r in rows if r.get(column) is not None]
+            if points:
+                axes.plot(*zip(*points, strict=True), "o-", ms=3, color=colour, label=label)
+        if best_epoch is not None:
+            axes.axvline(best_epoch, color="#777777", ls=":", lw=1, label=f"best ({best_epoch})")
+        axes.set(title=title, xlabel="epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    write_text(path, json.dumps(values, indent=2) + "\n")
