@@ -674,7 +674,7 @@ def build(
 
 
 def build_for(config: Config, classes: tuple[str, ...]) -> VisionTransformer:
-    """The model that a config asks for, with a head for `classes`.
+    """The model that a config asks for, with a head for `classes`, frozen as its mode says.
 
     Raises UserError listing the keys of `vit` that the file sets unlike its weights.
     """
@@ -693,7 +693,7 @@ def build_for(config: Config, classes: tuple[str, ...]) -> VisionTransformer:
         log.info("  %s", note)
     _check_architecture(vit, weights)
     size = vit.dim if "dim" in vit.model_fields_set else weights.preprocessing.image_size
-    return build(
+    net = build(
         weights,
         num_classes=len(classes),
         image_size=size,
@@ -701,6 +701,9 @@ def build_for(config: Config, classes: tuple[str, ...]) -> VisionTransformer:
         attention_dropout=vit.attention_dropout,
         classes=classes,
     )
+    if config.train.mode == "finetune":
+        net.freeze_trunk(net.vit.num_layers - 1)
+    return net
 
 
 def _check_architecture(vit: ViTConfig, weights: Weights) -> None:

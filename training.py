@@ -8,6 +8,7 @@ python training.py --check                        say what would be done, and ex
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import time
 from collections.abc import Iterable, Iterator
@@ -102,12 +103,12 @@ def fit(
     progress = restore(run, net, optimizer, scheduler)
     metrics = MetricsLog(run.folder, COLUMNS, progress.epoch)
 
-    for epoch in range(progress.epoch + 1, train.max_epochs + 1):
-        if progress.patience_is_over(train):
-            log.info("early stopping: no better epoch since %d", progress.best_epoch)
-            break
-        seed_everything(train.seed, epoch)
-        with resumable(run, epoch):
+    with resumable(run, progress):
+        for epoch in range(progress.epoch + 1, train.max_epochs + 1):
+            if progress.patience_is_over(train):
+                log.info("early stopping: no better epoch since %d", progress.best_epoch)
+                break
+            seed_everything(train.seed, epoch)
             row = train_epoch(net, loaders["train"], optimizer, scheduler, train, epoch)
             if epoch % train.eval_epoch == 0 or epoch == train.max_epochs:
                 scores = evaluate(net, loaders["val"], len(split.classes), device, train.bf16)
@@ -118,10 +119,9 @@ def fit(
             plot_curves(metrics.rows, progress.best_epoch, run.folder / "curves.png")
             if epoch % train.save_epoch == 0 or epoch == train.max_epochs:
                 run.save_last(snapshot(net, optimizer, scheduler, progress))
-        report_epoch(row, train)
-
-    metrics.close()
-    return conclude(net, loaders, split, config, run, progress)
+            report_epoch(row, train)
+        metrics.close()
+        return conclude(net, loaders, split, config, run, progress)
 
 
 # ------------------------------------------------------------------------------------ the steps
@@ -334,27 +334,22 @@ def restore(
     return progress
 
 
-class resumable:
-    """Around an epoch: a stop or a loss that isn't finite says how the run can go on."""
-
-    def __init__(self, run: Run, epoch: int) -> None:
-        self.run = run
-        self.epoch = epoch
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        command = f"python training.py --config {self.run.folder}/config.yaml"
-        if isinstance(error, KeyboardInterrupt):
-            log.info("stopped in epoch %d", self.epoch)
-            raise KeyboardInterrupt(
-                f"stopped in epoch {self.epoch}; go on with: {command} train.from_checkpoint=true"
-            ) from None
-        if isinstance(error, Diverged):
-            there = [str(path) for path in (self.run.best, self.run.last) if path.exists()]
-            kept = f"the last good checkpoint is {there[-1]}" if there else "none was saved yet"
-            raise Diverged(f"{error}; lower train.lr or warm up longer; {kept}") from None
+@contextlib.contextmanager
+def resumable(run: Run, progress: Progress) -> Iterator[None]:
+    """Around the loop: a stop, or a loss that isn't finite, says what is kept and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        command = f"python training.py --config {run.folder}/config.yaml train.from_checkpoint=true"
+        raise KeyboardInterrupt(
+            f"stopped in epoch {progress.epoch + 1}; go on with: {command}"
+        ) from None
+    except Diverged as error:
+        there = [str(path) for path in (run.best, run.last) if path.exists()]
+        kept = (
+            f"the last good checkpoint is {there[-1]}" if there else "no checkpoint was saved yet"
+        )
+        raise Diverged(f"{error}; lower train.lr or warm up longer; {kept}") from None
 
 
 def open_run(config: Config) -> Run:

@@ -7,12 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 # Nothing in the tests may reach the network.
 os.environ["HF_HUB_OFFLINE"] = "0"  # the hub's client is tested against a local server
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+# The networks here are too small for several threads to pay, above all beside other programs.
+torch.set_num_threads(1)
 
 REPO = Path(__file__).resolve().parents[1]
 FIXTURES = Path(__file__).parent / "fixtures"

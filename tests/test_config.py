@@ -15,8 +15,8 @@ num_layers: 12, dropout: 0.1, eps: 1e-05, ff_dim: 3072, dim: 224}
 train: {data: 'data', batch_size: 20, eval_batch_size: 4, scheduler_type: 'warmup-cosine', \
 max_epochs: 50, warmup_epochs: 5, use_bitsandbytes: True, optim: 'adamw', lr: 1e-3, \
 device: 'cuda', save_path: 'weights', eval_epoch: 1, log_epoch: 1, save_epoch: 3, \
-log_path: 'logs', early_stopping: 50, base_dir: 'Data-Dir', finetuning: True, checkpoint: 'Pretrained-Weights', \
-freeze_model: False, from_checkpoint: False}
+log_path: 'logs', early_stopping: 50, base_dir: 'Data-Dir', finetuning: True, \
+checkpoint: 'Pretrained-Weights', freeze_model: False, from_checkpoint: False}
 """
 
 

@@ -1,0 +1,332 @@
+"""Folders of images: every format and mode, nothing dropped in silence, splits that do not leak."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import picture
+from PIL import Image
+
+import dataset
+from config import Preprocessing, TrainConfig
+from dataset import EpochSampler, eval_transform, load_split, make_loaders, read_image, write_split
+from utils import UserError
+
+CPU = torch.device("cpu")
+
+
+def settings(root: Path, **changes: Any) -> TrainConfig:
+    return TrainConfig(base_dir=str(root), **changes)
+
+
+# ------------------------------------------------------------------------------------- one image
+
+RED = (200, 40, 20)
+
+
+def _save(image: Image.Image, path: Path, **options: Any) -> np.ndarray:
+    image.save(path, **options)
+    return read_image(path)
+
+
+@pytest.mark.parametrize("extension", ["png", "PNG", "bmp", "gif", "tiff", "webp", "jpg", "JPEG"])
+def test_formats(tmp_path: Path, extension: str) -> None:
+    pixels = _save(Image.new("RGB", (9, 7), RED), tmp_path / f"a.{extension}")
+    assert pixels.shape == (7, 9, 3) and pixels.dtype == np.uint8
+    assert np.abs(pixels.astype(int) - RED).max() <= 4
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "expected"),
+    [
+        ("L", 77, (77, 77, 77)),
+        ("1", 1, (255, 255, 255)),
+        ("LA", (0, 0), (255, 255, 255)),
+        ("LA", (50, 255), (50, 50, 50)),
+        ("RGBA", (*RED, 255), RED),
+        ("RGBA", (*RED, 0), (255, 255, 255)),
+        ("RGBA", (0, 0, 0, 51), (204, 204, 204)),
+        ("I;16", 257 * 100, (100, 100, 100)),
+    ],
+)
+def test_modes_of_png(tmp_path: Path, mode: str, colour: Any, expected: Any) -> None:
+    pixels = _save(Image.new(mode, (4, 4), colour), tmp_path / "a.png")
+    assert np.abs(pixels.astype(int) - expected).max() <= 1
+
+
+def test_16_bit_greys_keep_their_gradation(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    for name in ("a.png", "a.tiff"):
+        pixels = _save(Image.fromarray(ramp), tmp_path / name)
+        assert np.abs(pixels[..., 0].astype(int).flatten() - np.arange(256)).max() <= 1
+
+
+def test_palette_with_and_without_transparency(tmp_path: Path) -> None:
+    image = Image.new("RGB", (4, 4), RED).quantize(4)
+    assert tuple(_save(image, tmp_path / "a.png")[0, 0]) == RED
+    index = image.getpixel((0, 0))
+    assert tuple(_save(image, tmp_path / "b.png", transparency=index)[0, 0]) == (255, 255, 255)
+
+
+def test_cmyk(tmp_path: Path) -> None:
+    image = Image.new("RGB", (16, 16), RED).convert("CMYK")
+    pixels = _save(image, tmp_path / "a.jpg", quality=95)
+    assert np.abs(pixels.astype(int) - RED).max() <= 8
+
+
+def test_exif_rotation(tmp_path: Path) -> None:
+    image = Image.new("RGB", (8, 4), "black")
+    image.putpixel((0, 0), (255, 255, 255))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees, clockwise
+    pixels = _save(image, tmp_path / "a.png", exif=exif)
+    assert pixels.shape == (8, 4, 3) and tuple(pixels[0, 3]) == (255, 255, 255)
+
+
+def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in (RED, "blue")]
+    pixels = _save(frames[0], tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert np.abs(pixels.astype(int) - RED).max() <= 4
+
+
+# --------------------------------------------------------------------------------------- folders
+
+
+def test_classes_counts_and_a_stratified_split(image_folder: Path) -> None:
+    split = load_split(settings(image_folder, val_fraction=0.25))
+    assert split.classes == ("blue", "green", "red")
+    assert split.counts() == {n: {"train": 9, "val": 3, "test": 0} for n in split.classes}
+    again = load_split(settings(image_folder, val_fraction=0.25))
+    assert again.samples == split.samples
+    other = load_split(settings(image_folder, val_fraction=0.25, seed=1))
+    assert other.samples != split.samples
+
+
+def test_every_file_that_is_not_used_is_named(image_folder: Path) -> None:
+    (image_folder / "notes.txt").write_text("x")
+    (image_folder / ".hidden").mkdir()
+    (image_folder / "red" / ".DS_Store").write_text("x")
+    (image_folder / "red" / "list.csv").write_text("x")
+    (image_folder / "red" / "more").mkdir()
+    split = load_split(settings(image_folder))
+    reasons = {path.name: reason for path, reason in split.unused}
+    assert set(reasons) == {"notes.txt", ".hidden", ".DS_Store", "list.csv", "more"}
+    files = {path for path in image_folder.glob("*/*.png")}
+    assert {sample.path for sample in split.samples} == files
+
+
+def parts_folder(root: Path, counts: dict[str, dict[str, int]]) -> Path:
+    index = 0
+    for part, classes in counts.items():
+        for name, count in classes.items():
+            (root / part / name).mkdir(parents=True)
+            for _ in range(count):
+                picture(name, index).save(root / part / name / f"{index}.png")
+                index += 1
+    return root
+
+
+def test_own_parts_are_kept(tmp_path: Path) -> None:
+    counts = {"train": {"red": 4, "blue": 5}, "val": {"red": 2, "blue": 2}, "test": {"red": 3}}
+    split = load_split(settings(parts_folder(tmp_path, counts)))
+    assert split.counts() == {
+        "blue": {"train": 5, "val": 2, "test": 0},
+        "red": {"train": 4, "val": 2, "test": 3},
+    }
+    assert split.notes == ("no test images of blue",)
+
+
+def test_val_is_cut_from_train_where_there_is_only_a_test_folder(tmp_path: Path) -> None:
+    counts = {"train": {"red": 10, "blue": 10}, "test": {"red": 3, "blue": 3}}
+    split = load_split(settings(parts_folder(tmp_path, counts)))
+    assert split.counts()["red"] == {"train": 8, "val": 2, "test": 3}
+
+
+def test_a_class_that_one_part_lacks_shifts_no_index(tmp_path: Path) -> None:
+    counts = {"train": {"green": 4, "red": 4}, "val": {"blue": 2, "green": 2, "red": 2}}
+    split = load_split(settings(parts_folder(tmp_path, counts)))
+    assert split.classes == ("blue", "green", "red")
+    for sample in split.samples:
+        assert sample.path.parent.name == split.classes[sample.label]
+    assert "no train images of blue" in split.notes
+
+
+def test_a_class_may_be_called_train(image_folder: Path) -> None:
+    (image_folder / "train").mkdir()
+    for i in range(12, 24):
+        picture("red", i).save(image_folder / "train" / f"{i}.png")
+    assert "train" in load_split(settings(image_folder)).classes
+
+
+def test_identical_files_share_their_part(image_folder: Path) -> None:
+    for i in range(11):
+        (image_folder / "red" / f"{i + 1:02}.png").unlink()
+    for i in range(20):
+        picture("red", i % 4).save(image_folder / "red" / f"copy{i}.png")
+    for seed in range(5):
+        split = load_split(settings(image_folder, seed=seed))
+        part: dict[str, set[str]] = {}
+        for sample in split.samples:
+            part.setdefault(sample.sha256, set()).add(sample.part)
+        assert all(len(parts) == 1 for parts in part.values())
+        assert all(min(c["train"], c["val"]) > 0 for c in split.counts().values())
+        assert any("byte-identical" in note for note in split.notes)
+
+
+def test_a_held_out_image_is_not_trained_on(tmp_path: Path) -> None:
+    counts = {"train": {"red": 4, "blue": 4}, "val": {"red": 2, "blue": 2}}
+    root = parts_folder(tmp_path, counts)
+    held_out = next((root / "val" / "red").iterdir())
+    shutil.copy(held_out, root / "train" / "red" / "copy.png")
+    split = load_split(settings(root))
+    assert {path.name: reason for path, reason in split.unused} == {
+        "copy.png": f"the same file as val/red/{held_out.name}"
+    }
+
+
+def test_one_picture_under_two_classes_is_named(image_folder: Path) -> None:
+    shutil.copy(image_folder / "red" / "00.png", image_folder / "blue" / "wrong.png")
+    split = load_split(settings(image_folder))
+    assert any("blue/wrong.png, red/00.png" in note for note in split.notes)
+    both = [s.part for s in split.samples if s.path.name == "wrong.png"]
+    both += [s.part for s in split.samples if s.path == image_folder / "red" / "00.png"]
+    assert both == ["train", "train"]
+
+
+def test_split_csv_is_written_and_used_again(image_folder: Path, tmp_path: Path) -> None:
+    split = load_split(settings(image_folder, seed=3))
+    write_split(tmp_path / "split.csv", split)
+    rows = list(csv.DictReader((tmp_path / "split.csv").read_text().splitlines()))
+    assert list(rows[0]) == ["path", "label", "part", "sha256"] and len(rows) == 36
+    picture("red", 99).save(image_folder / "red" / "new.png")
+    again = load_split(settings(image_folder, split=str(tmp_path / "split.csv")))
+    assert again.samples == split.samples
+    assert [path.name for path, _ in again.unused] == ["new.png"]
+
+
+def test_a_split_of_another_folder(image_folder: Path, tmp_path: Path) -> None:
+    write_split(tmp_path / "split.csv", load_split(settings(image_folder)))
+    (image_folder / "red" / "00.png").unlink()
+    picture("red", 50).save(image_folder / "red" / "01.png")
+    with pytest.raises(UserError) as caught:
+        load_split(settings(image_folder, split=str(tmp_path / "split.csv")))
+    assert "red/00.png (not there)" in str(caught.value)
+    assert "red/01.png (changed)" in str(caught.value)
+
+
+# ---------------------------------------------------------------------------------------- errors
+
+
+def test_missing_empty_and_single_class_folders(tmp_path: Path, image_folder: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        load_split(settings(tmp_path / "none"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="has no images in class folders"):
+        load_split(settings(tmp_path / "empty"))
+    (image_folder / "bare").mkdir()
+    with pytest.raises(UserError, match="no images in the class folder bare"):
+        load_split(settings(image_folder))
+    for name in ("bare", "blue", "green"):
+        shutil.rmtree(image_folder / name)
+    with pytest.raises(UserError, match="one class only"):
+        load_split(settings(image_folder))
+
+
+def test_images_without_class_folders(tmp_path: Path) -> None:
+    picture("red", 0).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"a\.png is not in a class folder"):
+        load_split(settings(tmp_path))
+
+
+def test_a_class_with_one_image(image_folder: Path) -> None:
+    for i in range(1, 12):
+        (image_folder / "red" / f"{i:02}.png").unlink()
+    with pytest.raises(UserError, match="class red has 1 different image"):
+        load_split(settings(image_folder))
+
+
+def spoil(image_folder: Path) -> None:
+    (image_folder / "red" / "text.jpg").write_text("not an image")
+    (image_folder / "red" / "empty.png").write_bytes(b"")
+    content = (image_folder / "blue" / "00.png").read_bytes()
+    (image_folder / "blue" / "cut.png").write_bytes(content[: len(content) // 2])
+
+
+def test_unreadable_images_are_all_listed(image_folder: Path) -> None:
+    spoil(image_folder)
+    with pytest.raises(UserError) as caught:
+        load_split(settings(image_folder))
+    message = str(caught.value)
+    assert message.startswith("3 unreadable images")
+    for name in ("text.jpg", "empty.png", "cut.png", "on_bad_image"):
+        assert name in message
+
+
+def test_unreadable_images_can_be_skipped(image_folder: Path) -> None:
+    spoil(image_folder)
+    split = load_split(settings(image_folder, on_bad_image="skip"))
+    assert len(split.samples) == 36 and len(split.unused) == 3
+    assert all(reason.startswith("unreadable") for _, reason in split.unused)
+
+
+def test_a_class_of_unreadable_images_only(image_folder: Path) -> None:
+    for path in (image_folder / "red").iterdir():
+        path.write_text("no")
+    with pytest.raises(UserError, match="no readable images in the class folder red"):
+        load_split(settings(image_folder, on_bad_image="skip"))
+
+
+# --------------------------------------------------------------------------- transforms, loaders
+
+PREPROCESSING = Preprocessing(image_size=32, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+
+
+def test_evaluation_keeps_proportions_and_normalises() -> None:
+    pixels = torch.full((3, 64, 128), 51, dtype=torch.uint8)
+    pixels[:, :, :20] = 255  # further out than the central square
+    out = eval_transform(PREPROCESSING)(pixels)
+    assert out.shape == (3, 32, 32)
+    expected = (0.2 - torch.tensor(PREPROCESSING.mean)) / torch.tensor(PREPROCESSING.std)
+    torch.testing.assert_close(out, expected[:, None, None].expand(3, 32, 32), atol=1e-5, rtol=0)
+
+
+def test_grey_input() -> None:
+    pixels = torch.randint(0, 255, (3, 40, 40), dtype=torch.uint8)
+    assert eval_transform(PREPROCESSING, 1)(pixels).shape == (1, 32, 32)
+
+
+def batches(root: Path, epoch: int, **changes: Any) -> list[torch.Tensor]:
+    train = settings(root, batch_size=8, **changes)
+    loaders = make_loaders(load_split(train), train, PREPROCESSING, 3, CPU)
+    loaders["train"].sampler.epoch = epoch  # type: ignore[attr-defined]
+    return [images for images, _ in loaders["train"]]
+
+
+def test_a_run_is_repeatable_whatever_the_workers(image_folder: Path) -> None:
+    first = batches(image_folder, 1)
+    torch.manual_seed(7)
+    for other in (batches(image_folder, 1), batches(image_folder, 1, num_workers=2)):
+        assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+    assert not torch.equal(first[0], batches(image_folder, 2)[0])
+    assert not torch.equal(first[0], batches(image_folder, 1, seed=1)[0])
+
+
+def test_decoding_on_the_fly_gives_the_same(image_folder: Path, monkeypatch: Any) -> None:
+    first = batches(image_folder, 1)
+    monkeypatch.setattr(dataset, "CACHE_SHARE", 0.0)
+    split = load_split(settings(image_folder))
+    assert not split.decoded
+    assert all(torch.equal(a, b) for a, b in zip(first, batches(image_folder, 1), strict=True))
+
+
+def test_the_sampler_draws_every_index_once() -> None:
+    sampler = EpochSampler(10, seed=0)
+    sampler.epoch = 3
+    assert sorted(index for index, _ in sampler) == list(range(10))
+    assert {epoch for _, epoch in sampler} == {3}
