@@ -230,7 +230,7 @@ def _read_all(
         bar = tqdm(zip(found, results, strict=True), "reading images", len(found), leave=False)
         for item, (digest, pixels, reason) in bar:
             if pixels is None:
-                bad.append((item.path, f"unreadable: {reason}"))
+                bad.append((item.path, str(reason)))
                 continue
             samples.append(Sample(item.path, index[item.class_name], item.part or "", digest))
             budget -= pixels.nbytes
@@ -244,7 +244,7 @@ def _read_all(
             f"{len(bad)} unreadable image{'s' if len(bad) > 1 else ''}: {listed}; remove them, or "
             "set train.on_bad_image to skip"
         )
-    unused += bad
+    unused += [(path, f"unreadable: {reason}") for path, reason in bad]
     left = {sample.label for sample in samples}
     gone = [name for i, name in enumerate(classes) if i not in left]
     if gone:

@@ -47,6 +47,7 @@ def evaluate(
     net.train(was_training)
     return {
         "loss": loss.compute().item(),
-        "accuracy": accuracy.compute().item(),
-        "balanced_accuracy": balanced.compute().item(),
+        # float32 holds 7 digits; the rest would be noise in every file that shows it.
+        "accuracy": round(accuracy.compute().item(), 7),
+        "balanced_accuracy": round(balanced.compute().item(), 7),
     }

@@ -676,6 +676,8 @@ def build(
 def build_for(config: Config, classes: tuple[str, ...]) -> VisionTransformer:
     """The model that a config asks for, with a head for `classes`, frozen as its mode says.
 
+    The head is fresh, unless the weights are a checkpoint of ours for the very same classes.
+
     Raises UserError listing the keys of `vit` that the file sets unlike its weights.
     """
     vit = config.vit
@@ -693,9 +695,12 @@ def build_for(config: Config, classes: tuple[str, ...]) -> VisionTransformer:
         log.info("  %s", note)
     _check_architecture(vit, weights)
     size = vit.dim if "dim" in vit.model_fields_set else weights.preprocessing.image_size
+    keeps_head = weights.classes == classes and weights.vit.num_classes == len(classes)
+    if keeps_head:
+        log.info("  the head is kept: it was trained on these classes")
     net = build(
         weights,
-        num_classes=len(classes),
+        num_classes=None if keeps_head else len(classes),
         image_size=size,
         dropout=vit.dropout,
         attention_dropout=vit.attention_dropout,

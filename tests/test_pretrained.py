@@ -383,6 +383,18 @@ def test_the_weights_own_gelu_and_eps_win(tmp_path: Path) -> None:
     assert net.blocks[0].norm1.eps == net.norm.eps == 1e-6
 
 
+def test_a_head_for_the_same_classes_is_kept(tmp_path: Path) -> None:
+    vit = ViTConfig(**TINY_VIT, num_classes=2)
+    net = randomise(VisionTransformer(vit, classes=("a", "b")))
+    pretrained.save_model(tmp_path / "best.safetensors", net)
+    config = config_with(tmp_path / "best.safetensors", {})
+    again = pretrained.build_for(config, ("a", "b"))
+    assert torch.equal(again(images(32)), net(images(32)))
+    for classes in (("a", "c"), ("b", "a"), ("a", "b", "c")):
+        fresh = pretrained.build_for(config, classes)
+        assert not fresh.head.weight.any() and fresh.classes == classes  # type: ignore[union-attr]
+
+
 def test_vit_keys_left_out_come_from_the_weights() -> None:
     net = pretrained.build_for(config_with(FIXTURES / "google_tiny.npz", {"dim": 32}), ("a", "b"))
     assert (net.vit.hidden_dim, net.vit.dim, net.pos_embed.shape[1]) == (48, 32, 5)
