@@ -271,76 +271,89 @@ def _validate(raw: dict[str, Any]) -> tuple[Config | None, list[str]]:
 
 def _combinations(config: Config) -> list[tuple[set[str], str]]:
     """Faults of several keys together: the keys, and the message."""
-    vit, train = config.vit, config.train
-    found: list[tuple[set[str], str]] = []
+    rows = [*_vit_combinations(config), *_train_combinations(config.train)]
+    return [
+        (set(keys.split()), f"{keys.split()[0]}: {message}")
+        for wrong, keys, message in rows
+        if wrong
+    ]
 
-    def fault(wrong: bool, keys: str, message: str) -> None:
-        if wrong:
-            found.append((set(keys.split()), f"{keys.split()[0]}: {message}"))
+
+def _vit_combinations(config: Config) -> list[tuple[bool, str, str]]:
+    """Whether it is wrong, the keys (the first is blamed), and the message."""
+    vit, train = config.vit, config.train
 
     def settled(*keys: str) -> bool:
         """Keys that the file leaves out come from the weights, and are checked with them."""
         return train.mode == "scratch" or set(keys) <= vit.model_fields_set
 
-    fault(
-        settled("hidden_dim", "num_heads") and vit.hidden_dim % vit.num_heads != 0,
-        "vit.num_heads vit.hidden_dim",
-        f"{vit.num_heads} does not divide hidden_dim ({vit.hidden_dim})",
-    )
-    fault(
-        settled("dim", "patch_dim") and vit.dim % vit.patch_dim != 0,
-        "vit.dim vit.patch_dim",
-        f"{vit.dim} is not a multiple of patch_dim ({vit.patch_dim}); "
-        f"the nearest is {max(1, round(vit.dim / vit.patch_dim)) * vit.patch_dim}",
-    )
-    fault(
-        train.mode != "scratch" and train.checkpoint is None,
-        "train.checkpoint train.mode",
-        f"mode {train.mode} needs weights: a path, a URL, owner/name, or google-in21k-augreg",
-    )
-    fault(
-        train.mode != "scratch" and vit.representation_size is not None,
-        "vit.representation_size train.mode",
-        "only with mode scratch: pre_logits are dropped when the head is replaced; set it to null",
-    )
-    fault(
-        vit.num_classes in (0, 1),
-        "vit.num_classes",
-        f"{vit.num_classes} can't be told apart: a classifier needs 2 or more, or auto",
-    )
-    fault(
-        train.warmup_epochs > train.max_epochs,
-        "train.warmup_epochs train.max_epochs",
-        f"{train.warmup_epochs:g} is more than max_epochs ({train.max_epochs})",
-    )
-    decay = train.decay_epochs or 0
-    fault(
-        train.warmup_epochs <= train.max_epochs < train.warmup_epochs + decay,
-        "train.decay_epochs train.warmup_epochs train.max_epochs",
-        f"{decay:g} and the warm-up ({train.warmup_epochs:g}) are more than max_epochs "
-        f"({train.max_epochs})",
-    )
-    fault(
-        train.decay_epochs is not None and train.scheduler_type != "wsd",
-        "train.decay_epochs train.scheduler_type",
-        f"only wsd has a decay phase; scheduler_type is {train.scheduler_type}",
-    )
-    fault(
-        train.eval_epoch > train.max_epochs,
-        "train.eval_epoch train.max_epochs",
-        f"{train.eval_epoch} is more than max_epochs ({train.max_epochs}): nothing would be "
-        "evaluated",
-    )
-    fault(
-        train.early_stopping is not None and train.early_stopping < train.eval_epoch,
-        "train.early_stopping train.eval_epoch",
-        f"{train.early_stopping} epochs of patience is less than eval_epoch ({train.eval_epoch})",
-    )
-    bad_name = train.run_name is not None and (
-        train.run_name in ("", ".", "..") or "/" in train.run_name or "\\" in train.run_name
-    )
-    fault(bad_name, "train.run_name", f"'{train.run_name}' is not a plain folder name")
-    return found
+    return [
+        (
+            settled("hidden_dim", "num_heads") and vit.hidden_dim % vit.num_heads != 0,
+            "vit.num_heads vit.hidden_dim",
+            f"{vit.num_heads} does not divide hidden_dim ({vit.hidden_dim})",
+        ),
+        (
+            settled("dim", "patch_dim") and vit.dim % vit.patch_dim != 0,
+            "vit.dim vit.patch_dim",
+            f"{vit.dim} is not a multiple of patch_dim ({vit.patch_dim}); "
+            f"the nearest is {max(1, round(vit.dim / vit.patch_dim)) * vit.patch_dim}",
+        ),
+        (
+            train.mode != "scratch" and vit.representation_size is not None,
+            "vit.representation_size train.mode",
+            "only with mode scratch: pre_logits are dropped with the old head; set it to null",
+        ),
+        (
+            vit.num_classes in (0, 1),
+            "vit.num_classes",
+            f"{vit.num_classes} can't be told apart: a classifier needs 2 or more, or auto",
+        ),
+    ]
+
+
+def _train_combinations(train: TrainConfig) -> list[tuple[bool, str, str]]:
+    """The same for the keys of `train` among themselves."""
+    decay, most = train.decay_epochs or 0, f"max_epochs ({train.max_epochs})"
+    name = train.run_name
+    return [
+        (
+            train.mode != "scratch" and train.checkpoint is None,
+            "train.checkpoint train.mode",
+            f"mode {train.mode} needs weights: a path, a URL, owner/name, or google-in21k-augreg",
+        ),
+        (
+            train.warmup_epochs > train.max_epochs,
+            "train.warmup_epochs train.max_epochs",
+            f"{train.warmup_epochs:g} is more than {most}",
+        ),
+        (
+            train.warmup_epochs <= train.max_epochs < train.warmup_epochs + decay,
+            "train.decay_epochs train.warmup_epochs train.max_epochs",
+            f"{decay:g} and the warm-up ({train.warmup_epochs:g}) are more than {most}",
+        ),
+        (
+            train.decay_epochs is not None and train.scheduler_type != "wsd",
+            "train.decay_epochs train.scheduler_type",
+            f"only wsd has a decay phase; scheduler_type is {train.scheduler_type}",
+        ),
+        (
+            train.eval_epoch > train.max_epochs,
+            "train.eval_epoch train.max_epochs",
+            f"{train.eval_epoch} is more than {most}: nothing would be evaluated",
+        ),
+        (
+            train.early_stopping is not None and train.early_stopping < train.eval_epoch,
+            "train.early_stopping train.eval_epoch",
+            f"{train.early_stopping} epochs of patience is less than eval_epoch "
+            f"({train.eval_epoch})",
+        ),
+        (
+            name is not None and (name in ("", ".", "..") or "/" in name or "\\" in name),
+            "train.run_name",
+            f"'{name}' is not a plain folder name",
+        ),
+    ]
 
 
 def _describe(error: ValidationError, raw: dict[str, Any]) -> dict[tuple[str, ...], str]:

@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     setup_log()
     config, notes = load_config(args.config, args.overrides)
     device, fallback = pick_device(config.train.device)
-    run = open_run(config)
+    run = open_run(config, only_checks=args.check)
     config = config.model_copy(
         update={"train": config.train.model_copy(update={"run_name": run.name})}
     )
@@ -355,9 +355,11 @@ def resumable(run: Run, progress: Progress) -> Iterator[None]:
         raise Diverged(f"{error}; lower train.lr or warm up longer; {kept}") from None
 
 
-def open_run(config: Config) -> Run:
+def open_run(config: Config, only_checks: bool) -> Run:
     """A new run, or the one to go on with; nothing is written yet."""
     train = config.train
+    if only_checks:
+        return Run(train.run_name or "(time and mode)", train.log_path, train.save_path)
     if train.from_checkpoint:
         return Run.reopen(train.from_checkpoint, train.run_name, train.log_path, train.save_path)
     kind = "overfit" if config.overfit_one_batch.overfit else train.mode
