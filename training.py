@@ -517,7 +517,7 @@ def report_data(split: Split) -> None:
     for note in split.notes:
         log.info("  %s", note)
     if split.unused:
-        log.info("  not used: %d files (--check and the run's log name them)", len(split.unused))
+        log.info("  not used: %d file(s), named by --check and in the run's log", len(split.unused))
     for path, reason in split.unused:
         log.debug("not used: %s: %s", path, reason)
 

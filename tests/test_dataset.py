@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import picture
+from conftest import SHARED_DATA, picture
 from PIL import Image
 
 import dataset
@@ -218,6 +218,15 @@ def test_a_split_of_another_folder(image_folder: Path, tmp_path: Path) -> None:
         load_split(settings(image_folder, split=str(tmp_path / "split.csv")))
     assert "red/00.png (not there)" in str(caught.value)
     assert "red/01.png (changed)" in str(caught.value)
+
+
+@pytest.mark.skipif(not (SHARED_DATA / "characters5").is_dir(), reason="no real pictures here")
+def test_real_pictures() -> None:
+    split = load_split(settings(SHARED_DATA / "characters5"))
+    assert set(split.classes) == {"ame", "bae", "calli", "gura", "ina"}
+    assert all(c == {"train": 120, "val": 30, "test": 100} for c in split.counts().values())
+    parts = {part: {s.sha256 for s in split.part(part)} for part in ("train", "val", "test")}
+    assert not parts["train"] & parts["val"] and not parts["train"] & parts["test"]
 
 
 # ---------------------------------------------------------------------------------------- errors
