@@ -169,6 +169,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> tuple[C
     ConfigError with every fault of the file and of the overrides together.
     """
     raw = _read_yaml(Path(path))
+    raw = {key: value for key, value in raw.items() if value is not None or key not in SECTIONS}
     problems: list[str] = []
     for override in overrides or []:
         _apply_override(raw, override, problems)
@@ -272,6 +273,13 @@ def _validate(raw: dict[str, Any]) -> tuple[Config | None, list[str]]:
 def _combinations(config: Config) -> list[tuple[set[str], str]]:
     """Faults of several keys together: the keys, and the message."""
     rows = [*_vit_combinations(config), *_train_combinations(config.train)]
+    rows.append(
+        (
+            config.overfit_one_batch.overfit and bool(config.train.from_checkpoint),
+            "overfit_one_batch.overfit train.from_checkpoint",
+            "a sanity check starts anew: leave train.from_checkpoint out",
+        )
+    )
     return [
         (set(keys.split()), f"{keys.split()[0]}: {message}")
         for wrong, keys, message in rows
@@ -336,6 +344,11 @@ def _train_combinations(train: TrainConfig) -> list[tuple[bool, str, str]]:
             train.decay_epochs is not None and train.scheduler_type != "wsd",
             "train.decay_epochs train.scheduler_type",
             f"only wsd has a decay phase; scheduler_type is {train.scheduler_type}",
+        ),
+        (
+            train.optim == "sgd" and train.use_bitsandbytes and train.momentum == 0,
+            "train.momentum train.optim train.use_bitsandbytes",
+            "bitsandbytes has no SGD without momentum; 0.9 is usual",
         ),
         (
             train.eval_epoch > train.max_epochs,

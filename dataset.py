@@ -97,7 +97,7 @@ def _hash_and_decode(path: Path) -> tuple[str, np.ndarray | None, str | None]:
         return digest, read_image(path), None
     except Image.UnidentifiedImageError:
         return "", None, "not an image"
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except Exception as error:  # damaged files make Pillow raise nearly anything
         return "", None, str(error).partition("\n")[0] or type(error).__name__
 
 
@@ -131,8 +131,15 @@ def load_split(train: TrainConfig, split_file: Path | None = None) -> Split:
     else:
         samples = _keep_duplicates_together(samples, unused, notes, root)
         samples = _assign_parts(samples, classes, train, notes)
-    split = Split(root, classes, tuple(samples), tuple(unused), tuple(notes), decoded)
+    split = Split(root, classes, tuple(samples), tuple(_files(unused)), tuple(notes), decoded)
     return replace(split, notes=(*split.notes, *_missing_classes(split)))
+
+
+def _files(unused: list[tuple[Path, str]]) -> Iterator[tuple[Path, str]]:
+    """Each file of a folder that is not used, instead of the folder."""
+    for path, reason in unused:
+        inner = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else []
+        yield from [(p, f"in {path.name}: {reason}") for p in inner] or [(path, reason)]
 
 
 def _walk(root: Path) -> tuple[list[_Found], list[tuple[Path, str]]]:
@@ -518,6 +525,8 @@ def make_loaders(
             sampler=EpochSampler(len(samples), train.seed) if learns else None,
             num_workers=workers,
             persistent_workers=workers > 0,
+            # Its own random numbers, or a resumed epoch would draw one more than an unbroken run.
+            generator=torch.Generator().manual_seed(train.seed),
             pin_memory=device.type == "cuda",
             # Forked workers share the decoded images instead of copying them.
             multiprocessing_context="fork" if workers and sys.platform == "linux" else None,

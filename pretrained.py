@@ -14,6 +14,7 @@ config.json and preprocessor_config.json beside it, and by these rules, which th
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -447,7 +448,11 @@ def read(path: Path) -> Weights:
             raise UserError(f"{path} is a folder without {' or '.join(names)}")
         path = found
     arrays, metadata = read_arrays(path)
-    return convert(arrays, {**_json_metadata(path.parent, arrays), **metadata}, source=str(path))
+    try:
+        return convert(arrays, {**_json_metadata(path.parent, arrays), **metadata}, str(path))
+    except (ValueError, RuntimeError, TypeError, IndexError, KeyError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path}: not a ViT of a kind that is understood ({reason})") from None
 
 
 def read_arrays(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -564,7 +569,9 @@ def resolve(name: str) -> Path:
         return _fetched(f"{GOOGLE_BUCKET}/{GOOGLE_FILES[name]}", WEIGHTS / f"{name}.npz")
     if re.match(r"https?://", name):
         file = re.sub(r"[?#].*", "", name).rstrip("/").rpartition("/")[2]
-        return _fetched(name, WEIGHTS / (file or "weights"))
+        # Many addresses end in model.safetensors: the hash keeps them apart.
+        address = hashlib.sha256(name.encode()).hexdigest()[:8]
+        return _fetched(name, WEIGHTS / f"{address}-{file or 'weights'}")
     if Path(name).exists():
         return Path(name)
     is_file = re.search(r"\.(npz|safetensors|pth|pt|bin)$", name)

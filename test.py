@@ -62,9 +62,14 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     setup_log()
     overrides = list(args.overrides)
+    path = args.config or "config.yaml"
     if args.checkpoint:
         overrides.append(f"train.checkpoint={args.checkpoint}")
-    config, notes = load_config(args.config, overrides)
+        own = Path("logs") / Path(args.checkpoint).parent.name / "config.yaml"
+        path = args.config or (own if own.exists() else path)
+    config, notes = load_config(path, overrides)
+    if args.checkpoint and config.train.mode == "scratch":
+        config, notes = load_config(path, [*overrides, "train.mode=pretrained"])
     device, fallback = pick_device(config.train.device)
     for note in [*notes, *([fallback] if fallback else [])]:
         log.info(note)
@@ -243,7 +248,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", default="config.yaml", help="the settings (config.yaml)")
+    parser.add_argument("--config", help="the settings (the checkpoint's run's, or config.yaml)")
     parser.add_argument("--checkpoint", help="weights to look at instead of train.checkpoint")
     parser.add_argument("--split", choices=PARTS, default="train", help="whose images (train)")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")

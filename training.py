@@ -26,7 +26,7 @@ from config import Config, ConfigError, TrainConfig, dump_config, load_config
 from dataset import PARTS, Split, eval_transform, load_split, make_loaders, write_split
 from metrics import autocast, evaluate
 from model import VisionTransformer
-from pretrained import build_for, read_arrays, save_model
+from pretrained import build_for, metadata_of, read_arrays, save_model
 from utils import (
     MetricsLog,
     Run,
@@ -66,7 +66,9 @@ def main(argv: list[str] | None = None) -> int:
     device, fallback = pick_device(config.train.device)
     run = open_run(config, only_checks=args.check)
     config = config.model_copy(
-        update={"train": config.train.model_copy(update={"run_name": run.name})}
+        update={
+            "train": config.train.model_copy(update={"run_name": run.name, "from_checkpoint": None})
+        }
     )
     for note in [*notes, *([fallback] if fallback else [])]:
         log.info(note)
@@ -83,8 +85,9 @@ def main(argv: list[str] | None = None) -> int:
     if not config.overfit_one_batch.overfit:
         check_disk(run.weights, checkpoint_bytes(config, net), f"the checkpoints in {run.weights}")
     run.open()
-    write_text(run.folder / "config.yaml", dump_config(config))
-    write_split(run.split, split)
+    if not run.resumes:  # else not before its checkpoint is known to fit
+        write_text(run.folder / "config.yaml", dump_config(config))
+        write_split(run.split, split)
     net.to(device)
     if config.train.compile:
         net.compile()
@@ -104,6 +107,7 @@ def fit(
     optimizer = build_optimizer(net, train)
     scheduler = build_scheduler(optimizer, train, len(loaders["train"]))
     progress = restore(run, net, optimizer, scheduler)
+    write_text(run.folder / "config.yaml", dump_config(config))
     metrics = MetricsLog(run.folder, COLUMNS, progress.epoch)
 
     with resumable(run, progress):
@@ -311,6 +315,7 @@ def snapshot(
         "scheduler": scheduler.state_dict(),
         "progress": asdict(progress),
         "classes": list(net.classes or ()),
+        "metadata": metadata_of(net),
     }
 
 
@@ -320,6 +325,8 @@ def restore(
     """Go on from the run's last checkpoint, if it is to be and there is one."""
     state = run.load_last() if run.resumes else None
     if state is None:
+        if run.resumes:
+            log.info("%s has no checkpoint yet: starting at epoch 1", run.folder)
         return Progress()
     if state["classes"] != list(net.classes or ()):
         raise UserError(f"{run.last} was trained on other classes: {', '.join(state['classes'])}")

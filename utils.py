@@ -50,6 +50,9 @@ def command_line(main: Callable[[], int | None], *more: type[Exception]) -> int:
     except KeyboardInterrupt as stop:
         print(f"\n{stop}" if str(stop) else "\nstopped", file=sys.stderr)
         return 130
+    except (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError) as error:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -278,8 +281,8 @@ class Run:
         for folder in (run.folder, run.weights):
             if folder.exists() and any(folder.iterdir()):
                 raise UserError(
-                    f"{folder} exists: go on with it by train.from_checkpoint=true, choose "
-                    "another train.run_name, or remove it"
+                    f"{folder} exists: go on with it by --config {run.folder}/config.yaml "
+                    "train.from_checkpoint=true, choose another train.run_name, or remove it"
                 )
         return run
 
@@ -291,6 +294,8 @@ class Run:
             run = cls(name, log_path, save_path, resumes=True)
         elif source is True:
             folders = sorted(Path(log_path).glob("*/config.yaml"), key=os.path.getmtime)
+            # A sanity check leaves no checkpoint, and is nothing to go on with.
+            folders = [f for f in folders if (Path(save_path) / f.parent.name).is_dir()]
             if not folders:
                 raise UserError(f"{log_path} holds no run to go on with; leave from_checkpoint out")
             run = cls(folders[-1].parent.name, log_path, save_path, resumes=True)
@@ -298,6 +303,11 @@ class Run:
             path = Path(str(source))
             name = (path.parent if path.suffix == ".pt" else path).name
             run = cls(name, log_path, save_path, resumes=True)
+            if path.resolve() not in [p.resolve() for p in (run.folder, run.weights, run.last)]:
+                raise UserError(
+                    f"{path} is not a run under {log_path} and {save_path}; name its own settings "
+                    "with --config, or set train.log_path and train.save_path"
+                )
         if not run.split.exists():
             raise UserError(f"{run.split} is not there: no run to go on with by that name")
         return run

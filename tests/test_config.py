@@ -74,6 +74,14 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
         ("vit: {num_classes: 1}", "a classifier needs 2 or more"),
         ("train: {decay_epochs: 3}", "only wsd has a decay phase"),
         ("train: {scheduler_type: wsd, decay_epochs: 20}", "are more than max_epochs (20)"),
+        (
+            "train: {optim: sgd, use_bitsandbytes: true, momentum: 0}",
+            "bitsandbytes has no SGD without momentum",
+        ),
+        (
+            "{train: {from_checkpoint: true}, overfit_one_batch: {overfit: true}}",
+            "a sanity check starts anew",
+        ),
         ("train: {eval_epoch: 30}", "nothing would be evaluated"),
         ("train: {early_stopping: 2, eval_epoch: 5}", "is less than eval_epoch (5)"),
         ("train: {run_name: a/b}", "not a plain folder name"),
@@ -135,6 +143,10 @@ def test_off_is_none_however_written(tmp_path: Path) -> None:
     path = write(tmp_path, "train: {early_stopping: False, clip_grad: null}")
     train = load_config(path)[0].train
     assert train.early_stopping is None and train.clip_grad is None
+
+
+def test_an_emptied_section_is_none_at_all(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, "vit:\ntrain:\n"))[0] == Config()
 
 
 def test_frozen() -> None:

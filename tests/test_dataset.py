@@ -114,9 +114,11 @@ def test_every_file_that_is_not_used_is_named(image_folder: Path) -> None:
     (image_folder / "red" / ".DS_Store").write_text("x")
     (image_folder / "red" / "list.csv").write_text("x")
     (image_folder / "red" / "more").mkdir()
+    for name in ("a.png", "b.png"):
+        picture("red", 1).save(image_folder / "red" / "more" / name)
     split = load_split(settings(image_folder))
     reasons = {path.name: reason for path, reason in split.unused}
-    assert set(reasons) == {"notes.txt", ".hidden", ".DS_Store", "list.csv", "more"}
+    assert set(reasons) == {"notes.txt", ".hidden", ".DS_Store", "list.csv", "a.png", "b.png"}
     files = {path for path in image_folder.glob("*/*.png")}
     assert {sample.path for sample in split.samples} == files
 

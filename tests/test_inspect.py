@@ -85,13 +85,16 @@ def test_the_program(look: Any, config_file: Path, capsys: pytest.CaptureFixture
             assert min(image.size) > 300
 
 
-def test_a_runs_checkpoint_is_shown_in_its_folder(look: Any, config_file: Path) -> None:
+def test_a_runs_checkpoint_is_shown_in_its_folder(
+    look: Any, config_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     import training
 
     training.main(["--config", str(config_file), "train.max_epochs=1"])
     best = config_file.parent / "weights/tiny/best.safetensors"
-    argv = ["--config", str(config_file), "--checkpoint", str(best), "train.mode=pretrained"]
-    assert look.main(argv) == 0
+    capsys.readouterr()
+    assert look.main(["--config", str(config_file), "--checkpoint", str(best)]) == 0
+    assert "the head is kept" in capsys.readouterr().out, "also of a run from scratch"
     assert (config_file.parent / "logs/tiny/inspect/table.csv").exists()
 
 

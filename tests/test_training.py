@@ -219,10 +219,22 @@ def test_going_on_uses_the_split_of_the_run(config_file: Path, image_folder: Pat
 
 def test_resuming_what_does_not_fit(config_file: Path) -> None:
     train(config_file, "train.max_epochs=1")
-    assert "does not fit this config" in fail(
-        config_file, "train.from_checkpoint=true", "vit.ff_dim=64"
-    )
-    assert "no run to go on with" in fail(config_file, "train.from_checkpoint=logs/none")
+    own = config_file.parent / "logs/tiny/config.yaml"
+    before = own.read_text()
+    options = ["train.from_checkpoint=true", "vit.ff_dim=64"]
+    assert "does not fit this config" in fail(config_file, *options)
+    assert own.read_text() == before, "the way to go on is still there"
+    assert "is not a run under" in fail(config_file, "train.from_checkpoint=elsewhere/tiny")
+    none = config_file.parent / "logs/none"
+    assert "no run to go on with" in fail(config_file, f"train.from_checkpoint={none}")
+
+
+def test_last_pt_is_a_whole_model_too(config_file: Path) -> None:
+    train(config_file, "train.max_epochs=1", "vit.gelu=tanh")
+    last = pretrained.load_model(config_file.parent / "weights/tiny/last.pt")
+    best = pretrained.load_model(config_file.parent / "weights/tiny/best.safetensors")
+    assert last.vit == best.vit and last.vit.gelu == "tanh" and last.classes == best.classes
+    assert last.preprocessing == best.preprocessing
 
 
 def test_early_stopping_waits_for_its_patience(config_file: Path) -> None:
@@ -331,11 +343,13 @@ def test_options_train(config_file: Path, option: str) -> None:
 
 @pytest.mark.slow
 def test_compile_trains_the_same(config_file: Path) -> None:
-    train(config_file, "train.run_name=plain", "train.max_epochs=1")
+    # Inductor draws its own dropout masks, so there is none here.
+    same = ["train.max_epochs=1", "vit.dropout=0"]
+    train(config_file, "train.run_name=plain", *same)
     # In a process of its own: inductor refuses to start once anything has imported distutils.
     command = [sys.executable, str(REPO / "training.py"), "--config", str(config_file)]
-    options = ["train.run_name=compiled", "train.max_epochs=1", "train.compile=true"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True)
+    options = ["train.run_name=compiled", "train.compile=true"]
+    done = subprocess.run([*command, *same, *options], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     plain, compiled = (summary(config_file, name)["val_loss"] for name in ("plain", "compiled"))
     assert compiled == pytest.approx(plain, rel=1e-3)
@@ -351,6 +365,13 @@ def test_evaluation_is_without_dropout_and_restores_the_mode(config_file: Path) 
     net.train()
     first, second = (evaluate(net, loaders["val"], 3, cpu) for _ in range(2))
     assert first == second and net.training
+
+
+def test_classes_without_images_do_not_count_in_the_balanced_accuracy() -> None:
+    logits = torch.eye(3)[[0, 0, 1, 2]]  # the last answer is a class that has no images
+    batches: Any = [(logits, torch.tensor([0, 0, 1, 1]))]
+    scores = evaluate(torch.nn.Identity(), batches, 3, torch.device("cpu"))
+    assert scores["accuracy"] == 0.75 and scores["balanced_accuracy"] == 0.75
 
 
 # -------------------------------------------------------------------------------- overfit one batch
@@ -395,7 +416,7 @@ def test_overfit_names_a_learning_rate_that_is_too_low(config_file: Path, capsys
 def test_an_existing_run_is_never_overwritten(config_file: Path) -> None:
     train(config_file, "train.max_epochs=1")
     before = (config_file.parent / "logs/tiny/metrics.csv").read_bytes()
-    assert "exists: go on with it by train.from_checkpoint=true" in fail(config_file)
+    assert "exists: go on with it by --config" in fail(config_file)
     assert (config_file.parent / "logs/tiny/metrics.csv").read_bytes() == before
 
 
