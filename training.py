@@ -107,7 +107,8 @@ def fit(
     optimizer = build_optimizer(net, train)
     scheduler = build_scheduler(optimizer, train, len(loaders["train"]))
     progress = restore(run, net, optimizer, scheduler)
-    write_text(run.folder / "config.yaml", dump_config(config))
+    if run.resumes:
+        write_text(run.folder / "config.yaml", dump_config(config))
     metrics = MetricsLog(run.folder, COLUMNS, progress.epoch)
 
     with resumable(run, progress):
@@ -578,7 +579,7 @@ def expected_memory(config: Config, net: VisionTransformer, split: Split) -> flo
     blocks = vit.num_layers - (net.frozen_depth or 0)
     activations = max(train.batch_size * blocks, train.eval_batch_size) * block
     decoded = sum(pixels.numel() for pixels in split.decoded.values())
-    # PyTorch, its libraries and the allocator's slack: measured at 0.8 to 0.9 GB on Linux.
+    # PyTorch, its libraries and the allocator's slack: what two runs on Linux took beyond the rest.
     runtime = 0.9e9
     gradients = 4 * trainable
     return runtime + 4 * total + gradients + moment_bytes(train, trainable) + activations + decoded
