@@ -54,6 +54,32 @@ class Attention(nn.Module):
         x = x.transpose(1, 2).reshape(B, N, D)
         return self.proj_drop(self.proj(x))
 
+    def forward_cls(self, normalised: Tensor, norm: nn.LayerNorm) -> Tensor:
+        """The class token's output (B, D), without the large products of keys and values.
+
+        `normalised` (B, N, D) holds the tokens n_j before `norm`'s weight g and bias b, so the
+        plain block's inputs are h_j = g n_j + b. For one query q a head, associativity takes the
+        D x D products off the N tokens:
+
+            q . (W_k h_j + b_k)       =  (g W_k^T q) . n_j + a constant, which softmax ignores
+            sum_j a_j (W_v h_j + b_v) =  W_v (g sum_j a_j n_j + b s) + b_v s,  with s = sum_j a_j
+
+        Exact, at O(N D H + D^2) a sample instead of O(N D^2). s is 1, except under dropout.
+        """
+        B, _, D = normalised.shape
+        H, K = self.num_heads, D // self.num_heads
+        W_q, W_k, W_v = self.qkv.weight.view(3, H, K, D).unbind()
+        b_q, _, b_v = self.qkv.bias.view(3, D).unbind()
+        h = normalised[:, 0] * norm.weight + norm.bias  # B D
+        q = F.linear(h, W_q.flatten(0, 1), b_q).view(B, H, K) * K**-0.5
+        q = torch.einsum("bhk,hkd->bhd", q, W_k) * norm.weight  # B H D
+        a = torch.bmm(q, normalised.transpose(1, 2)).softmax(-1)  # B H N
+        a = F.dropout(a, self.attention_dropout, self.training)
+        s = a.sum(-1, keepdim=True)  # B H 1
+        x = torch.bmm(a, normalised) * norm.weight + s * norm.bias  # B H D
+        x = torch.einsum("bhd,hkd->bhk", x, W_v) + s * b_v.view(H, K)
+        return self.proj_drop(self.proj(x.reshape(B, D)))
+
 
 class Mlp(nn.Module):
     """Two linear layers with one GELU between them, and none after."""
@@ -83,6 +109,18 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+    def normalise(self, tokens: Tensor) -> Tensor:
+        """(x - mean) / std of each token (B, N, D): what norm1 does before its weight and bias."""
+        return F.layer_norm(tokens, tokens.shape[-1:], eps=self.norm1.eps)
+
+    def forward_cls(self, normalised: Tensor, cls: Tensor) -> Tensor:
+        """The class token (B, D) that leaves the block, and nothing else of what `forward` gives.
+
+        Takes the `normalise`d tokens (B, N, D) and the class token that enters (B, D).
+        """
+        x = cls + self.attn.forward_cls(normalised, self.norm1)
         return x + self.mlp(self.norm2(x))
 
 
@@ -117,6 +155,7 @@ class VisionTransformer(nn.Module):
         self.preprocessing = preprocessing or Preprocessing(image_size=vit.dim)
         self.classes = classes
         self.frozen_depth: int | None = None
+        self.full_last_block = False  # True: all its tokens, which attention maps need
 
         D = vit.hidden_dim
         N = (vit.dim // vit.patch_dim) ** 2 + 1
@@ -168,11 +207,19 @@ class VisionTransformer(nn.Module):
 
     def forward_tail(self, tokens: Tensor, depth: int) -> Tensor:
         """Logits (B, C) from the tokens (B, N, D) that enter block `depth`."""
-        for block in self.blocks[depth:]:
+        if depth == len(self.blocks):
+            return self.forward_head(tokens[:, 0])
+        *middle, last = self.blocks[depth:]
+        for block in middle:
             tokens = block(tokens)
-        # LayerNorm works on each token alone, so only the one that is read needs it.
-        x = self.norm(tokens[:, 0])  # B D
-        return self.head(self.pre_logits(x))
+        # Only the class token is read from here on, so only its row of the last block is computed.
+        if self.full_last_block:
+            return self.forward_head(last(tokens)[:, 0])
+        return self.forward_head(last.forward_cls(last.normalise(tokens), tokens[:, 0]))
+
+    def forward_head(self, cls: Tensor) -> Tensor:
+        """Logits (B, C) from the class token (B, D) that leaves the last block."""
+        return self.head(self.pre_logits(self.norm(cls)))
 
     def freeze_trunk(self, depth: int) -> None:
         """Stop training everything before block `depth`; it stays in eval mode from now on."""

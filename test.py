@@ -124,8 +124,10 @@ def inspect(net: VisionTransformer, images: Tensor, labels: Tensor) -> tuple[lis
     names = layer_names(net)
     net.eval()
     net.zero_grad(set_to_none=True)
+    net.full_last_block = True  # the numbers are those of all tokens
     with recorded(net, names) as outputs:
         loss = F.cross_entropy(net(images), labels)
+    net.full_last_block = False
     loss.backward()
     layers = []
     for name in names:

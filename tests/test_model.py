@@ -9,6 +9,7 @@ import timm
 import torch
 from conftest import TINY_VIT
 from timm.layers import resample_abs_pos_embed
+from torch import Tensor
 
 from config import ConfigError, ViTConfig
 from model import VisionTransformer, resample_positions
@@ -70,7 +71,59 @@ def test_the_seam_is_exact(depth: int) -> None:
     net = tiny()
     x = torch.randn(3, 3, 32, 32)
     split = net.forward_tail(net.forward_trunk(x, depth), depth)
-    assert torch.equal(split, net(x))
+    torch.testing.assert_close(split, net(x), rtol=1e-5, atol=1e-5)
+
+
+def gradients(net: VisionTransformer, tokens: Tensor, full: bool) -> dict[str, Tensor]:
+    """The logits of the last block, norm and head, and the gradients of all that made them."""
+    net.full_last_block = full
+    net.zero_grad()
+    tokens = tokens.clone().requires_grad_()
+    logits = net.forward_tail(tokens, len(net.blocks) - 1)
+    (logits.sin() * torch.arange(logits.numel()).view_as(logits)).sum().backward()
+    assert tokens.grad is not None
+    found = {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
+    return {"logits": logits.detach(), "tokens": tokens.grad, **found}
+
+
+def test_the_class_token_alone_equals_the_plain_block() -> None:
+    net = tiny().double()
+    tokens = 3 * torch.randn(4, 17, 48, dtype=torch.float64) + 1
+    plain, alone = (gradients(net, tokens, full) for full in (True, False))
+    assert plain.keys() == alone.keys() and len(plain) == 2 + 16
+    for name in plain:
+        torch.testing.assert_close(plain[name], alone[name], rtol=1e-10, atol=1e-10, msg=name)
+    assert not alone["blocks.1.attn.qkv.bias"][48:96].any(), "softmax ignores the keys' bias"
+
+
+def test_the_class_token_alone_equals_the_plain_block_under_dropout(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With the same masks, drawn for all tokens; the plain attention is written out here."""
+    net = tiny(dropout=0.3, attention_dropout=0.4).double().train()
+    tokens = torch.randn(4, 17, 48, dtype=torch.float64)
+    masks: list[Tensor] = []
+
+    def draw(x: Tensor, p: float, training: bool = True, inplace: bool = False) -> Tensor:
+        masks.append((torch.rand_like(x) > p) / (1 - p))
+        return x * masks[-1]
+
+    def same_for_class_token(x: Tensor, *options: object) -> Tensor:
+        return x * masks.pop(0)[..., 0, :]  # B H N N -> B H N, B N D -> B D
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, dropout_p: float) -> Tensor:
+        a = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
+        return torch.nn.functional.dropout(a, dropout_p) @ v
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attention)
+    monkeypatch.setattr(torch.nn.functional, "dropout", draw)
+    plain = gradients(net, tokens, full=True)
+    assert [mask.ndim for mask in masks] == [4, 3, 3, 3]
+    monkeypatch.setattr(torch.nn.functional, "dropout", same_for_class_token)
+    alone = gradients(net, tokens, full=False)
+    assert not masks and plain.keys() == alone.keys()
+    for name in plain:
+        torch.testing.assert_close(plain[name], alone[name], rtol=1e-10, atol=1e-10, msg=name)
 
 
 def test_the_initial_loss_is_ln_of_the_classes() -> None:
