@@ -32,6 +32,11 @@ def _no_bool(value: Any) -> Any:
     return value
 
 
+def _on_off(value: Any) -> Any:
+    """YAML reads a bare on and off as true and false."""
+    return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+
+
 Whole = Annotated[int, BeforeValidator(_no_bool)]
 Number = Annotated[float, BeforeValidator(_no_bool)]
 Count = Annotated[Whole, Field(ge=1)]
@@ -87,6 +92,7 @@ class ViTConfig(_Section):
 
 
 Mode = Literal["scratch", "pretrained", "finetune"]
+FINETUNE_VIEWS = 1
 
 
 class TrainConfig(_Section):
@@ -95,6 +101,9 @@ class TrainConfig(_Section):
     mode: Mode = "finetune"
     checkpoint: Annotated[str | None, BeforeValidator(_false_is_none)] = "google-in21k-augreg"
     from_checkpoint: Annotated[bool | str | None, BeforeValidator(_false_is_none)] = None
+    finetune_blocks: Annotated[Whole, Field(ge=0)] = 1
+    cache: Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_off)] = "auto"
+    cache_dtype: Literal["float16", "float32"] = "float16"
 
     base_dir: str = "data/pilots"
     data: str = "data"
@@ -102,6 +111,7 @@ class TrainConfig(_Section):
     split: Annotated[str | None, BeforeValidator(_false_is_none)] = None
     on_bad_image: Literal["error", "skip"] = "error"
     num_workers: Annotated[Whole, Field(ge=0)] | Auto = "auto"
+    views: Count | Auto = "auto"
     crop_scale: Annotated[Number, Field(gt=0, le=1)] = 0.5
     flip: Annotated[Number, Field(ge=0, le=1)] = 0.5
     color_jitter: Annotated[Number, Field(ge=0, le=1)] = 0.2
@@ -133,7 +143,15 @@ class TrainConfig(_Section):
     log_path: str = "logs"
     eval_epoch: Count = 1
     log_epoch: Count = 1
-    save_epoch: Count = 1
+    save_epoch: Count | Auto = "auto"
+
+    @property
+    def draws(self) -> int | None:
+        """How many draws of the augmentation an image has, used in turn; 1: the evaluation
+        transform instead, so none; None: a new draw in each epoch."""
+        if self.views != "auto":
+            return self.views
+        return FINETUNE_VIEWS if self.mode == "finetune" else None
 
 
 class OverfitConfig(_Section):
@@ -308,6 +326,13 @@ def _vit_combinations(config: Config) -> list[tuple[bool, str, str]]:
             f"the nearest is {max(1, round(vit.dim / vit.patch_dim)) * vit.patch_dim}",
         ),
         (
+            train.mode == "finetune"
+            and "num_layers" in vit.model_fields_set
+            and train.finetune_blocks > vit.num_layers,
+            "train.finetune_blocks vit.num_layers",
+            f"{train.finetune_blocks} is more than num_layers ({vit.num_layers})",
+        ),
+        (
             train.mode != "scratch" and vit.representation_size is not None,
             "vit.representation_size train.mode",
             "only with mode scratch: pre_logits are dropped with the old head; set it to null",
@@ -329,6 +354,11 @@ def _train_combinations(train: TrainConfig) -> list[tuple[bool, str, str]]:
             train.mode != "scratch" and train.checkpoint is None,
             "train.checkpoint train.mode",
             f"mode {train.mode} needs weights: a path, a URL, owner/name, or google-in21k-augreg",
+        ),
+        (
+            train.mode != "finetune" and train.cache == "on",
+            "train.cache train.mode",
+            f"on works in mode finetune only: in mode {train.mode} the tokens change every step",
         ),
         (
             train.warmup_epochs > train.max_epochs,

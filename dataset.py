@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import os
 import sys
 import zlib
@@ -14,6 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,7 @@ from torchvision.transforms import InterpolationMode, v2
 from tqdm import tqdm
 
 from config import Preprocessing, TrainConfig
-from utils import UserError, replacing
+from utils import UserError, replacing, write_text
 
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 PARTS = ("train", "val", "test")
@@ -90,15 +92,55 @@ def read_image(path: Path) -> np.ndarray:
     return np.asarray(picture.convert("RGB"))
 
 
-def _hash_and_decode(path: Path) -> tuple[str, np.ndarray | None, str | None]:
-    """The content's sha256, the pixels, and otherwise the reason why there are none."""
+def _hash_and_decode(
+    path: Path, known: FileIndex | None
+) -> tuple[str, np.ndarray | None, str | None]:
+    """The content's sha256, the pixels, and otherwise the reason why there are none.
+
+    A file that `known` vouches for is not read: its hash comes without pixels and reason.
+    """
     try:
+        if known is not None and (digest := known.get(path)):
+            return digest, None, None
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         return digest, read_image(path), None
     except Image.UnidentifiedImageError:
         return "", None, "not an image"
     except Exception as error:  # damaged files make Pillow raise nearly anything
         return "", None, str(error).partition("\n")[0] or type(error).__name__
+
+
+class FileIndex:
+    """The content hashes of images that were read before, so that an unchanged file is not read
+    again: one with the same path, size, and times of modification and of change."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            entries = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            entries = {}
+        self.entries: dict[str, list] = entries if isinstance(entries, dict) else {}
+        self.unknown: dict[str, list[int]] = {}
+
+    def get(self, path: Path) -> str | None:
+        """The sha256 of a file that is as it was when it was read."""
+        status = path.stat()
+        state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+        entry = self.entries.get(str(path.absolute()))
+        if entry and entry[:3] == state:
+            return entry[3]
+        # As it was before it is read: a change meanwhile makes it unknown the next time.
+        self.unknown[str(path.absolute())] = state
+        return None
+
+    def update(self, samples: list[Sample]) -> None:
+        """Remember, and write down, what was asked for in vain and is an image."""
+        names = {str(sample.path.absolute()): sample.sha256 for sample in samples}
+        new = {name: [*self.unknown[name], names[name]] for name in names.keys() & self.unknown}
+        if new:
+            self.entries |= new
+            write_text(self.path, json.dumps(self.entries))
 
 
 # ------------------------------------------------------------------------------- folder -> split
@@ -113,17 +155,22 @@ class _Found:
     part: str | None
 
 
-def load_split(train: TrainConfig, split_file: Path | None = None) -> Split:
+def load_split(
+    train: TrainConfig, split_file: Path | None = None, known: FileIndex | None = None
+) -> Split:
     """Read the folder `train.base_dir` into classes, parts and samples.
 
-    `split_file` (or `train.split`) re-uses a split.csv. Raises UserError for a folder that can't
+    `split_file` (or `train.split`) re-uses a split.csv. Images that `known` has seen are not
+    decoded, and it learns of the others. Raises UserError for a folder that can't
     be used: missing, empty, with a class without images, fewer than 2 classes, or with unreadable
     images unless `on_bad_image` is skip.
     """
     root = Path(train.base_dir)
     found, unused = _walk(root)
     classes = _classes(root, found, unused)
-    samples, decoded = _read_all(found, classes, unused, train.on_bad_image)
+    samples, decoded = _read_all(found, classes, unused, train.on_bad_image, known)
+    if known is not None:
+        known.update(samples)
     notes: list[str] = []
     wanted = split_file or (Path(train.split) if train.split else None)
     if wanted is not None:
@@ -225,6 +272,7 @@ def _read_all(
     classes: tuple[str, ...],
     unused: list[tuple[Path, str]],
     on_bad_image: str,
+    known: FileIndex | None,
 ) -> tuple[list[Sample], dict[Path, Tensor]]:
     """Hash and decode every file once; the decoded ones are kept while they fit the memory."""
     samples: list[Sample] = []
@@ -233,13 +281,15 @@ def _read_all(
     budget = CACHE_SHARE * available_memory()
     index = {name: i for i, name in enumerate(classes)}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(_hash_and_decode, [item.path for item in found])
+        results = pool.map(_hash_and_decode, [item.path for item in found], repeat(known))
         bar = tqdm(zip(found, results, strict=True), "reading images", len(found), leave=False)
         for item, (digest, pixels, reason) in bar:
-            if pixels is None:
-                bad.append((item.path, str(reason)))
+            if reason is not None:
+                bad.append((item.path, reason))
                 continue
             samples.append(Sample(item.path, index[item.class_name], item.part or "", digest))
+            if pixels is None:
+                continue
             budget -= pixels.nbytes
             if budget > 0:
                 decoded[item.path] = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
@@ -456,8 +506,9 @@ def eval_transform(preprocessing: Preprocessing, channels: int = 3) -> v2.Compos
 class ImageDataset(Dataset[tuple[Tensor, int]]):
     """Samples through a transform: an item is the image (c, h, w), float32, and its label.
 
-    A key (index, epoch) seeds the transform's draw from itself alone, so a picture's augmentation
-    is the same whatever the number of workers, and after a resume.
+    A key (index, draw) takes that draw of the transform's random numbers; they depend on it, the
+    seed and the picture's content alone, so they are the same whatever the number of workers, the
+    other pictures, and after a resume.
     """
 
     def __init__(
@@ -472,31 +523,36 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         return len(self.samples)
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, int]:
-        index, epoch = key if isinstance(key, tuple) else (key, 0)
+        index, draw = key if isinstance(key, tuple) else (key, 0)
         sample = self.samples[index]
         pixels = self.decoded.get(sample.path)
         if pixels is None:
             pixels = torch.from_numpy(read_image(sample.path).copy()).permute(2, 0, 1)
         with torch.random.fork_rng(devices=[]):
-            seeds = np.random.SeedSequence([self.seed, epoch, index])
+            seeds = np.random.SeedSequence([self.seed, draw, int(sample.sha256[:16], 16)])
             torch.manual_seed(int(seeds.generate_state(1)[0]))
             return self.transform(pixels), sample.label
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Every index once, in an order drawn from the seed and the epoch, as (index, epoch)."""
+    """Every index once, in an order drawn from the seed and the epoch, as (index, draw).
 
-    def __init__(self, length: int, seed: int) -> None:
+    The draw is that of the augmentation: with `draws`, they are used in turn, else it is the epoch.
+    """
+
+    def __init__(self, length: int, seed: int, draws: int | None = None) -> None:
         self.length = length
         self.seed = seed
-        self.epoch = 0
+        self.draws = draws
+        self.epoch = 1
 
     def __len__(self) -> int:
         return self.length
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
-        return ((int(index), self.epoch) for index in order)
+        draw = self.epoch if self.draws is None else (self.epoch - 1) % self.draws + 1
+        return ((int(index), draw) for index in order)
 
 
 def make_loaders(
@@ -515,14 +571,14 @@ def make_loaders(
         learns = part == "train"
         transform = (
             train_transform(preprocessing, train, channels)
-            if learns
+            if learns and train.draws != 1
             else eval_transform(preprocessing, channels)
         )
         workers = _workers(train, device)
         loaders[part] = DataLoader(
             ImageDataset(samples, transform, split.decoded, train.seed),
             batch_size=train.batch_size if learns else train.eval_batch_size,
-            sampler=EpochSampler(len(samples), train.seed) if learns else None,
+            sampler=EpochSampler(len(samples), train.seed, train.draws) if learns else None,
             num_workers=workers,
             persistent_workers=workers > 0,
             # Its own random numbers, or a resumed epoch would draw one more than an unbroken run.

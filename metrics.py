@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
-from torch.utils.data import DataLoader
+from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 from tqdm import tqdm
 
-
-def autocast(device: torch.device, bf16: bool) -> contextlib.AbstractContextManager:
-    """bfloat16 for the matrix products where the config asks for it, else nothing."""
-    return torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
+from utils import autocast
 
 
 @torch.inference_mode()
 def evaluate(
     net: nn.Module,
-    loader: DataLoader,
+    loader: Iterable[tuple[Any, Tensor]],
     num_classes: int,
     device: torch.device,
     bf16: bool = False,
@@ -38,10 +35,10 @@ def evaluate(
     accuracy = MulticlassAccuracy(num_classes, average="micro").to(device)
     recalls = MulticlassAccuracy(num_classes, average="none").to(device)
     seen = torch.zeros(num_classes, dtype=torch.bool, device=device)
-    for images, labels in tqdm(loader, desc, leave=False, unit="batch"):
-        images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+    for inputs, labels in tqdm(loader, desc, leave=False, unit="batch"):
+        inputs, labels = inputs.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         with autocast(device, bf16):
-            logits = net(images).float()  # B C
+            logits = net(inputs).float()  # B C
         loss.update(F.cross_entropy(logits, labels, reduction="none"))
         accuracy.update(logits, labels)
         recalls.update(logits, labels)

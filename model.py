@@ -209,9 +209,10 @@ class VisionTransformer(nn.Module):
         """Logits (B, C) from the tokens (B, N, D) that enter block `depth`."""
         if depth == len(self.blocks):
             return self.forward_head(tokens[:, 0])
-        *middle, last = self.blocks[depth:]
-        for block in middle:
+        for block in self.blocks[depth:-1]:
             tokens = block(tokens)
+        last = self.blocks[-1]
+        assert isinstance(last, Block)
         # Only the class token is read from here on, so only its row of the last block is computed.
         if self.full_last_block:
             return self.forward_head(last(tokens)[:, 0])

@@ -714,7 +714,13 @@ def build_for(config: Config, classes: tuple[str, ...]) -> VisionTransformer:
         classes=classes,
     )
     if config.train.mode == "finetune":
-        net.freeze_trunk(net.vit.num_layers - 1)
+        depth = net.vit.num_layers - config.train.finetune_blocks
+        if depth < 0:
+            raise UserError(
+                f"train.finetune_blocks is {config.train.finetune_blocks}, but {weights.source} "
+                f"has {net.vit.num_layers} blocks"
+            )
+        net.freeze_trunk(depth)
     return net
 
 
@@ -781,9 +787,13 @@ def metadata_of(net: VisionTransformer, **extra: str) -> dict[str, str]:
     return own | extra
 
 
-def save_model(path: Path, net: VisionTransformer, **extra: str) -> None:
-    """Write a model as safetensors with everything that its use needs in the metadata."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
+def save_model(
+    path: Path, net: VisionTransformer, other: Mapping[str, Tensor] | None = None, **extra: str
+) -> None:
+    """Write a model as safetensors with everything that its use needs in the metadata; the arrays
+    of `other` take the place of its own."""
+    arrays = net.state_dict() | dict(other or {})
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in arrays.items()}
     size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     with replacing(path, size) as temporary:
         save_file(state, temporary, metadata_of(net, **extra))

@@ -7,6 +7,7 @@ import csv
 import errno
 import json
 import logging
+import math
 import os
 import platform
 import random
@@ -30,6 +31,7 @@ log = logging.getLogger("vit")
 DOWNLOAD_TRIES = 4
 DOWNLOAD_TIMEOUT_S = 30
 CHUNK = 1 << 18
+PLOT_SECONDS = 10
 
 
 class UserError(Exception):
@@ -84,11 +86,16 @@ def replacing(path: Path, need_bytes: int = 0) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def check_disk(folder: Path, need_bytes: int, what: str) -> None:
-    """Raise UserError where the disk that holds `folder` has less than `need_bytes` left."""
+def free_bytes(folder: Path) -> int:
+    """What is left on the disk that holds `folder`, or will hold it."""
     while not folder.exists():
         folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    return shutil.disk_usage(folder).free
+
+
+def check_disk(folder: Path, need_bytes: int, what: str) -> None:
+    """Raise UserError where the disk that holds `folder` has less than `need_bytes` left."""
+    free = free_bytes(folder)
     if free < need_bytes:
         raise UserError(
             f"no disk space for {what}: it needs {need_bytes / 1e6:,.0f} MB and "
@@ -199,6 +206,11 @@ def pick_device(wanted: str) -> tuple[torch.device, str | None]:
     if has[wanted]:
         return torch.device(wanted), None
     return torch.device(best), f"train.device: {wanted} is not on this machine; using {best}"
+
+
+def autocast(device: torch.device, bf16: bool) -> contextlib.AbstractContextManager:
+    """bfloat16 for the matrix products where the config asks for it, else nothing."""
+    return torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
 
 
 def versions() -> dict[str, str]:
@@ -345,7 +357,7 @@ def _tensor_bytes(state: Any) -> int:
 
 
 class MetricsLog:
-    """metrics.csv, a row an epoch, and the same numbers as TensorBoard events.
+    """metrics.csv, a row an epoch, the same numbers as TensorBoard events, and curves.png.
 
     After a stop, `rows` holds what was kept: those up to `last_epoch`. The events are written
     anew from them, so that a resumed run leaves the same files as an uninterrupted one.
@@ -355,7 +367,10 @@ class MetricsLog:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only runs need it
 
         self.path = folder / "metrics.csv"
+        self.plot = folder / "curves.png"
         self.columns = columns
+        self.best_epoch: int | None = None
+        self.drawn = -math.inf
         self.rows = [row for row in read_metrics(self.path) if row["epoch"] <= last_epoch]
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
@@ -363,14 +378,22 @@ class MetricsLog:
         for row in self.rows:
             self._event(row)
 
-    def write(self, **row: float | None) -> None:
+    def write(self, best_epoch: int | None, **row: float | None) -> None:
         """Add an epoch: a value a column, None where it was not measured."""
         self.rows.append(row)
+        self.best_epoch = best_epoch
         with replacing(self.path) as temporary, open(temporary, "w", newline="") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(self.rows)
         self._event(row)
+        # Drawing takes 0.3 s, longer than an epoch of the cached mode may.
+        if time.monotonic() > self.drawn + PLOT_SECONDS:
+            self._draw()
+
+    def _draw(self) -> None:
+        plot_curves(self.rows, self.best_epoch, self.plot)
+        self.drawn = time.monotonic()
 
     def _event(self, row: dict[str, Any]) -> None:
         for name in self.columns:
@@ -380,7 +403,16 @@ class MetricsLog:
         self.events.flush()
 
     def close(self) -> None:
+        """Draw the curves as they are now; nothing more is written."""
+        if self.rows:
+            self._draw()
         self.events.close()
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

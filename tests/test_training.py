@@ -186,7 +186,7 @@ def test_a_stopped_and_resumed_run_ends_like_an_uninterrupted_one(
 def test_ctrl_c_in_the_real_program(config_file: Path) -> None:
     command = [sys.executable, str(REPO / "training.py"), "--config", str(config_file)]
     process = subprocess.Popen(
-        [*command, "train.max_epochs=5000"],
+        [*command, "train.max_epochs=5000", "train.save_epoch=1"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

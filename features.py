@@ -1,0 +1,587 @@
+"""The frozen trunk's tokens: computed once an image, kept on disk, read as a memory map.
+
+In finetune mode the trunk never changes, so what enters the first trainable block is the same in
+every epoch. It is computed once; an epoch then costs what the last block and the head cost. Nothing
+is approximated: the same weights, the same losses (up to the rounding of `cache_dtype`).
+
+    <data>/cache/<key>/header.json   what it was made of, with a hash of itself
+    <data>/cache/<key>/records.txt   the identity of each record, a line each
+    <data>/cache/<key>/tokens.bin    the records, all of one size
+    <data>/cache/<key>.partial/      the same, unfinished: a later run goes on with it
+
+The key is a hash of the trunk's weights and architecture, the precision, and the set of records. A
+record is one image, by its content, under one draw of one transform. So whatever changes makes a
+new key, and what did not change is copied from an older cache instead of being computed again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import mmap
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import metadata
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from filelock import FileLock, Timeout
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from config import TrainConfig
+from dataset import PARTS, EpochSampler, ImageDataset, Split, eval_transform, train_transform
+from model import Block, VisionTransformer
+from utils import UserError, autocast, check_disk, free_bytes, log, write_text
+
+FORMAT = 1  # raise it whenever the same inputs would give other bytes
+SYNC_SECONDS = 10  # a killed build loses at most so much work
+# An MLP's hidden layer up to this size is reused by the C library's allocator; a larger one (its
+# limit is 32 MB) is mapped and cleared anew each time: 428 GFLOP/s at 19 MB, 369 at 77 MB.
+HIDDEN_BYTES = 20 << 20
+CUDA_BATCH = 128
+MOST_OF_FREE = 0.9  # of the free disk: `cache: auto` leaves the rest to others
+
+# ---------------------------------------------------------------------------- what is learned from
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A batch of what enters the first trainable block.
+
+    `tokens` is (B, N, D). Where that block is the last one they are normalised, (x - mean) / std,
+    and `cls` (B, D) is the class token itself; else `cls` is None. With no trainable block, they
+    are the class token alone, (B, 1, D), as it leaves the last block.
+    """
+
+    tokens: Tensor
+    cls: Tensor | None = None
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Tokens:
+        cls = None if self.cls is None else self.cls.to(device, non_blocking=non_blocking)
+        return Tokens(self.tokens.to(device, non_blocking=non_blocking), cls)
+
+
+Inputs = Tensor | Tokens  # what a learner is fed
+
+
+class Tail(nn.Module):
+    """The trainable end of a network: Tokens to logits (B, C). Its parameters are the network's."""
+
+    def __init__(self, net: VisionTransformer) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, inputs: Tokens) -> Tensor:
+        net = self.net
+        assert net.frozen_depth is not None
+        tokens = inputs.tokens.to(net.norm.weight.dtype)
+        if inputs.cls is None:
+            return net.forward_tail(tokens, net.frozen_depth)
+        last = net.blocks[-1]
+        assert isinstance(last, Block)
+        return net.forward_head(last.forward_cls(tokens, inputs.cls))
+
+
+# ---------------------------------------------------------------------------------- the trunk pass
+
+
+class Trunk:
+    """The frozen part of a network: images (B, c, h, w) to Tokens, as fast as the machine does it.
+
+    On a CPU in float32 the blocks' four products go to oneDNN with weights packed once and GELU and
+    the residual sums fused in, where PyTorch has it and it gives the plain blocks' result.
+    """
+
+    def __init__(self, net: VisionTransformer, device: torch.device, bf16: bool = False) -> None:
+        assert net.frozen_depth is not None
+        self.net, self.device, self.bf16 = net, device, bf16
+        self.depth = net.frozen_depth
+        vit = net.vit
+        N = (vit.dim // vit.patch_dim) ** 2 + 1
+        fits = HIDDEN_BYTES // (4 * N * vit.ff_dim)
+        self.batch_size = CUDA_BATCH if device.type == "cuda" else max(1, min(64, fits))
+        blocks: list[Callable[[Tensor], Tensor]] = list(net.blocks[: self.depth])
+        self.blocks = blocks if bf16 else packed(blocks, self.batch_size, N, device)
+        self.engine = "plain" if self.blocks is blocks else "oneDNN, packed"
+
+    @torch.no_grad()  # inference mode's tensors could not be trained on
+    def __call__(self, images: Tensor) -> Tokens:
+        net, last = self.net, len(self.net.blocks)
+        with autocast(self.device, self.bf16):
+            x = net.forward_trunk(images.to(self.device), 0)  # B N D
+            for block in self.blocks[: last - 1]:
+                x = block(x)
+        x = x.float()
+        end = net.blocks[-1]
+        assert isinstance(end, Block)
+        if self.depth == last - 1:
+            return Tokens(end.normalise(x), x[:, 0])
+        if self.depth == last:
+            with autocast(self.device, self.bf16):
+                x = end.forward_cls(end.normalise(x), x[:, 0]).float()[:, None]  # B 1 D
+        return Tokens(x)
+
+
+class PackedBlock:
+    """A frozen block through oneDNN, 1.9 times as fast as PyTorch's own products on a Zen 5 CPU.
+
+    These are the operators that torch.compile's CPU backend calls for frozen weights; calling them
+    gives the same speed without its half minute of compilation.
+    """
+
+    def __init__(self, block: Block, rows: int) -> None:
+        self.block = block
+        self.gelu = "tanh" if block.mlp.act.approximate == "tanh" else "none"
+        attn, mlp = block.attn, block.mlp
+        self.qkv, self.proj, self.fc1, self.fc2 = (
+            (torch.ops.mkldnn._reorder_linear_weight(m.weight.detach(), rows), m.bias.detach())
+            for m in (attn.qkv, attn.proj, mlp.fc1, mlp.fc2)
+        )
+
+    def __call__(self, x: Tensor) -> Tensor:
+        linear = torch.ops.mkldnn._linear_pointwise
+        B, N, D = x.shape
+        H = self.block.attn.num_heads
+        qkv = linear(self.block.norm1(x), *self.qkv, "none", [], "")
+        q, k, v = qkv.view(B, N, 3, H, D // H).permute(2, 0, 3, 1, 4)  # 3 of B H N K
+        a = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, N, D)
+        x = linear(a, x, *self.proj, "add")
+        hidden = linear(self.block.norm2(x), *self.fc1, "gelu", [], self.gelu)  # B N ff_dim
+        return linear(hidden, x, *self.fc2, "add")
+
+
+@torch.inference_mode()
+def packed(
+    blocks: list[Callable[[Tensor], Tensor]], batch_size: int, N: int, device: torch.device
+) -> list[Callable[[Tensor], Tensor]]:
+    """The blocks through oneDNN, or as they are where that is not to be had or not the same."""
+    if not blocks or device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return blocks
+    first = blocks[0]
+    assert isinstance(first, Block)
+    x = torch.randn(1, N, first.norm1.normalized_shape[0])
+    try:
+        found, wanted = PackedBlock(first, batch_size * N)(x), first(x)
+    except (RuntimeError, AttributeError, NotImplementedError, TypeError) as error:
+        log.debug("oneDNN's packed products are not to be had: %s", error)
+        return blocks
+    if not (found - wanted).norm() < 1e-5 * wanted.norm():
+        log.debug("oneDNN's packed products differ from PyTorch's")
+        return blocks
+    return [PackedBlock(block, batch_size * N) for block in blocks if isinstance(block, Block)]
+
+
+# ------------------------------------------------------------------------------ what a cache is of
+
+
+Draw = tuple[ImageDataset, tuple[int, int]]  # an image under one draw of a transform
+
+
+class Plan:
+    """What a run's cache holds: its key, its size, and where each record comes from.
+
+    `rows` gives the record of each image of a part and each of its draws, (images, draws).
+    """
+
+    def __init__(self, net: VisionTransformer, split: Split, train: TrainConfig) -> None:
+        self.folder = cache_folder(train)
+        self.record = record_type(net, train.cache_dtype)
+        self.draws = self._draws(net, split, train)
+        self.recipe = {
+            "format": FORMAT,
+            "trunk": trunk_hash(net),
+            "blocks": net.frozen_depth,
+            "dtype": train.cache_dtype,
+            "shape": list(self.record["tokens"].shape),
+            "bf16": train.bf16,
+        }
+        self.key = sha256(self.recipe, sorted(self.draws))[:16]
+        self.path = self.folder / self.key
+        self.bytes = len(self.draws) * self.record.itemsize
+        self.about = {"images": str(split.root), "weights": train.checkpoint}
+
+    def missing_bytes(self) -> int:
+        """What is still to be written; 0 where the cache is there."""
+        for folder in (self.path, self.path.with_suffix(".partial")):
+            with contextlib.suppress(OSError):
+                return self.bytes - min(self.bytes, (folder / "tokens.bin").stat().st_size)
+        return self.bytes
+
+    def _draws(self, net: VisionTransformer, split: Split, train: TrainConfig) -> dict[str, Draw]:
+        preprocessing, channels = net.preprocessing, net.vit.input_channels
+        versions = [metadata.version(name) for name in ("torchvision", "pillow")]
+        transform = eval_transform(preprocessing, channels)
+        plain = (transform, sha256(repr(transform), versions)[:16], (0,))
+        varied: tuple[Any, str, tuple[int, ...]] = plain
+        if train.draws and train.draws > 1:
+            transform = train_transform(preprocessing, train, channels)
+            name = sha256(repr(transform), versions, train.seed)[:16]
+            varied = (transform, name, tuple(range(1, train.draws + 1)))
+        found: dict[str, Draw] = {}
+        self.ids: dict[str, list[list[str]]] = {}
+        for part in PARTS:
+            samples = split.part(part)
+            transform, name, draws = varied if part == "train" else plain
+            images = ImageDataset(samples, transform, split.decoded, train.seed)
+            self.ids[part] = [[f"{s.sha256}-{name}-{d}" for d in draws] for s in samples]
+            for i, names in enumerate(self.ids[part]):
+                found |= {id_: (images, (i, d)) for id_, d in zip(names, draws, strict=True)}
+        return found
+
+
+def cache_folder(train: TrainConfig) -> Path:
+    return Path(train.data) / "cache"
+
+
+def may_cache(train: TrainConfig) -> bool:
+    """Whether the config lets a run cache tokens; whether they fit the disk is seen later."""
+    return train.mode == "finetune" and train.cache != "off"
+
+
+def plan_cache(net: VisionTransformer, split: Split, train: TrainConfig) -> Plan | None:
+    """What the run's cache holds; None, with a line that says why, where it runs without one."""
+    if not may_cache(train):
+        return None
+    plan = Plan(net, split, train)
+    free = free_bytes(plan.folder)
+    if train.cache == "auto" and plan.missing_bytes() > MOST_OF_FREE * free:
+        log.info(
+            "no token cache: it would take %s of %s free in %s, so every epoch runs the whole "
+            "network; train.data names another place",
+            megabytes(plan.missing_bytes()),
+            megabytes(free),
+            plan.folder,
+        )
+        return None
+    return plan
+
+
+def sha256(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def record_type(net: VisionTransformer, dtype: str) -> np.dtype:
+    """One image's Tokens as they lie in the file: (N, D) in `dtype`, the class token in float32."""
+    L, D = net.vit.num_layers, net.vit.hidden_dim
+    N = 1 if net.frozen_depth == L else net.pos_embed.shape[1]
+    fields: list[Any] = [("tokens", dtype, (N, D))]
+    if net.frozen_depth == L - 1:
+        fields.append(("cls", "float32", (D,)))
+    return np.dtype(fields)
+
+
+def trunk_hash(net: VisionTransformer) -> str:
+    """A hash of all that the trunk's output depends on: its parameters and its architecture."""
+    vit = net.vit
+    architecture = [vit.patch_dim, vit.num_heads, vit.num_layers, vit.eps, vit.gelu]
+    digest = hashlib.sha256(json.dumps(architecture).encode())
+    for name, parameter in net.named_parameters():
+        if not parameter.requires_grad:
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+# ----------------------------------------------------------------------------- a cache on the disk
+
+
+def write_header(folder: Path, plan: Plan, ids: list[str]) -> None:
+    """header.json and records.txt, before the first record."""
+    content = {"key": plan.key, "recipe": plan.recipe, "records": len(ids), "about": plan.about}
+    content["record_bytes"] = plan.record.itemsize
+    write_text(folder / "records.txt", "\n".join(ids) + "\n")
+    header = {"content": content, "sha256": sha256(content)}
+    write_text(folder / "header.json", json.dumps(header, indent=2) + "\n")
+
+
+def read_header(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """A cache's header and the identities of its records; ValueError where they are not whole."""
+    try:
+        text = (folder / "header.json").read_text(encoding="utf-8")
+        header = json.loads(text)
+        content = header["content"]
+        ids = (folder / "records.txt").read_text(encoding="utf-8").splitlines()
+        key = sha256(content["recipe"], sorted(ids))[:16]
+    except OSError as error:
+        raise ValueError(f"{error.filename} can't be read") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"its header is not whole: {error!r:.80}") from None
+    whole = text == json.dumps(header, indent=2) + "\n" and header["sha256"] == sha256(content)
+    if not whole or content["key"] != key or folder.name.partition(".")[0] != key:
+        raise ValueError("its header was changed")
+    return content, ids
+
+
+def damage(folder: Path) -> str | None:
+    """Why a finished cache can't be read, None where nothing is wrong with it."""
+    try:
+        header, ids = read_header(folder)
+        size = (folder / "tokens.bin").stat().st_size
+    except (OSError, ValueError) as error:
+        return str(error)
+    if size != len(ids) * header["record_bytes"]:
+        return f"tokens.bin has {size:,} bytes instead of {len(ids) * header['record_bytes']:,}"
+    return None
+
+
+class TokenCache:
+    """A finished cache: its records by number, and the number of each identity."""
+
+    def __init__(self, folder: Path, record: np.dtype) -> None:
+        ids = (folder / "records.txt").read_text(encoding="utf-8").splitlines()
+        self.rows = {id_: row for row, id_ in enumerate(ids)}
+        with open(folder / "tokens.bin", "rb") as file:
+            self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.records = np.frombuffer(self.map, record)
+        self.names = record.names or ()
+
+    def read(self, rows: np.ndarray) -> Tokens:
+        """The records of some rows, in the cache's precision; the memory is the caller's."""
+        chosen = [torch.from_numpy(self.records[name][rows]) for name in self.names]
+        # Pages that were read stay in the system's cache, but no longer count as this process's.
+        self._advise("MADV_DONTNEED")
+        return Tokens(*chosen)
+
+    def expect(self, rows: np.ndarray) -> None:
+        """Let the system read these rows from the disk meanwhile."""
+        size = self.records.itemsize
+        for row in rows.tolist():
+            start = row * size // mmap.PAGESIZE * mmap.PAGESIZE
+            self._advise("MADV_WILLNEED", start, (row + 1) * size - start)
+
+    def _advise(self, advice: str, *where: int) -> None:
+        if hasattr(mmap, advice):  # Windows has none
+            self.map.madvise(getattr(mmap, advice), *where)
+
+    def loaders(self, plan: Plan, split: Split, train: TrainConfig) -> Loaders:
+        """A loader a part, as `dataset.make_loaders` gives them, of Tokens instead of images."""
+        found: dict[str, TokenLoader] = {}
+        for part in PARTS:
+            rows = np.array([[self.rows[id_] for id_ in ids] for ids in plan.ids[part]])
+            labels = torch.tensor([sample.label for sample in split.part(part)])
+            if part == "train":
+                sampler = EpochSampler(len(labels), train.seed, train.draws)
+                found[part] = TokenLoader(self, rows, labels, train.batch_size, sampler)
+            elif len(labels):
+                found[part] = TokenLoader(self, rows, labels, train.eval_batch_size)
+        return found
+
+
+class TokenLoader:
+    """Batches of Tokens and labels, in the order of the same part's loader of images.
+
+    Within a batch they are in the order of the file, so that a disk is read forwards.
+    """
+
+    def __init__(
+        self,
+        cache: TokenCache,
+        rows: np.ndarray,
+        labels: Tensor,
+        batch_size: int,
+        sampler: EpochSampler | None = None,
+    ) -> None:
+        self.cache, self.rows, self.dataset, self.batch_size = cache, rows, labels, batch_size
+        self.sampler = sampler
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.dataset) / self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tokens, Tensor]]:
+        keys = np.array(list(self.sampler or ((i, 1) for i in range(len(self.dataset)))))
+        indices, draws = keys[:, 0], (keys[:, 1] - 1) % self.rows.shape[1]
+        batches = []
+        for start in range(0, len(indices), self.batch_size):
+            batch = slice(start, start + self.batch_size)
+            rows = self.rows[indices[batch], draws[batch]]
+            order = rows.argsort()
+            batches.append((rows[order], indices[batch][order]))
+        for (rows, chosen), following in zip(batches, [*batches[1:], None], strict=True):
+            if following is not None:
+                self.cache.expect(following[0])
+            yield self.cache.read(rows), self.dataset[chosen]
+
+
+Loaders = Mapping[str, "DataLoader | TokenLoader"]
+
+
+# ---------------------------------------------------------------------------------- making a cache
+
+
+def open_cache(
+    plan: Plan, net: VisionTransformer, train: TrainConfig, device: torch.device
+) -> TokenCache:
+    """The cache of a plan: the one that is there, or a new one. Raises UserError on a full disk."""
+    if plan.path.exists() and not is_whole(plan):
+        shutil.rmtree(plan.path)
+    if not plan.path.exists():
+        with waiting_for(plan.folder / f"{plan.key}.lock"):
+            if not plan.path.exists():  # else another run has made it meanwhile
+                Builder(plan, net, train, device).build()
+    (plan.path / "header.json").touch()  # `tools.cache` knows by it when it was last used
+    return TokenCache(plan.path, plan.record)
+
+
+def is_whole(plan: Plan) -> bool:
+    """Whether the plan's cache is there; says what is wrong where it is, but can't be used."""
+    reason = damage(plan.path) if plan.path.exists() else "it is not there"
+    if plan.path.exists() and reason:
+        log.info("the token cache %s is damaged (%s): it is made anew", plan.path, reason)
+    return reason is None
+
+
+@contextlib.contextmanager
+def waiting_for(path: Path) -> Iterator[None]:
+    """Hold a lock, and say so where another process has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("another run is making this token cache: waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+        path.unlink(missing_ok=True)
+
+
+class Builder:
+    """Makes a plan's cache, going on where an earlier build was stopped."""
+
+    def __init__(
+        self, plan: Plan, net: VisionTransformer, train: TrainConfig, device: torch.device
+    ) -> None:
+        self.plan, self.net, self.train, self.device = plan, net, train, device
+        self.folder = plan.folder / f"{plan.key}.partial"
+        self.progress = self.folder / "progress"
+        self.donors = find_donors(plan)
+
+    def build(self) -> None:
+        plan = self.plan
+        ids, done = self._order()
+        given = sum(id_ in self.donors for id_ in ids[done:])
+        log.info(
+            "token cache: %s records, %s in %s%s%s",
+            f"{len(ids):,}",
+            megabytes(plan.bytes),
+            plan.path,
+            f"; {done:,} are there already" if done else "",
+            f"; {given:,} are copied from an older cache" if given else "",
+        )
+        left = (len(ids) - done) * plan.record.itemsize
+        check_disk(plan.folder, left, f"the token cache in {plan.folder} (train.cache=off)")
+        if not done:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+            write_header(self.folder, plan, ids)
+        with open(self.folder / "tokens.bin", "ab") as file:
+            file.truncate(done * plan.record.itemsize)
+            synced = time.monotonic()
+            try:
+                for records in self._records(ids[done:]):
+                    file.write(records.data)
+                    done += len(records)
+                    if time.monotonic() > synced + SYNC_SECONDS:
+                        self._sync(file, done)
+                        synced = time.monotonic()
+            finally:
+                self._sync(file, done)
+        self.progress.unlink()
+        os.replace(self.folder, plan.path)
+
+    def _order(self) -> tuple[list[str], int]:
+        """The records in the file's order, and how many of them an earlier build has left."""
+        with contextlib.suppress(OSError, ValueError):
+            _, ids = read_header(self.folder)
+            done = int(self.progress.read_text())
+            size = (self.folder / "tokens.bin").stat().st_size
+            return ids, min(done, size // self.plan.record.itemsize)
+        # First what can be copied: what must be computed then comes in whole batches.
+        return sorted(self.plan.draws, key=lambda id_: id_ not in self.donors), 0
+
+    def _sync(self, file: Any, done: int) -> None:
+        """Note how many records are surely on the disk."""
+        file.flush()
+        os.fsync(file.fileno())
+        write_text(self.progress, str(done))
+
+    def _records(self, ids: list[str]) -> Iterator[np.ndarray]:
+        """The records of `ids` in their order, copied or computed, a batch at a time."""
+        with tqdm(total=len(ids), desc="caching tokens", unit="image", leave=False) as bar:
+            for donated, group in groupby(ids, lambda id_: id_ in self.donors):
+                make = self._copied if donated else self._computed
+                for records in make(list(group)):
+                    yield records
+                    bar.update(len(records))
+
+    def _copied(self, ids: list[str]) -> Iterator[np.ndarray]:
+        for some in chunks(ids, 64):
+            yield np.array([self.donors[id_][0][self.donors[id_][1]] for id_ in some])
+
+    def _computed(self, ids: list[str]) -> Iterator[np.ndarray]:
+        trunk = Trunk(self.net.eval(), self.device, self.train.bf16)
+        log.debug("trunk pass: %s, batches of %d", trunk.engine, trunk.batch_size)
+        batches = chunks(ids, trunk.batch_size)
+        with ThreadPoolExecutor(1) as helper:
+            # The next images are decoded while the network works on these.
+            images = helper.submit(self._images, batches[0])
+            for following in [*batches[1:], []]:
+                now = images.result()
+                images = helper.submit(self._images, following)
+                yield self._as_records(trunk(now))
+
+    def _images(self, ids: Sequence[str]) -> Tensor:
+        found = [dataset[key][0] for dataset, key in (self.plan.draws[id_] for id_ in ids)]
+        return torch.stack(found) if found else torch.empty(0)
+
+    def _as_records(self, tokens: Tokens) -> np.ndarray:
+        records = np.empty(len(tokens.tokens), self.plan.record)
+        wanted = getattr(torch, self.train.cache_dtype)
+        small = tokens.tokens.to(wanted)
+        if not small.isfinite().all():
+            raise UserError(
+                "the trunk's tokens are not finite numbers in "
+                f"{self.train.cache_dtype}; set train.cache_dtype=float32 (or train.cache=off)"
+            )
+        records["tokens"] = small.cpu().numpy()
+        if tokens.cls is not None:
+            records["cls"] = tokens.cls.cpu().numpy()
+        return records
+
+
+def find_donors(plan: Plan) -> dict[str, tuple[np.ndarray, int]]:
+    """Records of the plan that older caches of the same trunk hold: their array and row."""
+    found: dict[str, tuple[np.ndarray, int]] = {}
+    for folder in finished_caches(plan.folder):
+        with contextlib.suppress(ValueError, OSError):
+            header, ids = read_header(folder)
+            if header["recipe"] == plan.recipe and damage(folder) is None:
+                records = TokenCache(folder, plan.record).records
+                found |= {id_: (records, i) for i, id_ in enumerate(ids) if id_ in plan.draws}
+    return found
+
+
+def finished_caches(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.glob("*") if p.is_dir() and not p.suffix)
+
+
+def chunks(items: Sequence[str], size: int) -> list[Sequence[str]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def megabytes(size: float) -> str:
+    return f"{size / 1e6:,.0f} MB" if size < 1e10 else f"{size / 1e9:,.1f} GB"
