@@ -212,6 +212,9 @@ class Plan:
         self.bytes = len(self.draws) * self.record.itemsize
         self.about = {"images": str(split.root), "weights": train.checkpoint}
 
+    def said(self) -> str:
+        return f"{len(self.draws):,} records, {megabytes(self.bytes)} in {self.path}"
+
     def missing_bytes(self) -> int:
         """What is still to be written; 0 where the cache is there."""
         for folder in (self.path, self.path.with_suffix(".partial")):
@@ -311,14 +314,14 @@ def read_header(folder: Path) -> tuple[dict[str, Any], list[str]]:
     try:
         text = (folder / "header.json").read_text(encoding="utf-8")
         header = json.loads(text)
-        content = header["content"]
+        content, stamp = header["content"], header["sha256"]
         ids = (folder / "records.txt").read_text(encoding="utf-8").splitlines()
         key = sha256(content["recipe"], sorted(ids))[:16]
     except OSError as error:
         raise ValueError(f"{error.filename} can't be read") from None
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"its header is not whole: {error!r:.80}") from None
-    whole = text == json.dumps(header, indent=2) + "\n" and header["sha256"] == sha256(content)
+    whole = text == json.dumps(header, indent=2) + "\n" and stamp == sha256(content)
     if not whole or content["key"] != key or folder.name.partition(".")[0] != key:
         raise ValueError("its header was changed")
     return content, ids
@@ -475,10 +478,8 @@ class Builder:
         ids, done = self._order()
         given = sum(id_ in self.donors for id_ in ids[done:])
         log.info(
-            "token cache: %s records, %s in %s%s%s",
-            f"{len(ids):,}",
-            megabytes(plan.bytes),
-            plan.path,
+            "token cache: %s%s%s",
+            plan.said(),
             f"; {done:,} are there already" if done else "",
             f"; {given:,} are copied from an older cache" if given else "",
         )

@@ -92,9 +92,8 @@ def main(argv: list[str] | None = None) -> int:
         log.info(note)
 
     # Pictures whose tokens are cached need not be decoded again.
-    known = (
-        FileIndex(cache_folder(config.train) / "files.json") if may_cache(config.train) else None
-    )
+    cached = may_cache(config.train) and not config.overfit_one_batch.overfit
+    known = FileIndex(cache_folder(config.train) / "files.json") if cached else None
     split = load_split(config.train, run.split if run.resumes else None, known)
     report_data(split)
     seed_everything(config.train.seed)
@@ -133,7 +132,9 @@ def fit(
     keeper = Keeper(run, net, optimizer, scheduler, progress, config)
 
     with resumable(run, progress), metrics, keeper:
+        started = time.perf_counter()
         learner, loaders = prepare(net, split, config, device)
+        cache_seconds = time.perf_counter() - started if learner is not net else None
         for epoch in range(progress.epoch + 1, train.max_epochs + 1):
             if progress.patience_is_over(train):
                 log.info("early stopping: no better epoch since %d", progress.best_epoch)
@@ -147,7 +148,7 @@ def fit(
             metrics.write(progress.best_epoch, **row)
             keeper.keep(best)
             report_epoch(row, train)
-    return conclude(net, learner, loaders, split, config, run, progress)
+    return conclude(net, learner, loaders, split, config, run, progress, cache_seconds)
 
 
 def prepare(
@@ -489,6 +490,7 @@ def conclude(
     config: Config,
     run: Run,
     progress: Progress,
+    cache_seconds: float | None,
 ) -> dict[str, Any]:
     """Score the best checkpoint on the test part, write summary.json and say what was reached."""
     net.load_state_dict(read_arrays(run.best)[0])
@@ -510,6 +512,7 @@ def conclude(
         "test_loss": test and test["loss"],
         "images": {part: len(split.part(part)) for part in PARTS},
         "seconds": round(progress.seconds, 1),
+        "cache_seconds": cache_seconds and round(cache_seconds, 2),
         "images_per_second": round(progress.images / max(progress.seconds, 1e-9), 2),
         "parameters": {"total": total, "trainable": trainable},
         "weights": config.train.checkpoint if config.train.mode != "scratch" else None,
@@ -520,12 +523,13 @@ def conclude(
     write_json(run.folder / "summary.json", summary)
     tested = f", test accuracy {test['accuracy']:.4f}" if test else ""
     log.info(
-        "val accuracy %.4f (epoch %d of %d)%s, after %s of training (mode %s)",
+        "val accuracy %.4f (epoch %d of %d)%s, after %s of training%s (mode %s)",
         progress.best_accuracy,
         progress.best_epoch,
         progress.epoch,
         tested,
         minutes(progress.seconds),
+        f" and {minutes(cache_seconds)} for the token cache" if cache_seconds else "",
         config.train.mode,
     )
     log.info(
@@ -659,6 +663,7 @@ def report_epoch(row: dict[str, Any], train: TrainConfig) -> None:
 
 def print_check(config: Config, net: VisionTransformer, split: Split) -> None:
     """What a run would do: the resolved config, the parameters, the data, the steps, the memory."""
+    plan = plan_cache(net, split, config.train)
     total, trainable = net.parameter_counts()
     print(dump_config(config))
     print(f"parameters: {total:,} in all, {trainable:,} train (mode {config.train.mode})")
@@ -675,11 +680,14 @@ def print_check(config: Config, net: VisionTransformer, split: Split) -> None:
     steps = math.ceil(len(split.part("train")) / config.train.batch_size)
     epochs = config.train.max_epochs
     print(f"\nsteps: {steps} an epoch, {steps * epochs:,} in {epochs} epochs")
-    print(f"memory: about {expected_memory(config, net, split) / 1e9:.1f} GB")
+    if plan is not None:
+        there = "there already" if not plan.missing_bytes() else "to be made"
+        print(f"token cache: {plan.said()}, {there}")
+    print(f"memory: about {expected_memory(config, net, split, plan is not None) / 1e9:.1f} GB")
     print(f"disk: about {checkpoint_bytes(config, net) / 1e6:,.0f} MB of checkpoints")
 
 
-def expected_memory(config: Config, net: VisionTransformer, split: Split) -> float:
+def expected_memory(config: Config, net: VisionTransformer, split: Split, cached: bool) -> float:
     """Bytes, roughly: weights, gradients, optimiser, what the backward pass keeps, images."""
     vit, train = net.vit, config.train
     total, trainable = net.parameter_counts()
@@ -689,6 +697,10 @@ def expected_memory(config: Config, net: VisionTransformer, split: Split) -> flo
     block = 4 * N * (9 * vit.hidden_dim + 2 * vit.ff_dim)
     blocks = vit.num_layers - (net.frozen_depth or 0)
     activations = max(train.batch_size * blocks, train.eval_batch_size) * block
+    if cached:
+        # The last block keeps its tokens alone; the trunk's weights exist twice during its pass.
+        tokens = 4 * N * vit.hidden_dim * max(train.batch_size, train.eval_batch_size)
+        activations = max(activations - train.batch_size * block, 2 * tokens, 4 * total)
     decoded = sum(pixels.numel() for pixels in split.decoded.values())
     # PyTorch, its libraries and the allocator's slack: what two runs on Linux took beyond the rest.
     runtime = 0.9e9

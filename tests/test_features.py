@@ -1,0 +1,693 @@
+"""The token cache: the same numbers as without it, never stale, never half."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import REPO, TINY_VIT, picture
+from torch import Tensor
+
+import features
+import pretrained
+import training
+from config import Config, ConfigError, ViTConfig, load_config
+from dataset import FileIndex, load_split, make_loaders
+from features import Plan, Tail, TokenCache, Tokens, Trunk, packed
+from model import VisionTransformer
+from utils import UserError, read_metrics
+
+CPU = torch.device("cpu")
+DEEP = {**TINY_VIT, "num_layers": 4}
+
+
+def random_weights(path: Path, seed: int = 0, **vit: Any) -> Path:
+    """A file of ours with a small network whose tokens differ from image to image."""
+    torch.manual_seed(seed)
+    net = VisionTransformer(ViTConfig(**{**DEEP, "num_classes": 7, **vit}))
+    for name, parameter in net.named_parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.15)
+        elif name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    pretrained.save_model(path, net)
+    return path
+
+
+@pytest.fixture
+def finetune(config_file: Path) -> Path:
+    """A config that fine-tunes the last block of a small network on three classes of pictures."""
+    folder = config_file.parent
+    train = yaml.safe_load(config_file.read_text())["train"] | {
+        "mode": "finetune",
+        "checkpoint": str(random_weights(folder / "random.safetensors")),
+        "data": str(folder / "data"),
+        "cache_dtype": "float32",
+    }
+    config_file.write_text(yaml.safe_dump({"train": train}))
+    return config_file
+
+
+def train(config_file: Path, *overrides: str) -> int:
+    return training.main(["--config", str(config_file), *overrides])
+
+
+def prepared(config_file: Path, *overrides: str) -> tuple[Config, Any, Any]:
+    config, _ = load_config(config_file, list(overrides))
+    split = load_split(config.train)
+    return config, split, pretrained.build_for(config, split.classes)
+
+
+def plan(config_file: Path, *overrides: str) -> Plan:
+    config, split, net = prepared(config_file, *overrides)
+    return Plan(net, split, config.train)
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the batches that went through a trunk."""
+    sizes: list[int] = []
+    original = Trunk.__call__
+
+    def counting(self: Trunk, images: Tensor) -> Tokens:
+        sizes.append(len(images))
+        return original(self, images)
+
+    monkeypatch.setattr(Trunk, "__call__", counting)
+    return sizes
+
+
+@pytest.fixture
+def losses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The loss of every training step."""
+    found: list[float] = []
+    original = training.train_step
+
+    def noting(*args: Any) -> Any:
+        result = original(*args)
+        found.append(result[0])
+        return result
+
+    monkeypatch.setattr(training, "train_step", noting)
+    return found
+
+
+def logits(config_file: Path, run: str, *overrides: str) -> Tensor:
+    """What a run's best network, loaded as an ordinary one, answers for the validation images."""
+    config, _ = load_config(config_file, list(overrides))
+    split = load_split(config.train)
+    net = pretrained.load_model(config_file.parent / f"weights/{run}/best.safetensors").eval()
+    loader = make_loaders(split, config.train, net.preprocessing, 3, CPU)["val"]
+    with torch.no_grad():
+        return torch.cat([net(images) for images, _ in loader])
+
+
+# -------------------------------------------------------------------------------------- exactness
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["train.views=2"],
+        ["train.finetune_blocks=0"],
+        ["train.finetune_blocks=2", "train.views=3"],
+        ["train.finetune_blocks=4"],
+    ],
+    ids=lambda options: " ".join(options) or "default",
+)
+def test_cached_and_uncached_training_are_the_same(
+    finetune: Path, losses: list[float], options: list[str]
+) -> None:
+    for cache in ("on", "off"):
+        train(finetune, f"train.cache={cache}", f"train.run_name=cache-{cache}", *options)
+    cached, plain = losses[: len(losses) // 2], losses[len(losses) // 2 :]
+    assert len(cached) == 3 * 4
+    assert cached == pytest.approx(plain, rel=1e-5)
+    assert max(plain) - min(plain) > 0.01, "it did train"
+    torch.testing.assert_close(
+        logits(finetune, "cache-on"), logits(finetune, "cache-off"), rtol=1e-4, atol=1e-4
+    )
+    both = [
+        read_metrics(finetune.parent / f"logs/{x}/metrics.csv") for x in ("cache-on", "cache-off")
+    ]
+    for name in ("val_loss", "train_loss", "grad_norm_mean"):
+        expected = pytest.approx([row[name] for row in both[1]], rel=1e-4)
+        assert [row[name] for row in both[0]] == expected
+
+
+@pytest.mark.slow
+def test_cached_and_uncached_b16_give_the_same_logits(
+    finetune: Path, image_folder: Path, losses: list[float]
+) -> None:
+    for path in [p for p in image_folder.glob("*/*.png") if int(p.stem) > 3]:
+        path.unlink()
+    torch.manual_seed(0)
+    weights = finetune.parent / "b16.safetensors"
+    pretrained.save_model(weights, VisionTransformer(ViTConfig(num_classes=7, gelu="tanh")))
+    options = [f"train.checkpoint={weights}", "train.max_epochs=2", "train.val_fraction=0.5"]
+    for cache in ("on", "off"):
+        train(finetune, *options, f"train.cache={cache}", f"train.run_name=cache-{cache}")
+    assert losses[:2] == pytest.approx(losses[2:], rel=1e-5)
+    cached, plain = (logits(finetune, f"cache-{x}", *options[2:]) for x in ("on", "off"))
+    assert cached.shape == (6, 3) and plain.abs().max() > 0.01
+    torch.testing.assert_close(cached, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_half_precision_changes_little(finetune: Path, losses: list[float]) -> None:
+    for dtype in ("float16", "float32"):
+        train(finetune, f"train.cache_dtype={dtype}", f"train.run_name={dtype}")
+    half, single = losses[:12], losses[12:]
+    assert half == pytest.approx(single, rel=5e-3) and half != single
+
+
+def test_the_cached_run_is_an_ordinary_one(
+    finetune: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(finetune)
+    logs, weights = finetune.parent / "logs" / "tiny", finetune.parent / "weights" / "tiny"
+    assert {"metrics.csv", "curves.png", "summary.json", "split.csv", "config.yaml"} <= {
+        path.name for path in logs.iterdir()
+    }
+    result = json.loads((logs / "summary.json").read_text())
+    assert result["cache_seconds"] > 0 and result["best_epoch"] > 0
+    before = pretrained.read(finetune.parent / "random.safetensors").state
+    after, _ = pretrained.read_arrays(weights / "best.safetensors")
+    changed = {n for n in after if n not in before or not torch.equal(after[n], before[n])}
+    assert changed == {n for n in after if n.startswith(("blocks.3.", "norm.", "head."))}
+    config, split, _ = prepared(finetune)
+    net = pretrained.load_model(weights / "best.safetensors")
+    loaders = make_loaders(split, config.train, net.preprocessing, 3, CPU)
+    scores = training.evaluate(net, loaders["val"], 3, CPU)
+    assert scores["accuracy"] == result["val_accuracy"]
+    assert scores["loss"] == pytest.approx(result["val_loss"], rel=1e-4)
+
+
+def test_dropout_and_a_test_part(finetune: Path, image_folder: Path) -> None:
+    for part, numbers in (("train", range(12)), ("test", range(20, 24))):
+        for name in ("blue", "green", "red"):
+            (image_folder / part / name).mkdir(parents=True)
+            for i in numbers:
+                picture(name, i).save(image_folder / part / name / f"{i}.png")
+    for name in ("blue", "green", "red"):
+        shutil.rmtree(image_folder / name)
+    train(finetune, "vit.dropout=0.1", "vit.attention_dropout=0.1")
+    result = json.loads((finetune.parent / "logs/tiny/summary.json").read_text())
+    assert result["images"]["test"] == 12 and 0 <= result["test_accuracy"] <= 1
+
+
+def test_stopped_and_resumed(finetune: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ["train.max_epochs=5", "train.views=2", "vit.dropout=0.1"]
+    train(finetune, "train.run_name=whole", *options)
+    original, calls = training.train_step, iter(range(1000))
+
+    def stop_in_epoch_4(*args: Any) -> Any:
+        if next(calls) == 3 * 4 + 2:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    monkeypatch.setattr(training, "train_step", stop_in_epoch_4)
+    with pytest.raises(KeyboardInterrupt, match="stopped in epoch 4; go on with"):
+        train(finetune, "train.run_name=stopped", *options)
+    # Less than half a minute has gone by, so this was written because of the stop alone.
+    last = torch.load(finetune.parent / "weights/stopped/last.pt", weights_only=True)
+    assert last["progress"]["epoch"] == 3
+    monkeypatch.setattr(training, "train_step", original)
+    train(finetune.parent / "logs/stopped/config.yaml", "train.from_checkpoint=true")
+    for file in ("best.safetensors", "last.pt"):
+        whole, stopped = (
+            pretrained.read_arrays(finetune.parent / "weights" / r / file)[0]
+            for r in ("whole", "stopped")
+        )
+        assert whole.keys() == stopped.keys()
+        assert all(torch.equal(whole[n], stopped[n]) for n in whole)
+
+
+def test_overfitting_one_batch_needs_no_cache(finetune: Path, seen: list[int]) -> None:
+    assert train(finetune, "overfit_one_batch.overfit=true", "train.lr=3e-3") == 0
+    assert seen == [8] and not (finetune.parent / "data").exists()
+
+
+# --------------------------------------------------------------------------------- the trunk pass
+
+
+@pytest.mark.parametrize("gelu", ["tanh", "exact"])
+def test_packed_blocks_equal_the_plain_ones(gelu: str) -> None:
+    torch.manual_seed(0)
+    vit = ViTConfig(num_classes=3, hidden_dim=192, num_heads=3, num_layers=3, ff_dim=768, gelu=gelu)
+    blocks: list[Any] = list(VisionTransformer(vit).blocks)
+    quick = packed(blocks, 4, 197, CPU)
+    if torch.backends.mkldnn.is_available():
+        assert all(isinstance(block, features.PackedBlock) for block in quick)
+    x = y = torch.randn(3, 197, 192)
+    with torch.no_grad():
+        for plain, block in zip(blocks, quick, strict=True):
+            x, y = plain(x), block(y)
+    assert (x - y).norm() < 2e-6 * x.norm()
+
+
+@pytest.mark.parametrize("fault", ["absent", "wrong"])
+def test_without_packed_products_the_plain_blocks_are_used(
+    monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    def call(self: Any, x: Tensor) -> Tensor:
+        if fault == "absent":
+            raise NotImplementedError("no such operator")
+        return 1.001 * self.block(x)
+
+    monkeypatch.setattr(features.PackedBlock, "__call__", call)
+    blocks: list[Any] = list(VisionTransformer(ViTConfig(**TINY_VIT, num_classes=3)).blocks)
+    assert packed(blocks, 4, 17, CPU) is blocks
+
+
+@pytest.mark.parametrize("depth", [0, 3, 4])
+def test_the_tail_of_the_trunk_is_the_network(depth: int) -> None:
+    torch.manual_seed(0)
+    net = VisionTransformer(ViTConfig(**DEEP, num_classes=3)).eval()
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.15)
+    net.freeze_trunk(depth)
+    images = torch.randn(5, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            Tail(net)(Trunk(net, CPU)(images)), net(images), rtol=1e-5, atol=1e-5
+        )
+
+
+# ------------------------------------------------------------------------------- what makes a key
+
+
+def other_weights(config_file: Path) -> list[str]:
+    path = config_file.parent / "random.safetensors"
+    state, metadata = pretrained.read_arrays(path)
+    net = pretrained.load_model(path)
+    with torch.no_grad():
+        net.blocks[1].mlp.fc1.bias[3] += 1e-3
+    pretrained.save_model(path, net)
+    return []
+
+
+def other_image(config_file: Path) -> list[str]:
+    picture("red", 99).save(config_file.parent / "images" / "red" / "03.png")
+    return []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        other_weights,
+        other_image,
+        ["vit.dim=40"],
+        ["train.cache_dtype=float16"],
+        ["train.finetune_blocks=2"],
+        ["train.views=2"],
+        ["train.bf16=true"],
+    ],
+    ids=lambda c: c.__name__ if callable(c) else c[0],
+)
+def test_whatever_changes_the_tokens_makes_a_new_key(
+    finetune: Path, change: list[str] | Callable[[Path], list[str]]
+) -> None:
+    before = plan(finetune).key
+    assert plan(finetune).key == before
+    assert plan(finetune, *(change(finetune) if callable(change) else change)).key != before
+
+
+@pytest.mark.parametrize("option", ["train.seed=1", "train.crop_scale=0.4", "train.flip=0"])
+def test_the_augmentation_is_in_the_key_where_there_is_one(finetune: Path, option: str) -> None:
+    assert plan(finetune, "train.views=2").key != plan(finetune, "train.views=2", option).key
+    assert plan(finetune).key == plan(finetune, option).key, "the evaluation transform has no draws"
+
+
+def test_what_does_not_change_the_tokens_makes_no_new_key(finetune: Path) -> None:
+    before = plan(finetune).key
+    images = finetune.parent / "images"
+    os.utime(images / "red" / "03.png", (1, 1))
+    (images / "red" / "04.png").rename(images / "blue" / "now_blue.png")
+    assert (
+        plan(finetune, "train.lr=1", "train.batch_size=5", "train.val_fraction=0.5").key == before
+    )
+
+
+# ------------------------------------------------------------------------- never stale, never half
+
+
+def test_a_second_run_computes_and_decodes_nothing(
+    finetune: Path, seen: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(finetune, "train.run_name=a")
+    assert sum(seen) == 36
+    monkeypatch.setattr("dataset.read_image", lambda path: pytest.fail(f"{path} was decoded"))
+    train(finetune, "train.run_name=b", "train.seed=1")
+    assert sum(seen) == 36
+
+
+@pytest.mark.parametrize("how", ["changed", "added", "moved"])
+def test_only_what_is_new_is_computed(finetune: Path, seen: list[int], how: str) -> None:
+    train(finetune, "train.run_name=first")
+    red = finetune.parent / "images" / "red"
+    if how == "moved":
+        (red / "03.png").rename(red.parent / "blue" / "99.png")
+    else:
+        picture("red", 99).save(red / ("03.png" if how == "changed" else "99.png"))
+    train(finetune, "train.run_name=second")
+    assert sum(seen) == 36 + (how != "moved")
+    shutil.rmtree(finetune.parent / "data")
+    train(finetune, "train.run_name=fresh")
+    torch.testing.assert_close(logits(finetune, "second"), logits(finetune, "fresh"))
+
+
+def flip(file: Path, position: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[position] ^= 0x10
+    file.write_bytes(content)
+
+
+def cut_short(cache: Path) -> None:
+    with open(cache / "tokens.bin", "r+b") as file:
+        file.truncate(1000)
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "cut short": cut_short,
+    "no tokens": lambda cache: (cache / "tokens.bin").unlink(),
+    "no header": lambda cache: (cache / "header.json").unlink(),
+    "empty header": lambda cache: (cache / "header.json").write_text(""),
+    "no records": lambda cache: (cache / "records.txt").unlink(),
+    "a record's name": lambda cache: flip(cache / "records.txt", 5),
+}
+
+
+@pytest.mark.parametrize("fault", DAMAGES)
+def test_a_damaged_cache_is_found_and_made_anew(
+    finetune: Path, seen: list[int], fault: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(finetune, "train.run_name=a")
+    path = plan(finetune).path
+    whole = (path / "tokens.bin").read_bytes()
+    DAMAGES[fault](path)
+    capsys.readouterr()
+    train(finetune, "train.run_name=b")
+    assert "is damaged" in capsys.readouterr().out and sum(seen) == 2 * 36
+    assert (path / "tokens.bin").read_bytes() == whole
+
+
+def test_every_flipped_byte_of_the_header_is_found(finetune: Path) -> None:
+    train(finetune, "train.max_epochs=1")
+    path = plan(finetune).path
+    assert features.damage(path) is None
+    header = (path / "header.json").read_bytes()
+    for position in range(len(header)):
+        flip(path / "header.json", position)
+        assert features.damage(path), f"byte {position} of {header!r}"
+        (path / "header.json").write_bytes(header)
+    assert features.damage(path) is None
+
+
+def stopping_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, calls = Trunk.__call__, iter(range(10**6))
+
+    def stop(self: Trunk, images: Tensor) -> Tokens:
+        if next(calls) == batches:
+            raise KeyboardInterrupt
+        return original(self, images)
+
+    monkeypatch.setattr(Trunk, "__call__", stop)
+
+
+def test_a_stopped_build_goes_on_where_it_was(
+    finetune: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(features, "HIDDEN_BYTES", 4 * 17 * 96 * 5)  # batches of 5
+    with monkeypatch.context() as patch:
+        stopping_after(3, patch)
+        with pytest.raises(KeyboardInterrupt, match="go on with: python training.py"):
+            train(finetune)
+    path = plan(finetune).path
+    assert not path.exists() and (path.parent / f"{path.name}.partial" / "progress").exists()
+    computed: list[int] = []
+    original = Trunk.__call__
+
+    def counting(self: Trunk, images: Tensor) -> Tokens:
+        computed.append(len(images))
+        return original(self, images)
+
+    monkeypatch.setattr(Trunk, "__call__", counting)
+    capsys.readouterr()
+    train(finetune.parent / "logs/tiny/config.yaml", "train.from_checkpoint=true")
+    assert "15 are there already" in capsys.readouterr().out and sum(computed) == 36 - 15
+    stopped = (path / "tokens.bin").read_bytes()
+    shutil.rmtree(finetune.parent / "data")
+    train(finetune, "train.run_name=whole")
+    assert (path / "tokens.bin").read_bytes() == stopped
+    assert {p.name for p in path.parent.iterdir()} == {path.name, "files.json"}
+
+
+def test_a_build_that_was_killed_goes_on_too(
+    finetune: Path, monkeypatch: pytest.MonkeyPatch, seen: list[int]
+) -> None:
+    """What the disk holds beyond the last note of the progress is not trusted."""
+    train(finetune, "train.run_name=a")
+    path = plan(finetune).path
+    whole = (path / "tokens.bin").read_bytes()
+    size = plan(finetune).record.itemsize
+    partial = path.with_suffix(".partial")
+    path.rename(partial)
+    (partial / "progress").write_text("20")
+    (partial / "tokens.bin").write_bytes(whole[: 20 * size] + b"\0" * 3 * size)
+    del seen[:]
+    train(finetune, "train.run_name=b")
+    assert sum(seen) == 16 and (path / "tokens.bin").read_bytes() == whole
+
+
+def test_two_runs_do_not_make_the_same_cache_at_once(
+    finetune: Path, seen: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, split, net = prepared(finetune)
+    wanted = Plan(net, split, config.train)
+    training.setup_log()
+    with features.waiting_for(wanted.folder / f"{wanted.key}.lock"):
+        other = threading.Thread(
+            target=features.open_cache, args=(wanted, net, config.train, CPU), daemon=True
+        )
+        other.start()
+        other.join(0.5)
+        assert other.is_alive() and not seen
+        features.Builder(wanted, net, config.train, CPU).build()
+        assert sum(seen) == 36
+    other.join(30)
+    assert not other.is_alive() and sum(seen) == 36
+    assert "another run is making this token cache" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------ disk, memory
+
+
+def free(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr("utils.shutil.disk_usage", lambda path: type("Usage", (), {"free": size}))
+
+
+def test_the_size_is_said_and_checked_before_a_byte_is_written(
+    finetune: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = plan(finetune).bytes
+    assert size == 36 * (17 * 48 * 4 + 48 * 4)
+    config, split, net = prepared(finetune, "train.cache=on")
+    wanted = features.plan_cache(net, split, config.train)
+    assert wanted is not None
+    free(monkeypatch, size - 1)
+    with pytest.raises(UserError, match="no disk space for the token cache in .*train.cache=off"):
+        features.open_cache(wanted, net, config.train, CPU)
+    assert not list(wanted.folder.glob("*"))
+    training.setup_log()
+    assert (
+        features.plan_cache(net, split, config.train.model_copy(update={"cache": "auto"})) is None
+    )
+    assert "no token cache: it would take 0 MB of 0 MB free" in capsys.readouterr().out
+    free(monkeypatch, 10**9)
+    features.open_cache(wanted, net, config.train, CPU)
+    assert (wanted.path / "tokens.bin").stat().st_size == size
+
+
+def test_tokens_that_do_not_fit_half_precision(finetune: Path) -> None:
+    path = finetune.parent / "random.safetensors"
+    net = pretrained.load_model(path)
+    with torch.no_grad():
+        net.blocks[0].mlp.fc2.bias[3] = 1e5
+    pretrained.save_model(path, net)
+    options = ["train.cache_dtype=float16", "train.finetune_blocks=2"]
+    with pytest.raises(UserError, match="set train.cache_dtype=float32"):
+        train(finetune, *options)
+    train(finetune, *options, "train.cache_dtype=float32", "train.run_name=b")
+    train(finetune, *options, "train.finetune_blocks=1", "train.run_name=c")
+
+
+def resident() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_does_not_grow_with_the_cache(tmp_path: Path) -> None:
+    """600 MB of records (a sparse file: no disk is needed) pass through a few megabytes."""
+    record = np.dtype([("tokens", "float16", (197, 768)), ("cls", "float32", (768,))])
+    (tmp_path / "records.txt").write_text("".join(f"{i}\n" for i in range(2000)))
+    with open(tmp_path / "tokens.bin", "wb") as file:
+        file.truncate(2000 * record.itemsize)
+    cache = TokenCache(tmp_path, record)
+    rows = np.arange(2000)[:, None]
+    loader = features.TokenLoader(cache, rows, torch.zeros(2000, dtype=torch.long), 20)
+    next(iter(loader))
+    before, most = resident(), 0
+    for tokens, labels in loader:
+        assert (
+            tokens.tokens.shape == (20, 197, 768) and tokens.cls is not None and len(labels) == 20
+        )
+        most = max(most, resident())
+    assert most - before < 60e6
+
+
+def test_batches_are_those_of_the_images_in_the_order_of_the_file(finetune: Path) -> None:
+    config, split, net = prepared(finetune, "train.views=3")
+    wanted = Plan(net, split, config.train)
+    cache = features.open_cache(wanted, net, config.train, CPU)
+    tokens = cache.loaders(wanted, split, config.train)
+    images = make_loaders(split, config.train, net.preprocessing, 3, CPU)
+    for epoch in (1, 2, 5):
+        for loader in (tokens["train"], images["train"]):
+            loader.sampler.epoch = epoch  # type: ignore[union-attr]
+        for (cached, labels), (pixels, plain) in zip(tokens["train"], images["train"], strict=True):
+            again = Trunk(net, CPU)(pixels).tokens
+            distance = torch.cdist(again.flatten(1), cached.tokens.flatten(1))
+            match = distance.argmin(1)
+            assert sorted(match.tolist()) == list(range(len(labels)))
+            assert distance.min(1).values.max() < 1e-3 and torch.equal(labels[match], plain)
+
+
+# ---------------------------------------------------------------------------------------- settings
+
+
+def test_a_bare_on_or_off_is_understood(finetune: Path) -> None:
+    for word, value in (("on", "on"), ("off", "off"), ("auto", "auto")):
+        finetune.write_text(f"train: {{cache: {word}, mode: finetune}}\n")
+        assert load_config(finetune)[0].train.cache == value
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["train.mode=pretrained", "train.cache=on"],
+            "train.cache: on works in mode finetune only",
+        ),
+        (["vit.num_layers=4", "train.finetune_blocks=5"], "5 is more than num_layers"),
+        (["train.cache=maybe"], "'maybe' is not auto or on or off"),
+        (["train.views=0"], "train.views: 0 should be at least 1"),
+    ],
+)
+def test_settings_that_can_not_be(finetune: Path, options: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(finetune, options)
+
+
+def test_more_blocks_than_the_weights_have(finetune: Path) -> None:
+    with pytest.raises(UserError, match="finetune_blocks is 9, but .* has 4 blocks"):
+        train(finetune, "train.finetune_blocks=9")
+
+
+def test_check_says_how_large_the_cache_will_be(
+    finetune: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(finetune, "--check") == 0
+    assert "token cache: 36 records, 0 MB in" in capsys.readouterr().out
+    assert not (finetune.parent / "data").exists() or not list(
+        finetune.parent.glob("data/cache/*-")
+    )
+
+
+# --------------------------------------------------------------------------- files that are known
+
+
+def test_an_unchanged_file_is_not_read_again(tmp_path: Path, image_folder: Path) -> None:
+    config = load_config_of(image_folder)
+    first = load_split(config, known=FileIndex(tmp_path / "files.json"))
+    picture("red", 77).save(image_folder / "red" / "03.png")
+    (image_folder / "red" / "05.png").write_bytes(b"no image")
+    index = FileIndex(tmp_path / "files.json")
+    with pytest.raises(UserError, match="05.png"):
+        load_split(config, known=index)
+    (image_folder / "red" / "05.png").unlink()
+    second = load_split(config, known=FileIndex(tmp_path / "files.json"))
+    assert set(second.decoded) == {image_folder / "red" / "03.png"}
+    hashes = [
+        {s.path.name: s.sha256 for s in x.samples if x.classes[s.label] == "red"}
+        for x in (first, second)
+    ]
+    assert {n for n in hashes[1] if hashes[0][n] != hashes[1][n]} == {"03.png"}
+
+
+def load_config_of(folder: Path) -> Any:
+    return Config().train.model_copy(update={"base_dir": str(folder)})
+
+
+def test_a_damaged_index_is_no_trouble(tmp_path: Path, image_folder: Path) -> None:
+    for content in ("", "[1]", '{"a": 1}', "\0"):
+        (tmp_path / "files.json").write_text(content)
+        split = load_split(load_config_of(image_folder), known=FileIndex(tmp_path / "files.json"))
+        assert len(split.samples) == 36
+
+
+# ------------------------------------------------------------------------------------------- tools
+
+
+def tool(folder: Path, *args: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "tools.cache", *args, "--data", str(folder)]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_tool_shows_and_cleans(finetune: Path) -> None:
+    data = finetune.parent / "data"
+    assert tool(data, "ls") == (0, f"0 token caches in {data}/cache, 0 MB\n")
+    train(finetune, "train.run_name=a")
+    train(finetune, "train.run_name=b", "train.finetune_blocks=2")
+    keys = [plan(finetune).key, plan(finetune, "train.finetune_blocks=2").key]
+    status, text = tool(data, "ls")
+    assert status == 0 and all(key in text for key in keys)
+    assert "36 x 17 x 48 float32  ready, used just now" in text and "random.safetensors" in text
+    assert tool(data, "prune") == (0, "nothing to remove\n")
+    assert tool(data, "rm", "zz")[0] == 2 and "no cache in" in tool(data, "rm", "zz")[1]
+    status, text = tool(data, "rm", keys[1][:6])
+    assert status == 0 and f"removed {keys[1]}" in text
+    assert not (data / "cache" / keys[1]).exists() and (data / "cache" / keys[0]).exists()
+
+
+def test_the_tool_prunes_what_is_of_no_use(finetune: Path) -> None:
+    data = finetune.parent / "data"
+    train(finetune, "train.run_name=a")
+    path = plan(finetune).path
+    shutil.copytree(path, path.with_suffix(".partial"))
+    status, text = tool(data, "prune", "--dry-run")
+    assert status == 0 and "would remove" in text and "unfinished, 100%" in text
+    assert path.with_suffix(".partial").exists()
+    tool(data, "prune")
+    assert path.exists() and not path.with_suffix(".partial").exists()
+    flip(path / "header.json", 40)
+    assert "damaged: its header" in tool(data, "prune")[1] and not path.exists()
+    train(finetune, "train.run_name=b")
+    for file in path.iterdir():
+        os.utime(file, (1, 1))
+    assert "removed" in tool(data, "prune", "--days", "30")[1] and not path.exists()

@@ -1,0 +1,155 @@
+"""Show and clean the token caches of finetune mode.
+
+    python -m tools.cache ls              what is there, how large, made of what, when last used
+    python -m tools.cache rm KEY ...      remove some; a key may be cut short
+    python -m tools.cache prune           remove the damaged, the unfinished, and those that no run
+                                          has used for 30 days (--days); --dry-run only names them
+
+A removed cache is made anew by the next run that wants it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from features import damage, finished_caches, megabytes, read_header
+from utils import UserError, command_line
+
+DAY = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cache on the disk: what it is of, in words, and whether a run can use it."""
+
+    path: Path
+    size: int
+    records: str
+    made_of: str
+    state: str  # ready | being made | unfinished, with the share | damaged, with the reason
+    idle_seconds: float
+
+    @property
+    def key(self) -> str:
+        return self.path.name.partition(".")[0]
+
+
+def entries(folder: Path) -> Iterator[Entry]:
+    """Every cache under <data>/cache, finished or not."""
+    for path in [*finished_caches(folder), *sorted(folder.glob("*.partial"))]:
+        files = [file.stat() for file in path.iterdir()]
+        size = sum(status.st_size for status in files)
+        used = max((status.st_mtime for status in files), default=path.stat().st_mtime)
+        records, made_of, state = "", "", damage(path)
+        try:
+            header, ids = read_header(path)
+            tokens, width = header["recipe"]["shape"]
+            records = f"{len(ids):,} x {tokens} x {width} {header['recipe']['dtype']}"
+            made_of = f"{header['about']['images']}, {header['about']['weights']}"
+        except ValueError:
+            pass
+        else:
+            if path.suffix:
+                there = (path / "tokens.bin").stat().st_size / header["record_bytes"] / len(ids)
+                state = f"{'being made' if in_use(path) else 'unfinished'}, {there:.0%}"
+        state = state if path.suffix or state is None else f"damaged: {state}"
+        yield Entry(path, size, records, made_of, state or "ready", time.time() - used)
+
+
+def in_use(path: Path) -> bool:
+    """Whether a run is making this cache now."""
+    lock = path.with_suffix(".lock")
+    if not lock.exists():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    folder = Path(args.data) / "cache"
+    found = list(entries(folder)) if folder.is_dir() else []
+    if args.action == "ls":
+        show(found, folder)
+    elif args.action == "rm":
+        remove(chosen(found, args.keys, folder), dry_run=False)
+    else:
+        stale = [e for e in found if e.state != "ready" or e.idle_seconds > args.days * DAY]
+        remove([e for e in stale if not in_use(e.path)], args.dry_run)
+    return 0
+
+
+def show(found: list[Entry], folder: Path) -> None:
+    for e in found:
+        print(f"{e.key}  {megabytes(e.size):>9}  {e.records}  {e.state}, used {ago(e)}")
+        print(f"{'':16}  {e.made_of}")
+    total = megabytes(sum(e.size for e in found))
+    print(f"{len(found)} token cache{'' if len(found) == 1 else 's'} in {folder}, {total}")
+
+
+def ago(entry: Entry) -> str:
+    for unit, seconds in (("day", DAY), ("hour", 3600), ("minute", 60)):
+        if (count := int(entry.idle_seconds / seconds)) > 0:
+            return f"{count} {unit}{'' if count == 1 else 's'} ago"
+    return "just now"
+
+
+def chosen(found: list[Entry], keys: list[str], folder: Path) -> list[Entry]:
+    picked = []
+    for key in keys:
+        matching = [e for e in found if e.key.startswith(key)]
+        if len({e.key for e in matching}) != 1:
+            there = ", ".join(sorted({e.key for e in found})) or "none"
+            what = "no cache" if not matching else "more than one cache"
+            raise UserError(f"{what} in {folder} has a key that begins with {key}; it has {there}")
+        picked += matching
+    if busy := [e.key for e in picked if in_use(e.path)]:
+        raise UserError(f"{', '.join(busy)} is being made by a run; stop that first")
+    return picked
+
+
+def remove(found: list[Entry], dry_run: bool) -> None:
+    for e in found:
+        print(
+            f"{'would remove' if dry_run else 'removed'} {e.key} ({megabytes(e.size)}, {e.state})"
+        )
+        if not dry_run:
+            shutil.rmtree(e.path)
+            e.path.with_suffix(".lock").unlink(missing_ok=True)
+    freed = megabytes(sum(e.size for e in found))
+    print(
+        f"{freed} {'would be' if dry_run else 'are'} free again" if found else "nothing to remove"
+    )
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.cache",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--data", default="data", help="the config's train.data (data)")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ls | rm | prune")
+    actions.add_parser("ls", help="list them", parents=[common])
+    rm = actions.add_parser("rm", help="remove some", parents=[common])
+    rm.add_argument("keys", nargs="+", metavar="KEY")
+    prune = actions.add_parser("prune", help="remove what is of no use", parents=[common])
+    prune.add_argument("--days", type=float, default=30, help="not used for so many days (30)")
+    prune.add_argument("--dry-run", action="store_true", help="remove nothing, say what")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(command_line(main))
