@@ -574,23 +574,23 @@ def make_loaders(
             if learns and train.draws != 1
             else eval_transform(preprocessing, channels)
         )
-        workers = _workers(train, device)
+        processes = workers(train, device)
         loaders[part] = DataLoader(
             ImageDataset(samples, transform, split.decoded, train.seed),
             batch_size=train.batch_size if learns else train.eval_batch_size,
             sampler=EpochSampler(len(samples), train.seed, train.draws) if learns else None,
-            num_workers=workers,
-            persistent_workers=workers > 0,
+            num_workers=processes,
+            persistent_workers=processes > 0,
             # Its own random numbers, or a resumed epoch would draw one more than an unbroken run.
             generator=torch.Generator().manual_seed(train.seed),
             pin_memory=device.type == "cuda",
             # Forked workers share the decoded images instead of copying them.
-            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+            multiprocessing_context="fork" if processes and sys.platform == "linux" else None,
         )
     return loaders
 
 
-def _workers(train: TrainConfig, device: torch.device) -> int:
+def workers(train: TrainConfig, device: torch.device) -> int:
     """On a CPU the network needs the cores more than the loader does."""
     if train.num_workers != "auto":
         return train.num_workers

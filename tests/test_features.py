@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import REPO, TINY_VIT, picture
+from conftest import TINY_VIT, picture
 from torch import Tensor
 
 import features
@@ -26,6 +25,7 @@ from config import Config, ConfigError, ViTConfig, load_config
 from dataset import FileIndex, load_split, make_loaders
 from features import Plan, Tail, TokenCache, Tokens, Trunk, packed
 from model import VisionTransformer
+from tools import cache as cache_tool
 from utils import UserError, read_metrics
 
 CPU = torch.device("cpu")
@@ -653,41 +653,50 @@ def test_a_damaged_index_is_no_trouble(tmp_path: Path, image_folder: Path) -> No
 # ------------------------------------------------------------------------------------------- tools
 
 
-def tool(folder: Path, *args: str) -> tuple[int, str]:
-    command = [sys.executable, "-m", "tools.cache", *args, "--data", str(folder)]
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
-    return done.returncode, done.stdout + done.stderr
+@pytest.fixture
+def tool(finetune: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """`python -m tools.cache ...` on the config's data: what it prints."""
+
+    def call(*args: str) -> str:
+        capsys.readouterr()
+        assert cache_tool.main([*args, "--data", str(finetune.parent / "data")]) == 0
+        return capsys.readouterr().out
+
+    return call
 
 
-def test_the_tool_shows_and_cleans(finetune: Path) -> None:
+def test_the_tool_shows_and_cleans(finetune: Path, tool: Callable[..., str]) -> None:
     data = finetune.parent / "data"
-    assert tool(data, "ls") == (0, f"0 token caches in {data}/cache, 0 MB\n")
+    assert tool("ls") == f"0 token caches in {data}/cache, 0 MB\n"
     train(finetune, "train.run_name=a")
     train(finetune, "train.run_name=b", "train.finetune_blocks=2")
     keys = [plan(finetune).key, plan(finetune, "train.finetune_blocks=2").key]
-    status, text = tool(data, "ls")
-    assert status == 0 and all(key in text for key in keys)
+    text = tool("ls")
+    assert all(key in text for key in keys)
     assert "36 x 17 x 48 float32  ready, used just now" in text and "random.safetensors" in text
-    assert tool(data, "prune") == (0, "nothing to remove\n")
-    assert tool(data, "rm", "zz")[0] == 2 and "no cache in" in tool(data, "rm", "zz")[1]
-    status, text = tool(data, "rm", keys[1][:6])
-    assert status == 0 and f"removed {keys[1]}" in text
+    assert tool("prune") == "nothing to remove\n"
+    with pytest.raises(UserError, match="no cache in .* begins with zz; it has"):
+        tool("rm", "zz")
+    assert f"removed {keys[1]}" in tool("rm", keys[1][:6])
     assert not (data / "cache" / keys[1]).exists() and (data / "cache" / keys[0]).exists()
 
 
-def test_the_tool_prunes_what_is_of_no_use(finetune: Path) -> None:
-    data = finetune.parent / "data"
+def test_the_tool_prunes_what_is_of_no_use(finetune: Path, tool: Callable[..., str]) -> None:
     train(finetune, "train.run_name=a")
     path = plan(finetune).path
-    shutil.copytree(path, path.with_suffix(".partial"))
-    status, text = tool(data, "prune", "--dry-run")
-    assert status == 0 and "would remove" in text and "unfinished, 100%" in text
-    assert path.with_suffix(".partial").exists()
-    tool(data, "prune")
-    assert path.exists() and not path.with_suffix(".partial").exists()
+    partial = path.with_suffix(".partial")
+    shutil.copytree(path, partial)
+    text = tool("prune", "--dry-run")
+    assert "would remove" in text and "unfinished, 100%" in text and partial.exists()
+    with features.waiting_for(path.with_suffix(".lock")):
+        assert "being made, 100%" in tool("ls") and tool("prune") == "nothing to remove\n"
+        with pytest.raises(UserError, match="is being made by a run"):
+            tool("rm", path.name)
+    tool("prune")
+    assert path.exists() and not partial.exists()
     flip(path / "header.json", 40)
-    assert "damaged: its header" in tool(data, "prune")[1] and not path.exists()
+    assert "damaged: its header" in tool("prune") and not path.exists()
     train(finetune, "train.run_name=b")
     for file in path.iterdir():
         os.utime(file, (1, 1))
-    assert "removed" in tool(data, "prune", "--days", "30")[1] and not path.exists()
+    assert "removed" in tool("prune", "--days", "30") and not path.exists()
