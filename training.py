@@ -165,7 +165,7 @@ def prepare(
         )
     else:
         learner = Tail(net)
-        loaders = open_cache(plan, net, train, device).loaders(plan, split, train)
+        loaders = open_cache(plan, net, train, device).loaders(plan, split, train, device)
     if train.compile:
         learner.compile()
     return learner, loaders

@@ -541,8 +541,11 @@ def resident() -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_memory_does_not_grow_with_the_cache(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """600 MB of records (a sparse file: no disk is needed) pass through a few megabytes."""
+    monkeypatch.setattr(features, "LARGE_SHARE", 0)
     record = np.dtype([("tokens", "float16", (197, 768)), ("cls", "float32", (768,))])
     (tmp_path / "records.txt").write_text("".join(f"{i}\n" for i in range(2000)))
     with open(tmp_path / "tokens.bin", "wb") as file:
@@ -564,7 +567,7 @@ def test_batches_are_those_of_the_images_in_the_order_of_the_file(finetune: Path
     config, split, net = prepared(finetune, "train.views=3")
     wanted = Plan(net, split, config.train)
     cache = features.open_cache(wanted, net, config.train, CPU)
-    tokens = cache.loaders(wanted, split, config.train)
+    tokens = cache.loaders(wanted, split, config.train, CPU)
     images = make_loaders(split, config.train, net.preprocessing, 3, CPU)
     for epoch in (1, 2, 5):
         for loader in (tokens["train"], images["train"]):
