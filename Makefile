@@ -1,5 +1,6 @@
 # make quickstart   everything from nothing: environment, images, weights, a trained network
 # make test         the whole test suite      make check   lint, format, types
+# make bench        a short form of benchmarks/finetune.py: ours, timm and Hugging Face, some 5 minutes
 # make clean        remove the environment and what quickstart made
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 RUN := logs/quickstart
 
-.PHONY: quickstart test check clean
+.PHONY: quickstart test check bench clean
 
 quickstart: $(VENV)/main.done
 	@$(PY) -m tools.draw_pilots --out data/pilots --per-class 150 --seed 0
@@ -29,6 +30,9 @@ check: $(VENV)/dev.done
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+bench: $(VENV)/dev.done
+	$(PY) -m benchmarks.finetune --short
 
 clean:
 	rm -rf $(VENV) $(RUN) weights/quickstart data/pilots

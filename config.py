@@ -92,7 +92,7 @@ class ViTConfig(_Section):
 
 
 Mode = Literal["scratch", "pretrained", "finetune"]
-FINETUNE_VIEWS = 1
+FINETUNE_VIEWS = 4  # chosen on validation parts: EXPERIMENTS.md, 2026-11-24
 
 
 class TrainConfig(_Section):

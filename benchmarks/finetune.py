@@ -29,6 +29,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import yaml
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -172,6 +173,13 @@ def pictures(args: argparse.Namespace, weights: VisionTransformer) -> tuple[Pict
     return train, val
 
 
+def check_same(net: Callable[[Tensor], Tensor], weights: VisionTransformer) -> None:
+    """The peer is the same network: it answers the same for an image."""
+    image = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(net(image), weights(image), rtol=1e-3, atol=1e-3)
+
+
 def freeze(net: nn.Module, trained: Iterable[nn.Module]) -> list[nn.Parameter]:
     net.requires_grad_(False)
     for module in trained:
@@ -185,9 +193,9 @@ def timm_loop(args: argparse.Namespace) -> dict[str, Any]:
 
     started, device = time.perf_counter(), torch.device(args.device)
     weights = load_model(args.weights)
-    net = timm.create_model("vit_base_patch16_224", num_classes=CLASSES)
-    state = {k: v for k, v in weights.state_dict().items() if not k.startswith("head")}
-    net.load_state_dict(state, strict=False)
+    net: Any = timm.create_model("vit_base_patch16_224", num_classes=CLASSES, act_layer="gelu_tanh")
+    net.load_state_dict(weights.state_dict())
+    check_same(net, weights)
     net.to(device)
     parameters = freeze(net, [net.blocks[-1], net.norm, net.head])
     optimizer = torch.optim.AdamW(parameters, lr=LR, weight_decay=0.01)
@@ -236,12 +244,13 @@ def huggingface_trainer(args: argparse.Namespace) -> dict[str, Any]:
 
     started = time.perf_counter()
     weights = load_model(args.weights)
-    config = transformers.ViTConfig(num_labels=CLASSES, hidden_act="gelu_pytorch_tanh")
-    net: Any = transformers.ViTForImageClassification(config)
-    arrays = export(weights, "huggingface-vit")
-    own = {k: v for k, v in arrays.items() if not k.startswith("classifier")}
-    missing = set(net.load_state_dict(translate(own, net), strict=False).missing_keys)
-    assert missing <= {"classifier.weight", "classifier.bias"}, missing
+    with tempfile.TemporaryDirectory() as folder:  # as its users load weights
+        config: Any = transformers.ViTConfig
+        config(num_labels=CLASSES, hidden_act="gelu_pytorch_tanh").save_pretrained(folder)
+        arrays = export(weights, "huggingface-vit")
+        save_file(arrays, Path(folder) / "model.safetensors", {"format": "pt"})
+        net: Any = transformers.ViTForImageClassification.from_pretrained(folder)
+    check_same(lambda images: net(images).logits, weights)
     layers = net.vit.layers if hasattr(net.vit, "layers") else net.vit.encoder.layer
     freeze(net, [layers[-1], net.vit.layernorm, net.classifier])
     train, val = pictures(args, weights)
@@ -255,7 +264,7 @@ def huggingface_trainer(args: argparse.Namespace) -> dict[str, Any]:
         images, labels = zip(*items, strict=True)
         return {"pixel_values": torch.stack(images), "labels": torch.tensor(labels)}
 
-    options = transformers.TrainingArguments(
+    training = transformers.TrainingArguments(
         output_dir=tempfile.mkdtemp(),
         per_device_train_batch_size=BATCH,
         per_device_eval_batch_size=32,
@@ -273,7 +282,7 @@ def huggingface_trainer(args: argparse.Namespace) -> dict[str, Any]:
     )
     trainer = transformers.Trainer(
         model=net,
-        args=options,
+        args=training,
         train_dataset=train,
         eval_dataset=torch.utils.data.Subset(val, range(min(len(val), 32 * args.batches))),
         data_collator=collate,
@@ -289,22 +298,6 @@ def huggingface_trainer(args: argparse.Namespace) -> dict[str, Any]:
         "eval": scored["eval_samples_per_second"],
         "images": len(train),
     }
-
-
-def translate(arrays: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
-    """Hugging Face's file names to the module names of its newer versions, where they differ."""
-    if arrays.keys() <= net.state_dict().keys():
-        return arrays
-    renamed = {}
-    for name, array in arrays.items():
-        name = name.replace("encoder.layer.", "layers.")
-        for old, new in (("query", "q"), ("key", "k"), ("value", "v")):
-            name = name.replace(f"attention.attention.{old}", f"attention.{new}_proj")
-        name = name.replace("attention.output.dense", "attention.o_proj")
-        name = name.replace("intermediate.dense", "mlp.fc1")
-        renamed[re.sub(r"(layers\.\d+)\.output\.dense", r"\1.mlp.fc2", name)] = array
-    assert renamed.keys() <= net.state_dict().keys(), renamed.keys() - net.state_dict().keys()
-    return renamed
 
 
 PEER_LOOPS = {"timm": timm_loop, "huggingface": huggingface_trainer}
@@ -410,7 +403,9 @@ def machine() -> str:
 
 def random_b16(path: Path) -> Path:
     torch.manual_seed(0)
-    save_model(path, VisionTransformer(ViTConfig(num_classes=0, gelu="tanh")))
+    net = VisionTransformer(ViTConfig(num_classes=CLASSES, gelu="tanh"))
+    nn.init.normal_(net.get_parameter("head.weight"), std=0.01)
+    save_model(path, net)
     return path
 
 

@@ -54,6 +54,7 @@ def finetune(config_file: Path) -> Path:
         "checkpoint": str(random_weights(folder / "random.safetensors")),
         "data": str(folder / "data"),
         "cache_dtype": "float32",
+        "views": 1,
     }
     config_file.write_text(yaml.safe_dump({"train": train}))
     return config_file
