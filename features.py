@@ -26,17 +26,17 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from importlib import metadata
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import torch
 import torch.nn.functional as F
+import torchvision
 from filelock import FileLock, Timeout
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -51,58 +51,17 @@ from dataset import (
     train_transform,
     workers,
 )
-from model import Block, VisionTransformer
+from model import Block, Tokens, VisionTransformer
 from utils import UserError, autocast, check_disk, free_bytes, log, write_text
 
 FORMAT = 1  # raise it whenever the same inputs would give other bytes
 SYNC_SECONDS = 10  # a killed build loses at most so much work
-# An MLP's hidden layer up to this size is reused by the C library's allocator; a larger one (its
-# limit is 32 MB) is mapped and cleared anew each time: 428 GFLOP/s at 19 MB, 369 at 77 MB.
-HIDDEN_BYTES = 20 << 20
+# A batch of the trunk pass makes so much of an MLP's hidden layer: 16 images of a B/16. Half of
+# that loses 3 %, twice of it gains nothing.
+HIDDEN_BYTES = 40 << 20
 CUDA_BATCH = 128
 LARGE_SHARE = 0.25  # of the free memory: a smaller cache just stays there
 MOST_OF_FREE = 0.9  # of the free disk: `cache: auto` leaves the rest to others
-
-# ---------------------------------------------------------------------------- what is learned from
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """A batch of what enters the first trainable block.
-
-    `tokens` is (B, N, D). Where that block is the last one they are normalised, (x - mean) / std,
-    and `cls` (B, D) is the class token itself; else `cls` is None. With no trainable block, they
-    are the class token alone, (B, 1, D), as it leaves the last block.
-    """
-
-    tokens: Tensor
-    cls: Tensor | None = None
-
-    def to(self, device: torch.device, non_blocking: bool = False) -> Tokens:
-        cls = None if self.cls is None else self.cls.to(device, non_blocking=non_blocking)
-        return Tokens(self.tokens.to(device, non_blocking=non_blocking), cls)
-
-
-Inputs = Tensor | Tokens  # what a learner is fed
-
-
-class Tail(nn.Module):
-    """The trainable end of a network: Tokens to logits (B, C). Its parameters are the network's."""
-
-    def __init__(self, net: VisionTransformer) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, inputs: Tokens) -> Tensor:
-        net = self.net
-        assert net.frozen_depth is not None
-        tokens = inputs.tokens.to(net.norm.weight.dtype)
-        if inputs.cls is None:
-            return net.forward_tail(tokens, net.frozen_depth)
-        last = net.blocks[-1]
-        assert isinstance(last, Block)
-        return net.forward_head(last.forward_cls(tokens, inputs.cls))
-
 
 # ---------------------------------------------------------------------------------- the trunk pass
 
@@ -202,13 +161,17 @@ Draw = tuple[ImageDataset, tuple[int, int]]  # an image under one draw of a tran
 class Plan:
     """What a run's cache holds: its key, its size, and where each record comes from.
 
-    `rows` gives the record of each image of a part and each of its draws, (images, draws).
+    `ids` names the records of each image of a part, one for each of its draws; `draws` says what a
+    record is made of.
     """
 
     def __init__(self, net: VisionTransformer, split: Split, train: TrainConfig) -> None:
         self.folder = cache_folder(train)
         self.record = record_type(net, train.cache_dtype)
-        self.draws = self._draws(net, split, train)
+        self.ids: dict[str, list[list[str]]] = {}
+        self.draws: dict[str, Draw] = {}
+        for part in PARTS:
+            self._add(part, net, split, train)
         self.recipe = {
             "format": FORMAT,
             "trunk": trunk_hash(net),
@@ -222,6 +185,23 @@ class Plan:
         self.bytes = len(self.draws) * self.record.itemsize
         self.about = {"images": str(split.root), "weights": train.checkpoint}
 
+    def _add(self, part: str, net: VisionTransformer, split: Split, train: TrainConfig) -> None:
+        """A part's images, under the draws that its loader asks for."""
+        preprocessing, channels = net.preprocessing, net.vit.input_channels
+        settings: list[Any] = [torchvision.__version__, PIL.__version__]
+        if part == "train" and train.draws and train.draws > 1:
+            transform = train_transform(preprocessing, train, channels)
+            numbers = range(1, train.draws + 1)
+            settings.append(train.seed)
+        else:
+            transform, numbers = eval_transform(preprocessing, channels), range(1, 2)
+        name = sha256(repr(transform), settings)[:16]
+        samples = split.part(part)
+        images = ImageDataset(samples, transform, split.decoded, train.seed)
+        self.ids[part] = [[f"{s.sha256}-{name}-{n}" for n in numbers] for s in samples]
+        for i, ids in enumerate(self.ids[part]):
+            self.draws |= {id_: (images, (i, n)) for id_, n in zip(ids, numbers, strict=True)}
+
     def said(self) -> str:
         return f"{len(self.draws):,} records, {megabytes(self.bytes)} in {self.path}"
 
@@ -231,27 +211,6 @@ class Plan:
             with contextlib.suppress(OSError):
                 return self.bytes - min(self.bytes, (folder / "tokens.bin").stat().st_size)
         return self.bytes
-
-    def _draws(self, net: VisionTransformer, split: Split, train: TrainConfig) -> dict[str, Draw]:
-        preprocessing, channels = net.preprocessing, net.vit.input_channels
-        versions = [metadata.version(name) for name in ("torchvision", "pillow")]
-        transform = eval_transform(preprocessing, channels)
-        plain = (transform, sha256(repr(transform), versions)[:16], (0,))
-        varied: tuple[Any, str, tuple[int, ...]] = plain
-        if train.draws and train.draws > 1:
-            transform = train_transform(preprocessing, train, channels)
-            name = sha256(repr(transform), versions, train.seed)[:16]
-            varied = (transform, name, tuple(range(1, train.draws + 1)))
-        found: dict[str, Draw] = {}
-        self.ids: dict[str, list[list[str]]] = {}
-        for part in PARTS:
-            samples = split.part(part)
-            transform, name, draws = varied if part == "train" else plain
-            images = ImageDataset(samples, transform, split.decoded, train.seed)
-            self.ids[part] = [[f"{s.sha256}-{name}-{d}" for d in draws] for s in samples]
-            for i, names in enumerate(self.ids[part]):
-                found |= {id_: (images, (i, d)) for id_, d in zip(names, draws, strict=True)}
-        return found
 
 
 def cache_folder(train: TrainConfig) -> Path:
@@ -366,9 +325,11 @@ class TokenCache:
         if not self.is_large:
             self._advise("MADV_WILLNEED")
 
-    def read(self, rows: np.ndarray, buffer: Tensor) -> Tokens:
-        """The records of some rows; the tokens are laid into `buffer`, which may be longer."""
-        tokens = buffer[: len(rows)]
+    def read(self, rows: np.ndarray, pinned: bool = False) -> Tokens:
+        """The records of some rows: unpacked to float32, or pinned in the cache's precision, which
+        is how they travel to a GPU."""
+        dtype = self.tokens.dtype if pinned else torch.float32
+        tokens = torch.empty((len(rows), *self.tokens.shape[1:]), dtype=dtype, pin_memory=pinned)
         for i, row in enumerate(rows.tolist()):
             tokens[i].copy_(self.tokens[row])
         # Pages that were read stay in the system's cache, but no longer count as this process's.
@@ -407,11 +368,9 @@ class TokenCache:
 
 
 class TokenLoader:
-    """Batches of Tokens and labels, in the order of the same part's loader of images.
+    """Batches of Tokens and labels, those of the same part's loader of images.
 
-    Within a batch they are in the order of the file, so that a disk is read forwards. A batch lasts
-    until the next one is asked for: its memory is used again (mapping 12 MB anew for each of them
-    takes 5 % of the time of a step).
+    Within a batch they are in the order of the file, so that a disk is read forwards.
     """
 
     def __init__(
@@ -438,19 +397,10 @@ class TokenLoader:
             rows = self.rows[indices[batch], draws[batch]]
             order = rows.argsort()
             batches.append((rows[order], indices[batch][order]))
-        buffer = self._buffer(len(indices))
         for (rows, chosen), following in zip(batches, [*batches[1:], None], strict=True):
             if following is not None:
                 self.cache.expect(following[0])
-            yield self.cache.read(rows, buffer), self.dataset[chosen]
-            if self.pinned:  # it may still be on its way
-                buffer = self._buffer(len(indices))
-
-    def _buffer(self, most: int) -> Tensor:
-        """On its way to a GPU a batch keeps the cache's precision, else it is unpacked at once."""
-        size = (min(self.batch_size, most), *self.cache.tokens.shape[1:])
-        dtype = self.cache.tokens.dtype if self.pinned else torch.float32
-        return torch.empty(size, dtype=dtype, pin_memory=self.pinned)
+            yield self.cache.read(rows, self.pinned), self.dataset[chosen]
 
 
 Loaders = Mapping[str, "DataLoader | TokenLoader"]
@@ -463,7 +413,8 @@ def open_cache(
     plan: Plan, net: VisionTransformer, train: TrainConfig, device: torch.device
 ) -> TokenCache:
     """The cache of a plan: the one that is there, or a new one. Raises UserError on a full disk."""
-    if plan.path.exists() and not is_whole(plan):
+    if plan.path.exists() and (reason := damage(plan.path)):
+        log.info("the token cache %s is damaged (%s): it is made anew", plan.path, reason)
         shutil.rmtree(plan.path)
     if not plan.path.exists():
         with waiting_for(plan.folder / f"{plan.key}.lock"):
@@ -471,14 +422,6 @@ def open_cache(
                 Builder(plan, net, train, device).build()
     (plan.path / "header.json").touch()  # `tools.cache` knows by it when it was last used
     return TokenCache(plan.path, plan.record)
-
-
-def is_whole(plan: Plan) -> bool:
-    """Whether the plan's cache is there; says what is wrong where it is, but can't be used."""
-    reason = damage(plan.path) if plan.path.exists() else "it is not there"
-    if plan.path.exists() and reason:
-        log.info("the token cache %s is damaged (%s): it is made anew", plan.path, reason)
-    return reason is None
 
 
 @contextlib.contextmanager
@@ -622,7 +565,7 @@ def find_donors(plan: Plan) -> dict[str, tuple[np.ndarray, int]]:
     for folder in finished_caches(plan.folder):
         with contextlib.suppress(ValueError, OSError):
             header, ids = read_header(folder)
-            if header["recipe"] == plan.recipe and damage(folder) is None:
+            if header["recipe"] == plan.recipe and not damage(folder):
                 records = TokenCache(folder, plan.record).records
                 found |= {id_: (records, i) for i, id_ in enumerate(ids) if id_ in plan.draws}
     return found

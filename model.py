@@ -16,6 +16,8 @@ Presets (arXiv:2010.11929 table 1; Ti and S: arXiv:2012.12877), as keys of the c
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -245,6 +247,41 @@ class VisionTransformer(nn.Module):
         """The number of parameters, and of those that train."""
         sizes = [(p.numel(), p.requires_grad) for p in self.parameters()]
         return sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A batch of what enters the first trainable block.
+
+    `tokens` is (B, N, D). Where that block is the last one they are normalised, (x - mean) / std,
+    and `cls` (B, D) is the class token itself; else `cls` is None. With no trainable block, they
+    are the class token alone, (B, 1, D), as it leaves the last block.
+    """
+
+    tokens: Tensor
+    cls: Tensor | None = None
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Tokens:
+        cls = None if self.cls is None else self.cls.to(device, non_blocking=non_blocking)
+        return Tokens(self.tokens.to(device, non_blocking=non_blocking), cls)
+
+
+class Tail(nn.Module):
+    """The trainable end of a network: Tokens to logits (B, C). Its parameters are the network's."""
+
+    def __init__(self, net: VisionTransformer) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, inputs: Tokens) -> Tensor:
+        net = self.net
+        assert net.frozen_depth is not None
+        tokens = inputs.tokens.to(net.norm.weight.dtype)
+        if inputs.cls is None:
+            return net.forward_tail(tokens, net.frozen_depth)
+        last = net.blocks[-1]
+        assert isinstance(last, Block)
+        return net.forward_head(last.forward_cls(tokens, inputs.cls))
 
 
 def resample_positions(pos_embed: Tensor, grid: int) -> Tensor:

@@ -33,9 +33,7 @@ from dataset import (
     write_split,
 )
 from features import (
-    Inputs,
     Loaders,
-    Tail,
     Trunk,
     cache_folder,
     may_cache,
@@ -43,7 +41,7 @@ from features import (
     plan_cache,
 )
 from metrics import evaluate
-from model import VisionTransformer
+from model import Tail, Tokens, VisionTransformer
 from pretrained import build_for, metadata_of, read_arrays, save_model
 from utils import (
     MetricsLog,
@@ -53,6 +51,7 @@ from utils import (
     check_disk,
     command_line,
     git_commit,
+    keep_freed_memory,
     log,
     pick_device,
     seed_everything,
@@ -80,6 +79,7 @@ COLUMNS = (
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     setup_log()
+    keep_freed_memory()
     config, notes = load_config(args.config, args.overrides)
     device, fallback = pick_device(config.train.device)
     run = open_run(config, only_checks=args.check)
@@ -222,7 +222,7 @@ class Diverged(UserError):
 
 def train_step(
     net: nn.Module,
-    inputs: Inputs,
+    inputs: Tensor | Tokens,
     labels: Tensor,
     optimizer: torch.optim.Optimizer,
     train: TrainConfig,
@@ -543,7 +543,7 @@ def conclude(
 
 def repeated_batch(
     net: VisionTransformer, split: Split, config: Config, device: torch.device
-) -> Iterator[tuple[Inputs, Tensor]]:
+) -> Iterator[tuple[Tensor | Tokens, Tensor]]:
     """The same batch of training images, without augmentation, for ever; in finetune mode what the
     frozen trunk makes of it."""
     loaders = make_loaders(split, config.train, net.preprocessing, net.vit.input_channels, device)
@@ -558,7 +558,10 @@ def repeated_batch(
 
 
 def overfit(
-    net: VisionTransformer, batches: Iterable[tuple[Inputs, Tensor]], config: Config, run: Run
+    net: VisionTransformer,
+    batches: Iterable[tuple[Tensor | Tokens, Tensor]],
+    config: Config,
+    run: Run,
 ) -> bool:
     """Train on one batch until the network knows it by heart; says PASS, or FAIL and likely why.
 

@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from config import ViTConfig
 from dataset import EpochSampler
-from features import Tail, TokenCache, TokenLoader, record_type
-from model import VisionTransformer
+from features import TokenCache, TokenLoader, record_type
+from model import Tail, VisionTransformer
 from utils import check_disk, command_line
 
 

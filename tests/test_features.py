@@ -23,8 +23,8 @@ import pretrained
 import training
 from config import Config, ConfigError, ViTConfig, load_config
 from dataset import FileIndex, load_split, make_loaders
-from features import Plan, Tail, TokenCache, Tokens, Trunk, packed
-from model import VisionTransformer
+from features import Plan, TokenCache, Trunk, packed
+from model import Tail, Tokens, VisionTransformer
 from tools import cache as cache_tool
 from utils import UserError, read_metrics
 
