@@ -701,9 +701,11 @@ def expected_memory(config: Config, net: VisionTransformer, split: Split, cached
     blocks = vit.num_layers - (net.frozen_depth or 0)
     activations = max(train.batch_size * blocks, train.eval_batch_size) * block
     if cached:
-        # The last block keeps its tokens alone; the trunk's weights exist twice during its pass.
+        # Of the last block only the class token's row is kept. The trunk's weights exist twice in
+        # its pass, once more while a checkpoint is written; Keeper holds two copies of the rest.
         tokens = 4 * N * vit.hidden_dim * max(train.batch_size, train.eval_batch_size)
-        activations = max(activations - train.batch_size * block, 2 * tokens, 4 * total)
+        activations = activations - train.batch_size * block if blocks > 1 else 2 * tokens
+        activations += 2 * 4 * total + 6 * 4 * trainable
     decoded = sum(pixels.numel() for pixels in split.decoded.values())
     # PyTorch, its libraries and the allocator's slack: what two runs on Linux took beyond the rest.
     runtime = 0.9e9
