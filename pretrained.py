@@ -470,7 +470,9 @@ def read_arrays(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return (_read_npz(path), {}) if is_npz else _read_torch(path)
         if start[8:9] == b"{":
             with safe_open(path, "pt") as file_:
-                arrays = {name: file_.get_tensor(name) for name in file_.keys()}  # noqa: SIM118
+                # Copies: the tensors are a mapping of the file, which another may overwrite.
+                names = list(file_.keys())
+                arrays = {name: file_.get_tensor(name).clone() for name in names}
                 return arrays, _own_metadata(file_.metadata() or {})
         if start[:1] == b"\x80":
             return _read_torch(path)
