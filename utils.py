@@ -57,6 +57,9 @@ def command_line(main: Callable[[], int | None], *more: type[Exception]) -> int:
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     except OSError as error:
+        if error.errno == errno.EROFS:
+            print(f"error: {error.filename} is on a read-only disk", file=sys.stderr)
+            return 2
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         where = f" while writing {error.filename}" if error.filename else ""
@@ -205,8 +208,9 @@ def keep_freed_memory() -> None:
     trim_threshold, mmap_threshold = -1, -3
     with contextlib.suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(mmap_threshold, (1 << 31) - 1)
-        mallopt(trim_threshold, (1 << 31) - 1)
+        # Older versions take no more than 32 MB. Refused, it must not lose its own adaptation.
+        if mallopt(mmap_threshold, (1 << 31) - 1) or mallopt(mmap_threshold, 32 << 20):
+            mallopt(trim_threshold, (1 << 31) - 1)
 
 
 def pick_device(wanted: str) -> tuple[torch.device, str | None]:
@@ -379,13 +383,19 @@ class MetricsLog:
     anew from them, so that a resumed run leaves the same files as an uninterrupted one.
     """
 
-    def __init__(self, folder: Path, columns: tuple[str, ...], last_epoch: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        columns: tuple[str, ...],
+        last_epoch: int = 0,
+        best_epoch: int | None = None,
+    ) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only runs need it
 
         self.path = folder / "metrics.csv"
         self.plot = folder / "curves.png"
         self.columns = columns
-        self.best_epoch: int | None = None
+        self.best_epoch = best_epoch or None
         self.drawn = -math.inf
         self.rows = [row for row in read_metrics(self.path) if row["epoch"] <= last_epoch]
         for old in folder.glob("events.out.tfevents.*"):
