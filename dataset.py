@@ -5,18 +5,20 @@ No file is dropped in silence: what is not used is listed with its reason.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
+import io
 import json
 import os
 import sys
-import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import repeat
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -70,13 +72,13 @@ class Split:
 # ------------------------------------------------------------------------------------- one image
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(source: Path | BinaryIO) -> np.ndarray:
     """An image file of any mode as RGB, uint8, (h, w, 3).
 
     EXIF rotation is applied, an animation gives its first frame, 16 bits are scaled to 8, and
     transparency is laid on white. Raises OSError, SyntaxError or ValueError where it can't be read.
     """
-    with Image.open(path) as image:
+    with Image.open(source) as image:
         image.seek(0)
         image.load()
         picture = ImageOps.exif_transpose(image)
@@ -92,6 +94,12 @@ def read_image(path: Path) -> np.ndarray:
     return np.asarray(picture.convert("RGB"))
 
 
+def read_hashed(path: Path) -> tuple[str, np.ndarray]:
+    """The sha256 of a file's content, and that same content's pixels."""
+    content = path.read_bytes()
+    return hashlib.sha256(content).hexdigest(), read_image(io.BytesIO(content))
+
+
 def _hash_and_decode(
     path: Path, known: FileIndex | None
 ) -> tuple[str, np.ndarray | None, str | None]:
@@ -102,8 +110,8 @@ def _hash_and_decode(
     try:
         if known is not None and (digest := known.get(path)):
             return digest, None, None
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        return digest, read_image(path), None
+        digest, pixels = read_hashed(path)
+        return digest, pixels, None
     except Image.UnidentifiedImageError:
         return "", None, "not an image"
     except Exception as error:  # damaged files make Pillow raise nearly anything
@@ -117,10 +125,10 @@ class FileIndex:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            entries = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            entries = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
             entries = {}
-        self.entries: dict[str, list] = entries if isinstance(entries, dict) else {}
+        self.entries = {k: v for k, v in entries.items() if isinstance(v, list) and len(v) == 4}
         self.unknown: dict[str, list[int]] = {}
 
     def get(self, path: Path) -> str | None:
@@ -134,13 +142,14 @@ class FileIndex:
         self.unknown[str(path.absolute())] = state
         return None
 
-    def update(self, samples: list[Sample]) -> None:
+    def update(self, samples: Sequence[Sample]) -> None:
         """Remember, and write down, what was asked for in vain and is an image."""
         names = {str(sample.path.absolute()): sample.sha256 for sample in samples}
         new = {name: [*self.unknown[name], names[name]] for name in names.keys() & self.unknown}
         if new:
             self.entries |= new
-            write_text(self.path, json.dumps(self.entries))
+            with contextlib.suppress(OSError, UserError):  # it only saves time
+                write_text(self.path, json.dumps(self.entries))
 
 
 # ------------------------------------------------------------------------------- folder -> split
@@ -161,7 +170,7 @@ def load_split(
     """Read the folder `train.base_dir` into classes, parts and samples.
 
     `split_file` (or `train.split`) re-uses a split.csv. Images that `known` has seen are not
-    decoded, and it learns of the others. Raises UserError for a folder that can't
+    read. Raises UserError for a folder that can't
     be used: missing, empty, with a class without images, fewer than 2 classes, or with unreadable
     images unless `on_bad_image` is skip.
     """
@@ -169,8 +178,6 @@ def load_split(
     found, unused = _walk(root)
     classes = _classes(root, found, unused)
     samples, decoded = _read_all(found, classes, unused, train.on_bad_image, known)
-    if known is not None:
-        known.update(samples)
     notes: list[str] = []
     wanted = split_file or (Path(train.split) if train.split else None)
     if wanted is not None:
@@ -370,17 +377,19 @@ def _assign_parts(
                 f"class {name} has {len(groups)} different image(s): "
                 "it needs 2 or more, one to train on and one to validate on"
             )
-        chosen |= _cut(groups, train.val_fraction, [train.seed, zlib.crc32(name.encode())])
+        chosen |= _cut(groups, train.val_fraction, f"{train.seed} {name}")
     return [
         s if s.part == "test" else replace(s, part="val" if s.sha256 in chosen else "train")
         for s in samples
     ]
 
 
-def _cut(groups: Counter[str], fraction: float, seed: list[int]) -> set[str]:
-    """Draw groups of identical images until they make up `fraction`; never none, never all."""
-    names = sorted(groups)
-    np.random.default_rng(seed).shuffle(names)
+def _cut(groups: Counter[str], fraction: float, seed: str) -> set[str]:
+    """Draw groups of identical images until they make up `fraction`; never none, never all.
+
+    The draw ranks each image by itself, so pictures that come later move few of the others.
+    """
+    names = sorted(groups, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
     wanted = max(1, round(fraction * groups.total()))
     chosen: set[str] = set()
     taken = 0
@@ -527,7 +536,10 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         sample = self.samples[index]
         pixels = self.decoded.get(sample.path)
         if pixels is None:
-            pixels = torch.from_numpy(read_image(sample.path).copy()).permute(2, 0, 1)
+            digest, array = read_hashed(sample.path)
+            if digest != sample.sha256:
+                raise UserError(f"{sample.path} was changed while it was in use; run again")
+            pixels = torch.from_numpy(array.copy()).permute(2, 0, 1)
         with torch.random.fork_rng(devices=[]):
             seeds = np.random.SeedSequence([self.seed, draw, int(sample.sha256[:16], 16)])
             torch.manual_seed(int(seeds.generate_state(1)[0]))
@@ -574,24 +586,27 @@ def make_loaders(
             if learns and train.draws != 1
             else eval_transform(preprocessing, channels)
         )
-        processes = workers(train, device)
         loaders[part] = DataLoader(
             ImageDataset(samples, transform, split.decoded, train.seed),
             batch_size=train.batch_size if learns else train.eval_batch_size,
             sampler=EpochSampler(len(samples), train.seed, train.draws) if learns else None,
-            num_workers=processes,
-            persistent_workers=processes > 0,
-            # Its own random numbers, or a resumed epoch would draw one more than an unbroken run.
-            generator=torch.Generator().manual_seed(train.seed),
-            pin_memory=device.type == "cuda",
-            # Forked workers share the decoded images instead of copying them.
-            multiprocessing_context="fork" if processes and sys.platform == "linux" else None,
+            **loader_options(train, device),
         )
     return loaders
 
 
-def workers(train: TrainConfig, device: torch.device) -> int:
-    """On a CPU the network needs the cores more than the loader does."""
+def loader_options(train: TrainConfig, device: torch.device) -> dict[str, Any]:
+    """How a DataLoader of images works beside a device."""
     if train.num_workers != "auto":
-        return train.num_workers
-    return min(8, os.cpu_count() or 1) if device.type == "cuda" else 0
+        processes = train.num_workers
+    else:  # on a CPU the network needs the cores more than the loader does
+        processes = min(8, os.cpu_count() or 1) if device.type == "cuda" else 0
+    return {
+        "num_workers": processes,
+        "persistent_workers": processes > 0,
+        # Its own random numbers, or a resumed epoch would draw one more than an unbroken run.
+        "generator": torch.Generator().manual_seed(train.seed),
+        "pin_memory": device.type == "cuda",
+        # Forked workers share the decoded images instead of copying them.
+        "multiprocessing_context": "fork" if processes and sys.platform == "linux" else None,
+    }

@@ -48,18 +48,19 @@ from dataset import (
     Split,
     available_memory,
     eval_transform,
+    loader_options,
     train_transform,
-    workers,
 )
 from model import Block, Tokens, VisionTransformer
 from utils import UserError, autocast, check_disk, free_bytes, log, write_text
 
+REMEDY = "`python -m tools.cache prune` frees some, train.data names another place"
 FORMAT = 1  # raise it whenever the same inputs would give other bytes
 SYNC_SECONDS = 10  # a killed build loses at most so much work
 # A batch of the trunk pass makes so much of an MLP's hidden layer: 16 images of a B/16. Half of
 # that loses 3 %, twice of it gains nothing.
 HIDDEN_BYTES = 40 << 20
-CUDA_BATCH = 128
+CUDA_HIDDEN_BYTES = 320 << 20  # 128 images of a B/16, 19 of an L/14 at 518 pixels
 LARGE_SHARE = 0.25  # of the free memory: a smaller cache just stays there
 MOST_OF_FREE = 0.9  # of the free disk: `cache: auto` leaves the rest to others
 
@@ -79,8 +80,8 @@ class Trunk:
         self.depth = net.frozen_depth
         vit = net.vit
         N = (vit.dim // vit.patch_dim) ** 2 + 1
-        fits = HIDDEN_BYTES // (4 * N * vit.ff_dim)
-        self.batch_size = CUDA_BATCH if device.type == "cuda" else max(1, min(64, fits))
+        hidden = CUDA_HIDDEN_BYTES if device.type == "cuda" else HIDDEN_BYTES
+        self.batch_size = max(1, min(128, hidden // (4 * N * vit.ff_dim)))
         blocks: list[Callable[[Tensor], Tensor]] = list(net.blocks[: self.depth])
         self.blocks = blocks if bf16 else packed(blocks, self.batch_size, N, device)
         self.engine = "plain" if self.blocks is blocks else "oneDNN, packed"
@@ -185,13 +186,18 @@ class Plan:
         self.bytes = len(self.draws) * self.record.itemsize
         self.about = {"images": str(split.root), "weights": train.checkpoint}
 
+    def check_disk(self) -> None:
+        """Raise UserError where the disk has no room for what is still to be written."""
+        what = f"the token cache in {self.folder} ({REMEDY}, train.cache=off does without)"
+        check_disk(self.folder, self.missing_bytes(), what)
+
     def _add(self, part: str, net: VisionTransformer, split: Split, train: TrainConfig) -> None:
         """A part's images, under the draws that its loader asks for."""
         preprocessing, channels = net.preprocessing, net.vit.input_channels
         settings: list[Any] = [torchvision.__version__, PIL.__version__]
         if part == "train" and train.draws and train.draws > 1:
             transform = train_transform(preprocessing, train, channels)
-            numbers = range(1, train.draws + 1)
+            numbers = range(1, min(train.draws, train.max_epochs) + 1)  # an epoch uses one
             settings.append(train.seed)
         else:
             transform, numbers = eval_transform(preprocessing, channels), range(1, 2)
@@ -227,17 +233,28 @@ def plan_cache(net: VisionTransformer, split: Split, train: TrainConfig) -> Plan
     if not may_cache(train):
         return None
     plan = Plan(net, split, train)
+    if damage(plan.path) and train.cache == "auto" and not may_write(plan.folder):
+        log.info("no token cache: %s can't be written to; %s", plan.folder, REMEDY)
+        return None
     free = free_bytes(plan.folder)
     if train.cache == "auto" and plan.missing_bytes() > MOST_OF_FREE * free:
         log.info(
             "no token cache: it would take %s of %s free in %s, so every epoch runs the whole "
-            "network; train.data names another place",
+            "network; %s",
             megabytes(plan.missing_bytes()),
             megabytes(free),
             plan.folder,
+            REMEDY,
         )
         return None
     return plan
+
+
+def may_write(folder: Path) -> bool:
+    """Whether a folder, there already or not, can be written to."""
+    while not folder.exists():
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK)
 
 
 def sha256(*parts: Any) -> str:
@@ -251,7 +268,7 @@ def record_type(net: VisionTransformer, dtype: str) -> np.dtype:
     fields: list[Any] = [("tokens", dtype, (N, D))]
     if net.frozen_depth == L - 1:
         fields.append(("cls", "float32", (D,)))
-    return np.dtype(fields)
+    return np.dtype(fields, align=True)
 
 
 def trunk_hash(net: VisionTransformer) -> str:
@@ -413,14 +430,16 @@ def open_cache(
     plan: Plan, net: VisionTransformer, train: TrainConfig, device: torch.device
 ) -> TokenCache:
     """The cache of a plan: the one that is there, or a new one. Raises UserError on a full disk."""
-    if plan.path.exists() and (reason := damage(plan.path)):
-        log.info("the token cache %s is damaged (%s): it is made anew", plan.path, reason)
-        shutil.rmtree(plan.path)
-    if not plan.path.exists():
+    if damage(plan.path):
         with waiting_for(plan.folder / f"{plan.key}.lock"):
-            if not plan.path.exists():  # else another run has made it meanwhile
+            reason = damage(plan.path)  # another run may have made it meanwhile
+            if reason and plan.path.exists():
+                log.info("the token cache %s is damaged (%s): it is made anew", plan.path, reason)
+                shutil.rmtree(plan.path)
+            if reason:
                 Builder(plan, net, train, device).build()
-    (plan.path / "header.json").touch()  # `tools.cache` knows by it when it was last used
+    with contextlib.suppress(OSError):  # `tools.cache` knows by it when it was last used
+        (plan.path / "header.json").touch()
     return TokenCache(plan.path, plan.record)
 
 
@@ -438,7 +457,6 @@ def waiting_for(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-        path.unlink(missing_ok=True)
 
 
 class Drawn(Dataset[Tensor]):
@@ -476,8 +494,7 @@ class Builder:
             f"; {done:,} are there already" if done else "",
             f"; {given:,} are copied from an older cache" if given else "",
         )
-        left = (len(ids) - done) * plan.record.itemsize
-        check_disk(plan.folder, left, f"the token cache in {plan.folder} (train.cache=off)")
+        plan.check_disk()
         if not done:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
@@ -537,9 +554,7 @@ class Builder:
         loader = DataLoader(
             Drawn([self.plan.draws[id_] for id_ in ids]),
             trunk.batch_size,
-            num_workers=workers(self.train, self.device),
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),
+            **loader_options(self.train, self.device),
         )
         for images in loader:
             yield self._as_records(trunk(images))

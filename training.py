@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import copy
 import math
 import time
 from collections.abc import Iterable, Iterator
@@ -34,6 +33,7 @@ from dataset import (
 )
 from features import (
     Loaders,
+    Plan,
     Trunk,
     cache_folder,
     may_cache,
@@ -91,34 +91,46 @@ def main(argv: list[str] | None = None) -> int:
     for note in [*notes, *([fallback] if fallback else [])]:
         log.info(note)
 
-    # Pictures whose tokens are cached need not be decoded again.
-    cached = may_cache(config.train) and not config.overfit_one_batch.overfit
-    known = FileIndex(cache_folder(config.train) / "files.json") if cached else None
+    # Pictures whose tokens are cached need not be read again.
+    overfits = config.overfit_one_batch.overfit
+    caches = may_cache(config.train) and not overfits
+    known = FileIndex(cache_folder(config.train) / "files.json") if caches else None
     split = load_split(config.train, run.split if run.resumes else None, known)
     report_data(split)
     seed_everything(config.train.seed)
     net = build_for(config, split.classes)
     config = config.model_copy(update={"vit": net.vit})
+    plan = plan_cache(net, split, config.train) if caches else None
     if args.check:
-        print_check(config, net, split)
+        print_check(config, net, split, plan)
         return 0
 
-    if not config.overfit_one_batch.overfit:
+    if plan is not None and known is not None:
+        plan.check_disk()
+        known.update(split.samples)
+    elif caches:  # every epoch needs the pictures, decoded as far as the memory goes
+        split = load_split(config.train, run.split if run.resumes else None)
+    if not overfits:
         check_disk(run.weights, checkpoint_bytes(config, net), f"the checkpoints in {run.weights}")
     run.open()
     if not run.resumes:  # else not before its checkpoint is known to fit
         write_text(run.folder / "config.yaml", dump_config(config))
         write_split(run.split, split)
     net.to(device)
-    if config.overfit_one_batch.overfit:
+    if overfits:
         batches = repeated_batch(net, split, config, device)
         return 0 if overfit(net, batches, config, run) else 1
-    fit(net, split, config, run, device)
+    fit(net, split, plan, config, run, device)
     return 0
 
 
 def fit(
-    net: VisionTransformer, split: Split, config: Config, run: Run, device: torch.device
+    net: VisionTransformer,
+    split: Split,
+    plan: Plan | None,
+    config: Config,
+    run: Run,
+    device: torch.device,
 ) -> dict[str, Any]:
     """Train, keeping the best and the last checkpoint; returns what summary.json holds."""
     train = config.train
@@ -128,12 +140,12 @@ def fit(
     progress = restore(run, net, optimizer, scheduler)
     if run.resumes:
         write_text(run.folder / "config.yaml", dump_config(config))
-    metrics = MetricsLog(run.folder, COLUMNS, progress.epoch)
+    metrics = MetricsLog(run.folder, COLUMNS, progress.epoch, progress.best_epoch)
     keeper = Keeper(run, net, optimizer, scheduler, progress, config)
 
     with resumable(run, progress), metrics, keeper:
         started = time.perf_counter()
-        learner, loaders = prepare(net, split, config, device)
+        learner, loaders = prepare(net, split, plan, config.train, device)
         cache_seconds = time.perf_counter() - started if learner is not net else None
         for epoch in range(progress.epoch + 1, train.max_epochs + 1):
             if progress.patience_is_over(train):
@@ -152,20 +164,22 @@ def fit(
 
 
 def prepare(
-    net: VisionTransformer, split: Split, config: Config, device: torch.device
+    net: VisionTransformer,
+    split: Split,
+    plan: Plan | None,
+    train: TrainConfig,
+    device: torch.device,
 ) -> tuple[nn.Module, Loaders]:
-    """What trains, and what it is fed: the end of the network and the cached tokens of the rest, or
-    the whole network and images. The loop does not know which."""
-    train = config.train
-    learner: nn.Module = net
-    plan = plan_cache(net, split, train)
-    if plan is None:
-        loaders: Loaders = make_loaders(
-            split, train, net.preprocessing, net.vit.input_channels, device
-        )
-    else:
+    """What trains, and what it is fed: with a plan the end of the network and the cached tokens of
+    the rest, else the whole network and images. The loop does not know which."""
+    learner: nn.Module
+    loaders: Loaders
+    if plan is not None:
         learner = Tail(net)
         loaders = open_cache(plan, net, train, device).loaders(plan, split, train, device)
+    else:
+        learner, channels = net, net.vit.input_channels
+        loaders = make_loaders(split, train, net.preprocessing, channels, device)
     if train.compile:
         learner.compile()
     return learner, loaders
@@ -369,7 +383,8 @@ class Keeper:
     the loop is left, by Ctrl-C as well.
 
     An epoch of the cached mode can take less time than writing the whole network, so with
-    `save_epoch: auto` it is written every half minute at most; until then it is kept in memory.
+    `save_epoch: auto` it is written every half minute at most; until then it is kept, beside the
+    device, in the CPU's memory.
     """
 
     SECONDS = 30
@@ -403,11 +418,11 @@ class Keeper:
             self.write()
         else:
             self.last["model"] |= self._trained()
-            self.last["optimizer"] = copy.deepcopy(self.last["optimizer"])
+            self.last["optimizer"] = copied(self.last["optimizer"])
 
     def _trained(self) -> dict[str, Tensor]:
         """Copies of the parameters that train; the others stay as they are."""
-        return {n: p.detach().clone() for n, p in self.net.named_parameters() if p.requires_grad}
+        return {n: copied(p.detach()) for n, p in self.net.named_parameters() if p.requires_grad}
 
     def write(self) -> None:
         """The best first: what goes on from last.pt must find it."""
@@ -428,6 +443,17 @@ class Keeper:
         self.write()
 
 
+def copied(state: Any) -> Any:
+    """A state dict's tensors, copied to the CPU; its other values as they are."""
+    if isinstance(state, Tensor):
+        return state.to("cpu", copy=True)
+    if isinstance(state, dict):
+        return {key: copied(value) for key, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return type(state)(copied(value) for value in state)
+    return state
+
+
 def restore(
     run: Run, net: VisionTransformer, optimizer: torch.optim.Optimizer, scheduler: LambdaLR
 ) -> Progress:
@@ -439,6 +465,13 @@ def restore(
         return Progress()
     if state["classes"] != list(net.classes or ()):
         raise UserError(f"{run.last} was trained on other classes: {', '.join(state['classes'])}")
+    frozen = [name for name, p in net.named_parameters() if not p.requires_grad]
+    changed = [n for n in frozen if not same(state["model"].get(n), net.get_parameter(n))]
+    if changed:
+        raise UserError(
+            f"{run.last} has other frozen weights than train.checkpoint ({changed[0]}); go on with "
+            f"{run.folder}/config.yaml and the weights that it names"
+        )
     try:
         net.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
@@ -451,6 +484,11 @@ def restore(
     progress = Progress(**state["progress"])
     log.info("going on after epoch %d of %s", progress.epoch, run.folder)
     return progress
+
+
+def same(saved: Tensor | None, now: Tensor) -> bool:
+    """Whether a checkpoint's array is the network's; other shapes are load_state_dict's to name."""
+    return saved is None or saved.shape != now.shape or torch.equal(saved, now.detach().cpu())
 
 
 @contextlib.contextmanager
@@ -664,9 +702,8 @@ def report_epoch(row: dict[str, Any], train: TrainConfig) -> None:
     )
 
 
-def print_check(config: Config, net: VisionTransformer, split: Split) -> None:
+def print_check(config: Config, net: VisionTransformer, split: Split, plan: Plan | None) -> None:
     """What a run would do: the resolved config, the parameters, the data, the steps, the memory."""
-    plan = plan_cache(net, split, config.train)
     total, trainable = net.parameter_counts()
     print(dump_config(config))
     print(f"parameters: {total:,} in all, {trainable:,} train (mode {config.train.mode})")
@@ -702,15 +739,17 @@ def expected_memory(config: Config, net: VisionTransformer, split: Split, cached
     activations = max(train.batch_size * blocks, train.eval_batch_size) * block
     if cached:
         # Of the last block only the class token's row is kept. The trunk's weights exist twice in
-        # its pass, once more while a checkpoint is written; Keeper holds two copies of the rest.
+        # its pass, and once more while a checkpoint is written.
         tokens = 4 * N * vit.hidden_dim * max(train.batch_size, train.eval_batch_size)
         activations = activations - train.batch_size * block if blocks > 1 else 2 * tokens
-        activations += 2 * 4 * total + 6 * 4 * trainable
+        activations += 2 * 4 * total
+    kept = 2 * 4 * trainable + moment_bytes(train, trainable)  # Keeper's best and last
     decoded = sum(pixels.numel() for pixels in split.decoded.values())
     # PyTorch, its libraries and the allocator's slack: what two runs on Linux took beyond the rest.
     runtime = 0.9e9
     gradients = 4 * trainable
-    return runtime + 4 * total + gradients + moment_bytes(train, trainable) + activations + decoded
+    state = 4 * total + gradients + moment_bytes(train, trainable)
+    return runtime + state + kept + activations + decoded
 
 
 def moment_bytes(train: TrainConfig, trainable: int) -> int:
