@@ -12,6 +12,7 @@ import io
 import json
 import os
 import sys
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -94,12 +95,6 @@ def read_image(source: Path | BinaryIO) -> np.ndarray:
     return np.asarray(picture.convert("RGB"))
 
 
-def read_hashed(path: Path) -> tuple[str, np.ndarray]:
-    """The sha256 of a file's content, and that same content's pixels."""
-    content = path.read_bytes()
-    return hashlib.sha256(content).hexdigest(), read_image(io.BytesIO(content))
-
-
 def _hash_and_decode(
     path: Path, known: FileIndex | None
 ) -> tuple[str, np.ndarray | None, str | None]:
@@ -110,8 +105,8 @@ def _hash_and_decode(
     try:
         if known is not None and (digest := known.get(path)):
             return digest, None, None
-        digest, pixels = read_hashed(path)
-        return digest, pixels, None
+        content = path.read_bytes()
+        return hashlib.sha256(content).hexdigest(), read_image(io.BytesIO(content)), None
     except Image.UnidentifiedImageError:
         return "", None, "not an image"
     except Exception as error:  # damaged files make Pillow raise nearly anything
@@ -120,7 +115,13 @@ def _hash_and_decode(
 
 class FileIndex:
     """The content hashes of images that were read before, so that an unchanged file is not read
-    again: one with the same path, size, and times of modification and of change."""
+    again: one with the same path, size, and times of modification and of change.
+
+    A file that was changed just before it was read is not remembered: what changes it again within
+    the clock's tick could not be told. Windows has no time of change, so nothing is remembered.
+    """
+
+    TICK_NS = 2_000_000_000  # FAT's
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -139,7 +140,8 @@ class FileIndex:
         if entry and entry[:3] == state:
             return entry[3]
         # As it was before it is read: a change meanwhile makes it unknown the next time.
-        self.unknown[str(path.absolute())] = state
+        if os.name != "nt" and time.time_ns() - max(state[1:]) >= self.TICK_NS:
+            self.unknown[str(path.absolute())] = state
         return None
 
     def update(self, samples: Sequence[Sample]) -> None:
@@ -321,13 +323,28 @@ def available_memory() -> int:
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable"):
-                return int(line.split()[1]) * 1024
+                return min(int(line.split()[1]) * 1024, container_memory())
     except OSError:
         pass
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     except (AttributeError, ValueError, OSError):
         return 4 << 30
+
+
+def container_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that are left to a container with a limit of its own (cgroup v2); else no end of them.
+
+    https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files
+    """
+    try:
+        limit = int((cgroup / "memory.max").read_text())
+        used = int((cgroup / "memory.current").read_text())
+        pairs = (line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+        cached = int(dict(pairs)["inactive_file"])
+    except (OSError, ValueError, KeyError):  # no limit reads "max"
+        return sys.maxsize
+    return max(0, limit - used + cached)
 
 
 def _keep_duplicates_together(
@@ -512,6 +529,15 @@ def eval_transform(preprocessing: Preprocessing, channels: int = 3) -> v2.Compos
     )
 
 
+def read_unchanged(sample: Sample) -> np.ndarray:
+    """A sample's pixels; UserError where the file is no longer what was split."""
+    with contextlib.suppress(OSError):
+        content = sample.path.read_bytes()
+        if hashlib.sha256(content).hexdigest() == sample.sha256:
+            return read_image(io.BytesIO(content))
+    raise UserError(f"{sample.path} was changed while it was in use; run again")
+
+
 class ImageDataset(Dataset[tuple[Tensor, int]]):
     """Samples through a transform: an item is the image (c, h, w), float32, and its label.
 
@@ -536,10 +562,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         sample = self.samples[index]
         pixels = self.decoded.get(sample.path)
         if pixels is None:
-            digest, array = read_hashed(sample.path)
-            if digest != sample.sha256:
-                raise UserError(f"{sample.path} was changed while it was in use; run again")
-            pixels = torch.from_numpy(array.copy()).permute(2, 0, 1)
+            pixels = torch.from_numpy(read_unchanged(sample).copy()).permute(2, 0, 1)
         with torch.random.fork_rng(devices=[]):
             seeds = np.random.SeedSequence([self.seed, draw, int(sample.sha256[:16], 16)])
             torch.manual_seed(int(seeds.generate_state(1)[0]))

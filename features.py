@@ -12,6 +12,7 @@ is approximated: the same weights, the same losses (up to the rounding of `cache
 The key is a hash of the trunk's weights and architecture, the precision, and the set of records. A
 record is one image, by its content, under one draw of one transform. So whatever changes makes a
 new key, and what did not change is copied from an older cache instead of being computed again.
+The tokens carry no checksum: what a failing disk does to them is not noticed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -52,15 +53,24 @@ from dataset import (
     train_transform,
 )
 from model import Block, Tokens, VisionTransformer
-from utils import UserError, autocast, check_disk, free_bytes, log, write_text
+from utils import (
+    UserError,
+    autocast,
+    check_disk,
+    existing,
+    free_bytes,
+    log,
+    same_disk,
+    write_text,
+)
 
-REMEDY = "`python -m tools.cache prune` frees some, train.data names another place"
+KEY_LENGTH = 16
 FORMAT = 1  # raise it whenever the same inputs would give other bytes
 SYNC_SECONDS = 10  # a killed build loses at most so much work
 # A batch of the trunk pass makes so much of an MLP's hidden layer: 16 images of a B/16. Half of
 # that loses 3 %, twice of it gains nothing.
-HIDDEN_BYTES = 40 << 20
-CUDA_HIDDEN_BYTES = 320 << 20  # 128 images of a B/16, 19 of an L/14 at 518 pixels
+HIDDEN_BYTES = 38 << 20
+CUDA_HIDDEN_BYTES = 320 << 20  # 128 images of a B/16 (the most), 14 of an L/14 at 518 pixels
 LARGE_SHARE = 0.25  # of the free memory: a smaller cache just stays there
 MOST_OF_FREE = 0.9  # of the free disk: `cache: auto` leaves the rest to others
 
@@ -166,8 +176,13 @@ class Plan:
     record is made of.
     """
 
-    def __init__(self, net: VisionTransformer, split: Split, train: TrainConfig) -> None:
+    def __init__(
+        self, net: VisionTransformer, split: Split, train: TrainConfig, checkpoints: int = 0
+    ) -> None:
         self.folder = cache_folder(train)
+        self.reserved = checkpoints if same_disk(self.folder, Path(train.save_path)) else 0
+        self.remedy = f"`python -m tools.cache prune{data_option(train)}` frees some, train.data "
+        self.remedy += "names another place"
         self.record = record_type(net, train.cache_dtype)
         self.ids: dict[str, list[list[str]]] = {}
         self.draws: dict[str, Draw] = {}
@@ -181,15 +196,16 @@ class Plan:
             "shape": list(self.record["tokens"].shape),
             "bf16": train.bf16,
         }
-        self.key = sha256(self.recipe, sorted(self.draws))[:16]
+        self.key = key_of(self.recipe, self.draws)
         self.path = self.folder / self.key
         self.bytes = len(self.draws) * self.record.itemsize
         self.about = {"images": str(split.root), "weights": train.checkpoint}
 
     def check_disk(self) -> None:
         """Raise UserError where the disk has no room for what is still to be written."""
-        what = f"the token cache in {self.folder} ({REMEDY}, train.cache=off does without)"
-        check_disk(self.folder, self.missing_bytes(), what)
+        what = f"the token cache in {self.folder} ({self.remedy}; train.cache=off does without)"
+        if missing := self.missing_bytes():
+            check_disk(self.folder, missing + self.reserved, what)
 
     def _add(self, part: str, net: VisionTransformer, split: Split, train: TrainConfig) -> None:
         """A part's images, under the draws that its loader asks for."""
@@ -228,23 +244,34 @@ def may_cache(train: TrainConfig) -> bool:
     return train.mode == "finetune" and train.cache != "off"
 
 
-def plan_cache(net: VisionTransformer, split: Split, train: TrainConfig) -> Plan | None:
-    """What the run's cache holds; None, with a line that says why, where it runs without one."""
+def data_option(train: TrainConfig) -> str:
+    return "" if train.data == "data" else f" --data {train.data}"
+
+
+def plan_cache(
+    net: VisionTransformer, split: Split, train: TrainConfig, checkpoints: int = 0
+) -> Plan | None:
+    """What the run's cache holds; None, with a line that says why, where it runs without one.
+
+    `checkpoints`: the bytes that the run is going to write besides.
+    """
     if not may_cache(train):
         return None
-    plan = Plan(net, split, train)
+    plan = Plan(net, split, train, checkpoints)
     if damage(plan.path) and train.cache == "auto" and not may_write(plan.folder):
-        log.info("no token cache: %s can't be written to; %s", plan.folder, REMEDY)
+        log.info(
+            "no token cache: %s can't be written to; train.data names another place", plan.folder
+        )
         return None
-    free = free_bytes(plan.folder)
-    if train.cache == "auto" and plan.missing_bytes() > MOST_OF_FREE * free:
+    missing, free = plan.missing_bytes(), free_bytes(plan.folder) - plan.reserved
+    if train.cache == "auto" and missing and missing > MOST_OF_FREE * free:
         log.info(
             "no token cache: it would take %s of %s free in %s, so every epoch runs the whole "
             "network; %s",
-            megabytes(plan.missing_bytes()),
-            megabytes(free),
+            megabytes(missing),
+            megabytes(max(0, free)),
             plan.folder,
-            REMEDY,
+            plan.remedy,
         )
         return None
     return plan
@@ -252,13 +279,16 @@ def plan_cache(net: VisionTransformer, split: Split, train: TrainConfig) -> Plan
 
 def may_write(folder: Path) -> bool:
     """Whether a folder, there already or not, can be written to."""
-    while not folder.exists():
-        folder = folder.parent
-    return folder.is_dir() and os.access(folder, os.W_OK)
+    there = existing(folder)
+    return there.is_dir() and os.access(there, os.W_OK)
 
 
 def sha256(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def key_of(recipe: dict[str, Any], ids: Iterable[str]) -> str:
+    return sha256(recipe, sorted(ids))[:KEY_LENGTH]
 
 
 def record_type(net: VisionTransformer, dtype: str) -> np.dtype:
@@ -302,7 +332,7 @@ def read_header(folder: Path) -> tuple[dict[str, Any], list[str]]:
         header = json.loads(text)
         content, stamp = header["content"], header["sha256"]
         ids = (folder / "records.txt").read_text(encoding="utf-8").splitlines()
-        key = sha256(content["recipe"], sorted(ids))[:16]
+        key = key_of(content["recipe"], ids)
     except OSError as error:
         raise ValueError(f"{error.filename} can't be read") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -347,8 +377,8 @@ class TokenCache:
         is how they travel to a GPU."""
         dtype = self.tokens.dtype if pinned else torch.float32
         tokens = torch.empty((len(rows), *self.tokens.shape[1:]), dtype=dtype, pin_memory=pinned)
-        for i, row in enumerate(rows.tolist()):
-            tokens[i].copy_(self.tokens[row])
+        for i in rows.argsort().tolist():  # a disk is read forwards
+            tokens[i].copy_(self.tokens[int(rows[i])])
         # Pages that were read stay in the system's cache, but no longer count as this process's.
         # It costs 1 ms a batch of 20 (B/16): only where it matters.
         if self.is_large:
@@ -358,7 +388,7 @@ class TokenCache:
     def expect(self, rows: np.ndarray) -> None:
         """Let the system read these rows from the disk meanwhile."""
         size = self.records.itemsize
-        for row in rows.tolist() if self.is_large else ():
+        for row in sorted(rows.tolist()) if self.is_large else ():
             start = row * size // mmap.PAGESIZE * mmap.PAGESIZE
             self._advise("MADV_WILLNEED", start, (row + 1) * size - start)
 
@@ -385,10 +415,7 @@ class TokenCache:
 
 
 class TokenLoader:
-    """Batches of Tokens and labels, those of the same part's loader of images.
-
-    Within a batch they are in the order of the file, so that a disk is read forwards.
-    """
+    """Batches of Tokens and labels: those of the same part's loader of images, in its order."""
 
     def __init__(
         self,
@@ -408,12 +435,10 @@ class TokenLoader:
     def __iter__(self) -> Iterator[tuple[Tokens, Tensor]]:
         keys = np.array(list(self.sampler or ((i, 1) for i in range(len(self.dataset)))))
         indices, draws = keys[:, 0], (keys[:, 1] - 1) % self.rows.shape[1]
+        starts = range(0, len(indices), self.batch_size)
         batches = []
-        for start in range(0, len(indices), self.batch_size):
-            batch = slice(start, start + self.batch_size)
-            rows = self.rows[indices[batch], draws[batch]]
-            order = rows.argsort()
-            batches.append((rows[order], indices[batch][order]))
+        for batch in (slice(start, start + self.batch_size) for start in starts):
+            batches.append((self.rows[indices[batch], draws[batch]], indices[batch]))
         for (rows, chosen), following in zip(batches, [*batches[1:], None], strict=True):
             if following is not None:
                 self.cache.expect(following[0])
@@ -498,7 +523,7 @@ class Builder:
         if not done:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
-            write_header(self.folder, plan, ids)
+        write_header(self.folder, plan, ids)
         started, first = time.perf_counter(), done
         with open(self.folder / "tokens.bin", "ab") as file:
             file.truncate(done * plan.record.itemsize)
@@ -512,8 +537,8 @@ class Builder:
                         synced = time.monotonic()
             finally:
                 self._sync(file, done)
-        self.progress.unlink()
         os.replace(self.folder, plan.path)
+        (plan.path / self.progress.name).unlink(missing_ok=True)
         seconds = time.perf_counter() - started
         log.info("token cache made in %.1f s, %.1f images/s", seconds, (len(ids) - first) / seconds)
 
@@ -523,9 +548,13 @@ class Builder:
             _, ids = read_header(self.folder)
             done = int(self.progress.read_text())
             size = (self.folder / "tokens.bin").stat().st_size
-            return ids, min(done, size // self.plan.record.itemsize)
-        # First what can be copied: what must be computed then comes in whole batches.
-        return sorted(self.plan.draws, key=lambda id_: id_ not in self.donors), 0
+            done = min(done, size // self.plan.record.itemsize)
+            return [*ids[:done], *self._copied_first(ids[done:])], done
+        return self._copied_first(self.plan.draws), 0
+
+    def _copied_first(self, ids: Iterable[str]) -> list[str]:
+        """What must be computed then comes in whole batches."""
+        return sorted(ids, key=lambda id_: id_ not in self.donors)
 
     def _sync(self, file: Any, done: int) -> None:
         """Note how many records are surely on the disk."""
@@ -577,7 +606,7 @@ class Builder:
 def find_donors(plan: Plan) -> dict[str, tuple[np.ndarray, int]]:
     """Records of the plan that older caches of the same trunk hold: their array and row."""
     found: dict[str, tuple[np.ndarray, int]] = {}
-    for folder in finished_caches(plan.folder):
+    for folder in caches(plan.folder):
         with contextlib.suppress(ValueError, OSError):
             header, ids = read_header(folder)
             if header["recipe"] == plan.recipe and not damage(folder):
@@ -586,8 +615,9 @@ def find_donors(plan: Plan) -> dict[str, tuple[np.ndarray, int]]:
     return found
 
 
-def finished_caches(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.glob("*") if p.is_dir() and not p.suffix)
+def caches(folder: Path, suffix: str = "") -> list[Path]:
+    """The finished caches in a folder, or those of another suffix; nothing else that lies there."""
+    return sorted(p for p in folder.glob("[0-9a-f]" * KEY_LENGTH + suffix) if p.is_dir())
 
 
 def chunks(items: Sequence[str], size: int) -> list[Sequence[str]]:

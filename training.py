@@ -36,6 +36,7 @@ from features import (
     Plan,
     Trunk,
     cache_folder,
+    damage,
     may_cache,
     open_cache,
     plan_cache,
@@ -56,6 +57,7 @@ from utils import (
     pick_device,
     seed_everything,
     setup_log,
+    unbroken,
     versions,
     write_json,
     write_text,
@@ -100,7 +102,8 @@ def main(argv: list[str] | None = None) -> int:
     seed_everything(config.train.seed)
     net = build_for(config, split.classes)
     config = config.model_copy(update={"vit": net.vit})
-    plan = plan_cache(net, split, config.train) if caches else None
+    checkpoints = checkpoint_bytes(config, net)
+    plan = plan_cache(net, split, config.train, checkpoints) if caches else None
     if args.check:
         print_check(config, net, split, plan)
         return 0
@@ -111,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     elif caches:  # every epoch needs the pictures, decoded as far as the memory goes
         split = load_split(config.train, run.split if run.resumes else None)
     if not overfits:
-        check_disk(run.weights, checkpoint_bytes(config, net), f"the checkpoints in {run.weights}")
+        check_disk(run.weights, checkpoints, f"the checkpoints in {run.weights}")
     run.open()
     if not run.resumes:  # else not before its checkpoint is known to fit
         write_text(run.folder / "config.yaml", dump_config(config))
@@ -156,9 +159,10 @@ def fit(
             if epoch % train.eval_epoch == 0 or epoch == train.max_epochs:
                 scores = evaluate(learner, loaders["val"], len(split.classes), device, train.bf16)
                 row |= {f"val_{name}": value for name, value in scores.items()}
-            best = progress.take(row, len(split.part("train")))
-            metrics.write(progress.best_epoch, **row)
-            keeper.keep(best)
+            with unbroken():  # the row of metrics.csv and the checkpoint belong together
+                best = progress.take(row, len(split.part("train")))
+                metrics.write(progress.best_epoch, **row)
+                keeper.keep(best)
             report_epoch(row, train)
     return conclude(net, learner, loaders, split, config, run, progress, cache_seconds)
 
@@ -177,6 +181,7 @@ def prepare(
     if plan is not None:
         learner = Tail(net)
         loaders = open_cache(plan, net, train, device).loaders(plan, split, train, device)
+        split.decoded.clear()
     else:
         learner, channels = net, net.vit.input_channels
         loaders = make_loaders(split, train, net.preprocessing, channels, device)
@@ -499,7 +504,7 @@ def resumable(run: Run, progress: Progress) -> Iterator[None]:
     except KeyboardInterrupt:
         command = f"python training.py --config {run.folder}/config.yaml train.from_checkpoint=true"
         raise KeyboardInterrupt(
-            f"stopped in epoch {progress.epoch + 1}; go on with: {command}"
+            f"stopped with {progress.epoch} epochs done; go on with: {command}"
         ) from None
     except Diverged as error:
         there = [str(path) for path in (run.best, run.last) if path.exists()]
@@ -721,7 +726,7 @@ def print_check(config: Config, net: VisionTransformer, split: Split, plan: Plan
     epochs = config.train.max_epochs
     print(f"\nsteps: {steps} an epoch, {steps * epochs:,} in {epochs} epochs")
     if plan is not None:
-        there = "there already" if not plan.missing_bytes() else "to be made"
+        there = "to be made" if damage(plan.path) else "there already"
         print(f"token cache: {plan.said()}, {there}")
     print(f"memory: about {expected_memory(config, net, split, plan is not None) / 1e9:.1f} GB")
     print(f"disk: about {checkpoint_bytes(config, net) / 1e6:,.0f} MB of checkpoints")

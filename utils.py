@@ -13,8 +13,10 @@ import os
 import platform
 import random
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -48,7 +50,8 @@ def command_line(main: Callable[[], int | None], *more: type[Exception]) -> int:
     try:
         return main() or 0
     except user_errors as error:
-        print(f"error: {error}", file=sys.stderr)
+        # One from a DataLoader's worker process comes with that process's traceback before it.
+        print(f"error: {str(error).rpartition('UserError: ')[2].strip()}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print(f"\n{stop}" if str(stop) else "\nstopped", file=sys.stderr)
@@ -68,6 +71,22 @@ def command_line(main: Callable[[], int | None], *more: type[Exception]) -> int:
     finally:
         # The bars' leftovers must not swallow the shell's next line.
         sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def unbroken() -> Iterator[None]:
+    """Put Ctrl-C off to the end of the block."""
+    if threading.current_thread() is not threading.main_thread():  # it never arrives elsewhere
+        yield
+        return
+    came = []
+    before = signal.signal(signal.SIGINT, lambda *_: came.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+    if came and callable(before):
+        before(signal.SIGINT, None)
 
 
 @contextlib.contextmanager
@@ -92,9 +111,20 @@ def replacing(path: Path, need_bytes: int = 0) -> Iterator[Path]:
 
 def free_bytes(folder: Path) -> int:
     """What is left on the disk that holds `folder`, or will hold it."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return shutil.disk_usage(existing(folder)).free
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    for there in (folder.absolute(), *folder.absolute().parents):
+        if there.exists():
+            return there
+    raise UserError(f"{folder}: there is no such disk")
+
+
+def same_disk(one: Path, other: Path) -> bool:
+    """Whether two folders, there already or not, share a disk."""
+    return existing(one).stat().st_dev == existing(other).stat().st_dev
 
 
 def check_disk(folder: Path, need_bytes: int, what: str) -> None:

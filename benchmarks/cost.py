@@ -4,7 +4,7 @@
 
 250, 500 and 1,000 drawn pictures; 10, 50 and 200 epochs; else the job of benchmarks.finetune. Each
 cell of ours is a run of training.py from an empty cache; those of timm are its start plus images by
-rate that it reached over an epoch. Writes a table and docs/cost.png.
+the rate that it reached over 29 batches. Writes a table and docs/cost.png.
 """
 
 from __future__ import annotations

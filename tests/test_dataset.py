@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,15 @@ from PIL import Image
 
 import dataset
 from config import Preprocessing, TrainConfig
-from dataset import EpochSampler, eval_transform, load_split, make_loaders, read_image, write_split
+from dataset import (
+    EpochSampler,
+    container_memory,
+    eval_transform,
+    load_split,
+    make_loaders,
+    read_image,
+    write_split,
+)
 from utils import UserError
 
 CPU = torch.device("cpu")
@@ -341,3 +350,12 @@ def test_the_sampler_draws_every_index_once() -> None:
     sampler.epoch = 3
     assert sorted(index for index, _ in sampler) == list(range(10))
     assert {epoch for _, epoch in sampler} == {3}
+
+
+def test_a_container_has_the_memory_of_its_limit(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("700\n")
+    (tmp_path / "memory.stat").write_text("anon 500\ninactive_file 150\nslab 3\n")
+    assert container_memory(tmp_path) == 450
+    (tmp_path / "memory.max").write_text("max\n")
+    assert container_memory(tmp_path) == container_memory(tmp_path / "none") == sys.maxsize

@@ -27,7 +27,7 @@ import utils
 from config import ConfigError, TrainConfig, ViTConfig, load_config
 from metrics import evaluate
 from model import VisionTransformer
-from utils import UserError, read_metrics
+from utils import MetricsLog, UserError, read_metrics
 
 
 def train(config_file: Path, *overrides: str) -> int:
@@ -156,7 +156,9 @@ def test_a_stopped_and_resumed_run_ends_like_an_uninterrupted_one(
         return original(*args)
 
     monkeypatch.setattr(training, "train_step", stop_in_epoch_4)
-    with pytest.raises(KeyboardInterrupt, match="stopped in epoch 4; go on with: python training"):
+    with pytest.raises(
+        KeyboardInterrupt, match="stopped with 3 epochs done; go on with: python training"
+    ):
         train(config_file, "train.run_name=stopped", *options)
     monkeypatch.setattr(training, "train_step", original)
     config = config_file.parent / "logs/stopped/config.yaml"
@@ -181,6 +183,24 @@ def test_a_stopped_and_resumed_run_ends_like_an_uninterrupted_one(
         EventAccumulator(str(logs / r)).Reload().Scalars("train/loss") for r in ("whole", "stopped")
     ]
     assert [(e.step, e.value) for e in events[0]] == [(e.step, e.value) for e in events[1]]
+
+
+def test_ctrl_c_between_the_row_and_the_checkpoint_keeps_both(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = MetricsLog.write
+
+    def stopped(self: MetricsLog, best_epoch: int, **row: Any) -> None:
+        original(self, best_epoch, **row)
+        if row["epoch"] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(MetricsLog, "write", stopped)
+    with pytest.raises(KeyboardInterrupt, match="stopped with 2 epochs done"):
+        train(config_file)
+    last = torch.load(config_file.parent / "weights/tiny/last.pt", weights_only=True)
+    rows = read_metrics(config_file.parent / "logs/tiny/metrics.csv")
+    assert last["progress"]["epoch"] == 2 == rows[-1]["epoch"]
 
 
 def test_ctrl_c_in_the_real_program(config_file: Path) -> None:

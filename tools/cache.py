@@ -11,6 +11,7 @@ A removed cache is made anew by the next run that wants it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
 import sys
 import time
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from features import damage, finished_caches, megabytes, read_header
+from features import caches, damage, megabytes, read_header
 from utils import UserError, command_line
 
 DAY = 24 * 3600
@@ -44,24 +45,30 @@ class Entry:
 
 def entries(folder: Path) -> Iterator[Entry]:
     """Every cache under <data>/cache, finished or not."""
-    for path in [*finished_caches(folder), *sorted(folder.glob("*.partial"))]:
-        files = [file.stat() for file in path.iterdir()]
-        size = sum(status.st_size for status in files)
-        used = max((status.st_mtime for status in files), default=path.stat().st_mtime)
-        records, made_of, state = "", "", damage(path)
-        try:
-            header, ids = read_header(path)
-            tokens, width = header["recipe"]["shape"]
-            records = f"{len(ids):,} x {tokens} x {width} {header['recipe']['dtype']}"
-            made_of = f"{header['about']['images']}, {header['about']['weights']}"
-        except ValueError:
-            pass
-        else:
-            if path.suffix:
-                there = (path / "tokens.bin").stat().st_size / header["record_bytes"] / len(ids)
-                state = f"{'being made' if in_use(path) else 'unfinished'}, {there:.0%}"
-        state = state if path.suffix or state is None else f"damaged: {state}"
-        yield Entry(path, size, records, made_of, state or "ready", time.time() - used)
+    for path in [*caches(folder), *caches(folder, ".partial")]:
+        with contextlib.suppress(FileNotFoundError):  # finished or removed meanwhile
+            yield entry(path)
+
+
+def entry(path: Path) -> Entry:
+    files = {file.name: file.stat() for file in path.iterdir()}
+    size = sum(status.st_size for status in files.values())
+    used = max((status.st_mtime for status in files.values()), default=path.stat().st_mtime)
+    records, made_of, state = "", "", damage(path)
+    try:
+        header, ids = read_header(path)
+        tokens, width = header["recipe"]["shape"]
+        records = f"{len(ids):,} x {tokens} x {width} {header['recipe']['dtype']}"
+        made_of = f"{header['about']['images']}, {header['about']['weights']}"
+    except ValueError:
+        pass
+    else:
+        if path.suffix:
+            there = files["tokens.bin"].st_size if "tokens.bin" in files else 0
+            share = there / header["record_bytes"] / len(ids)
+            state = f"{'being made' if in_use(path) else 'unfinished'}, {share:.0%}"
+    state = state if path.suffix or state is None else f"damaged: {state}"
+    return Entry(path, size, records, made_of, state or "ready", time.time() - used)
 
 
 def in_use(path: Path) -> bool:
@@ -120,17 +127,23 @@ def chosen(found: list[Entry], keys: list[str], folder: Path) -> list[Entry]:
 
 
 def remove(found: list[Entry], dry_run: bool) -> None:
+    """Remove caches, each under its lock: no run begins to make one that is being removed."""
+    freed = 0
     for e in found:
-        print(
-            f"{'would remove' if dry_run else 'removed'} {e.key} ({megabytes(e.size)}, {e.state})"
-        )
-        if not dry_run:
-            shutil.rmtree(e.path)
-            e.path.with_suffix(".lock").unlink(missing_ok=True)
-    freed = megabytes(sum(e.size for e in found))
-    print(
-        f"{freed} {'would be' if dry_run else 'are'} free again" if found else "nothing to remove"
-    )
+        what = f"{e.key} ({megabytes(e.size)}, {e.state})"
+        if dry_run:
+            print(f"would remove {what}")
+        else:
+            try:
+                with FileLock(e.path.with_suffix(".lock"), timeout=0):
+                    shutil.rmtree(e.path)
+            except Timeout:
+                print(f"left {what}: a run is making it")
+                continue
+            print(f"removed {what}")
+        freed += e.size
+    verb = "would be" if dry_run else "are"
+    print(f"{megabytes(freed)} {verb} free again" if found else "nothing to remove")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
