@@ -516,7 +516,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--workers",
         type=int,
         default=0 if here == "cpu" else 8,
-        help="the peers' loader processes (on a CPU 0: with 2 they are 2 to 3 %% slower on 2 cores)",
+        help="the peers' loader processes (0 on a CPU: with 2 they are 2 %% slower on 2 cores)",
     )
     parser.add_argument("--child", choices=sorted(PEER_LOOPS), help=argparse.SUPPRESS)
     parser.add_argument("--weights", help=argparse.SUPPRESS)
