@@ -100,7 +100,8 @@ def main(argv: list[str] | None = None) -> int:
 def show(found: list[Entry], folder: Path) -> None:
     for e in found:
         print(f"{e.key}  {megabytes(e.size):>9}  {e.records}  {e.state}, used {ago(e)}")
-        print(f"{'':16}  {e.made_of}")
+        if e.made_of:
+            print(f"{'':16}  {e.made_of}")
     total = megabytes(sum(e.size for e in found))
     print(f"{len(found)} token cache{'' if len(found) == 1 else 's'} in {folder}, {total}")
 
