@@ -171,10 +171,9 @@ def load_split(
 ) -> Split:
     """Read the folder `train.base_dir` into classes, parts and samples.
 
-    `split_file` (or `train.split`) re-uses a split.csv. Images that `known` has seen are not
-    read. Raises UserError for a folder that can't
-    be used: missing, empty, with a class without images, fewer than 2 classes, or with unreadable
-    images unless `on_bad_image` is skip.
+    `split_file` (or `train.split`) re-uses a split.csv. Images that `known` has seen are not read.
+    Raises UserError for a folder that can't be used: missing, empty, with a class without images,
+    fewer than 2 classes, or with unreadable images unless `on_bad_image` is skip.
     """
     root = Path(train.base_dir)
     found, unused = _walk(root)
