@@ -274,14 +274,20 @@ def test_the_best_network_is_that_of_the_best_epoch(
         assert loss != pytest.approx(rows[4]["loss"], rel=1e-2)
 
 
-@pytest.mark.parametrize("depth", [0, 3, 4])
-def test_bfloat16_is_the_same_from_the_cache(depth: int) -> None:
+def frozen(depth: int) -> tuple[VisionTransformer, Tensor]:
+    """A small network whose first blocks are frozen, and images for it."""
     torch.manual_seed(0)
     net = VisionTransformer(ViTConfig(**DEEP, num_classes=3)).eval()
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.15)
     net.freeze_trunk(depth)
     images = torch.randn(5, 3, 32, 32)
+    return net, images
+
+
+@pytest.mark.parametrize("depth", [0, 3, 4])
+def test_bfloat16_is_the_same_from_the_cache(depth: int) -> None:
+    net, images = frozen(depth)
     with torch.no_grad():
         single, half = (Trunk(net, CPU, bf16)(images) for bf16 in (False, True))
         with torch.autocast("cpu", torch.bfloat16):
@@ -339,12 +345,7 @@ def test_without_packed_products_the_plain_blocks_are_used(
 
 @pytest.mark.parametrize("depth", [0, 3, 4])
 def test_the_tail_of_the_trunk_is_the_network(depth: int) -> None:
-    torch.manual_seed(0)
-    net = VisionTransformer(ViTConfig(**DEEP, num_classes=3)).eval()
-    for parameter in net.parameters():
-        torch.nn.init.normal_(parameter, std=0.15)
-    net.freeze_trunk(depth)
-    images = torch.randn(5, 3, 32, 32)
+    net, images = frozen(depth)
     with torch.no_grad():
         torch.testing.assert_close(
             Tail(net)(Trunk(net, CPU)(images)), net(images), rtol=1e-5, atol=1e-5
