@@ -1,6 +1,8 @@
 # make quickstart   everything from nothing: environment, images, weights, a trained network
 # make test         the whole test suite      make check   lint, format, types
 # make bench        a short form of benchmarks/finetune.py: ours, timm and Hugging Face, some 5 minutes
+# make results      the README's table of results: an hour for the fast columns, hours for the others
+#                   (DATA=folder of characters5, hymenoptera, signdigits; resumable)
 # make clean        remove the environment and what quickstart made
 
 PYTHON ?= python3
@@ -8,15 +10,16 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 RUN := logs/quickstart
+DATA ?= data
 
-.PHONY: quickstart test check bench clean
+.PHONY: quickstart test check bench results clean
 
 quickstart: $(VENV)/main.done
 	@$(PY) -m tools.draw_pilots --out data/pilots --per-class 150 --seed 0
 	@$(PY) -m tools.quickstart_weights
 	@if [ -f $(RUN)/summary.json ]; then \
 		echo "$(RUN) is there already; remove it and weights/quickstart to train again:"; \
-		tail -n 2 $(RUN)/run.log | sed 's/^[^ ]* [^ ]* INFO //'; \
+		tail -n 4 $(RUN)/run.log | sed 's/^[^ ]* [^ ]* INFO //'; \
 	elif [ -f $(RUN)/split.csv ]; then \
 		$(PY) training.py --config configs/quickstart.yaml train.from_checkpoint=true; \
 	else \
@@ -33,6 +36,12 @@ check: $(VENV)/dev.done
 
 bench: $(VENV)/dev.done
 	$(PY) -m benchmarks.finetune --short
+
+results: $(VENV)/dev.done
+	@$(PY) -m tools.draw_pilots --out data/pilots --per-class 150 --seed 0
+	@$(PY) -m tools.quickstart_weights
+	$(PY) -m benchmarks.results --fast --data $(DATA)
+	$(PY) -m benchmarks.results --slow --data $(DATA)
 
 clean:
 	rm -rf $(VENV) $(RUN) weights/quickstart data/pilots

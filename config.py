@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -41,6 +43,7 @@ Whole = Annotated[int, BeforeValidator(_no_bool)]
 Number = Annotated[float, BeforeValidator(_no_bool)]
 Count = Annotated[Whole, Field(ge=1)]
 Fraction = Annotated[Number, Field(ge=0, lt=1)]
+NotNegative = Annotated[Number, Field(ge=0)]
 Auto = Literal["auto"]
 
 
@@ -92,7 +95,42 @@ class ViTConfig(_Section):
 
 
 Mode = Literal["scratch", "pretrained", "finetune"]
-FINETUNE_VIEWS = 4  # chosen on validation parts: EXPERIMENTS.md, 2026-11-24
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What `auto` means in a mode. Learning rates are AdamW's, at a batch of 16.
+
+    `steps` make up the epochs, within `epochs`: a tiny set needs more epochs, not fewer steps
+    (BiT-HyperRule, arXiv:1912.11370, section 3.3). `sane` is where the learning rate trains at all.
+    """
+
+    lr: float
+    sane: tuple[float, float]
+    steps: int
+    epochs: tuple[int, int]
+    weight_decay: float
+    label_smoothing: float = 0.1
+    layer_decay: float = 1.0
+    ema: float | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    views: int | None = None
+
+
+BATCH = 16  # that of the recipes
+SGD_FACTOR = 50.0  # SGD's learning rates by AdamW's: 0.01 where AdamW takes 2e-4 (paper, table 4)
+WARMUP = 0.05  # of the epochs
+RECIPES: dict[Mode, Recipe] = {
+    # Chosen on training parts: EXPERIMENTS.md, 2026-11-24.
+    "finetune": Recipe(2e-4, (1e-5, 3e-3), 900, (12, 300), 0.01, views=4),
+    # lr, layer-wise decay: arXiv:2106.08254, table 7, and timm's fine-tuning of its ViTs (0.65 to
+    # 0.75); all weights at 1e-3 diverge or crawl (lucidrains/vit-pytorch#34).
+    "pretrained": Recipe(1e-4, (1e-6, 5e-4), 600, (8, 100), 0.05, layer_decay=0.75, ema=0.99),
+    # AdamW 5e-4, weight decay 0.05: DeiT, arXiv:2012.12877, table 9. Mixup and CutMix weaker than
+    # there, as for small sets in arXiv:2106.10270.
+    "scratch": Recipe(5e-4, (3e-5, 3e-3), 4000, (20, 300), 0.05, mixup=0.2, cutmix=0.5),
+}
 
 
 class TrainConfig(_Section):
@@ -108,6 +146,9 @@ class TrainConfig(_Section):
     base_dir: str = "data/pilots"
     data: str = "data"
     val_fraction: Annotated[Number, Field(gt=0, lt=1)] = 0.2
+    test_fraction: Annotated[
+        Annotated[Number, Field(gt=0, lt=1)] | None, BeforeValidator(_false_is_none)
+    ] = None
     split: Annotated[str | None, BeforeValidator(_false_is_none)] = None
     on_bad_image: Literal["error", "skip"] = "error"
     num_workers: Annotated[Whole, Field(ge=0)] | Auto = "auto"
@@ -115,23 +156,31 @@ class TrainConfig(_Section):
     crop_scale: Annotated[Number, Field(gt=0, le=1)] = 0.5
     flip: Annotated[Number, Field(ge=0, le=1)] = 0.5
     color_jitter: Annotated[Number, Field(ge=0, le=1)] = 0.2
+    mixup: NotNegative | Auto = "auto"
+    cutmix: NotNegative | Auto = "auto"
+    class_weights: Literal["none", "balanced"] = "none"
+    balanced_sampler: bool = False
 
-    max_epochs: Count = 20
-    batch_size: Count = 32
+    max_epochs: Count | Auto = "auto"
+    batch_size: Count = BATCH
     eval_batch_size: Count = 32
     optim: Literal["adamw", "sgd"] = "adamw"
     use_bitsandbytes: bool = False
-    lr: Annotated[Number, Field(gt=0)] = 3e-4
+    lr: Annotated[Number, Field(gt=0)] | Auto = "auto"
+    layer_decay: Annotated[Number, Field(gt=0, le=1)] | Auto = "auto"
     momentum: Fraction = 0.9
-    weight_decay: Annotated[Number, Field(ge=0)] = 0.01
+    weight_decay: NotNegative | Auto = "auto"
     scheduler_type: Literal["warmup-cosine", "wsd"] = "warmup-cosine"
-    warmup_epochs: Annotated[Number, Field(ge=0)] = 1
-    decay_epochs: Annotated[Number, Field(ge=0)] | None = None
-    label_smoothing: Fraction = 0.0
+    warmup_epochs: NotNegative | Auto = "auto"
+    decay_epochs: NotNegative | None = None
+    label_smoothing: Fraction | Auto = "auto"
+    ema: Annotated[Fraction | Auto | None, BeforeValidator(_false_is_none)] = "auto"
     clip_grad: Annotated[Annotated[Number, Field(gt=0)] | None, BeforeValidator(_false_is_none)] = (
         1.0
     )
+    keep: Literal["best", "last"] | Auto = "auto"
     early_stopping: Annotated[Count | None, BeforeValidator(_false_is_none)] = None
+    verdict: bool = True
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     bf16: bool = False
@@ -149,9 +198,41 @@ class TrainConfig(_Section):
     def draws(self) -> int | None:
         """How many draws of the augmentation an image has, used in turn; 1: the evaluation
         transform instead, so none; None: a new draw in each epoch."""
-        if self.views != "auto":
-            return self.views
-        return FINETUNE_VIEWS if self.mode == "finetune" else None
+        return RECIPES[self.mode].views if self.views == "auto" else self.views
+
+    @property
+    def recipe_lr(self) -> float:
+        """The mode's learning rate for this optimiser and batch (its root: arXiv:2205.10287)."""
+        factor = SGD_FACTOR if self.optim == "sgd" else 1.0
+        return RECIPES[self.mode].lr * factor * math.sqrt(self.batch_size / BATCH)
+
+    def settled(self, images: int) -> TrainConfig:
+        """The same with each `auto` of the training settled, for so many training images; a
+        search (`lr: auto` in finetune mode) begins with these values."""
+        recipe = RECIPES[self.mode]
+        if self.max_epochs == "auto":
+            fewest, highest = recipe.epochs
+            # `steps` are those of the recipe's batch: images seen are what counts.
+            wanted = math.ceil(recipe.steps * BATCH / max(1, images))
+            most = max(fewest, min(highest, wanted), self.eval_epoch)
+        else:
+            most = self.max_epochs
+        values: dict[str, Any] = {
+            "max_epochs": most,
+            "lr": self.recipe_lr,
+            "warmup_epochs": round(WARMUP * most, 2),
+            "weight_decay": recipe.weight_decay,
+            "label_smoothing": recipe.label_smoothing,
+            "layer_decay": recipe.layer_decay,
+            "ema": recipe.ema,
+            "mixup": recipe.mixup,
+            "cutmix": recipe.cutmix,
+            "keep": "last" if self.mode == "finetune" and not self.early_stopping else "best",
+        }
+        return self.model_copy(
+            update={name: value for name, value in values.items() if getattr(self, name) == "auto"}
+            | {"max_epochs": most}
+        )
 
 
 class OverfitConfig(_Section):
@@ -198,12 +279,27 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> tuple[C
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise ConfigError("\n  ".join([f"{path}: {count}", *problems]))
     assert config is not None
-    return config, notes
+    return config, [*notes, *_advice(config.train)]
 
 
 def dump_config(config: Config) -> str:
     """The config as YAML that `load_config` reads back to an equal one."""
     return yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False, width=100)
+
+
+def _advice(train: TrainConfig) -> list[str]:
+    """A line for a learning rate far from where this mode trains."""
+    if train.lr == "auto":
+        return []
+    scale = train.recipe_lr / RECIPES[train.mode].lr
+    low, high = (end * scale for end in RECIPES[train.mode].sane)
+    if low <= train.lr <= high:
+        return []
+    what = "little is learned" if train.lr < low else "it diverges, or unlearns the weights"
+    return [
+        f"train.lr: {train.lr:g} is far from {train.recipe_lr:.2g}, which mode {train.mode} trains "
+        f"well with ({low:.2g} to {high:.2g}, {train.optim}, batch {train.batch_size}): {what}"
+    ]
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -347,6 +443,8 @@ def _vit_combinations(config: Config) -> list[tuple[bool, str, str]]:
 
 def _train_combinations(train: TrainConfig) -> list[tuple[bool, str, str]]:
     """The same for the keys of `train` among themselves."""
+    epochs = math.inf if train.max_epochs == "auto" else train.max_epochs
+    warmup = 0 if train.warmup_epochs == "auto" else train.warmup_epochs
     decay, most = train.decay_epochs or 0, f"max_epochs ({train.max_epochs})"
     name = train.run_name
     return [
@@ -361,14 +459,14 @@ def _train_combinations(train: TrainConfig) -> list[tuple[bool, str, str]]:
             f"on works in mode finetune only: in mode {train.mode} the tokens change every step",
         ),
         (
-            train.warmup_epochs > train.max_epochs,
+            warmup > epochs,
             "train.warmup_epochs train.max_epochs",
-            f"{train.warmup_epochs:g} is more than {most}",
+            f"{warmup:g} is more than {most}",
         ),
         (
-            train.warmup_epochs <= train.max_epochs < train.warmup_epochs + decay,
+            warmup <= epochs < warmup + decay,
             "train.decay_epochs train.warmup_epochs train.max_epochs",
-            f"{decay:g} and the warm-up ({train.warmup_epochs:g}) are more than {most}",
+            f"{decay:g} and the warm-up ({warmup:g}) are more than {most}",
         ),
         (
             train.decay_epochs is not None and train.scheduler_type != "wsd",
@@ -376,12 +474,33 @@ def _train_combinations(train: TrainConfig) -> list[tuple[bool, str, str]]:
             f"only wsd has a decay phase; scheduler_type is {train.scheduler_type}",
         ),
         (
+            train.mode == "finetune" and bool({train.mixup, train.cutmix} - {"auto", 0}),
+            "train.mixup train.cutmix train.mode",
+            "they blend images, and finetune trains on what the frozen blocks made of them: "
+            "modes pretrained and scratch only",
+        ),
+        (
+            train.keep == "last" and train.early_stopping is not None,
+            "train.keep train.early_stopping",
+            "last does not go with early stopping, which is about the best; leave one out",
+        ),
+        (
+            (train.test_fraction or 0) + train.val_fraction >= 1,
+            "train.test_fraction train.val_fraction",
+            f"{train.test_fraction} and val_fraction ({train.val_fraction}) leave nothing to train",
+        ),
+        (
+            train.balanced_sampler and train.class_weights == "balanced",
+            "train.class_weights train.balanced_sampler",
+            "balanced beside a balanced sampler would count the rare classes twice; keep one",
+        ),
+        (
             train.optim == "sgd" and train.use_bitsandbytes and train.momentum == 0,
             "train.momentum train.optim train.use_bitsandbytes",
             "bitsandbytes has no SGD without momentum; 0.9 is usual",
         ),
         (
-            train.eval_epoch > train.max_epochs,
+            train.eval_epoch > epochs,
             "train.eval_epoch train.max_epochs",
             f"{train.eval_epoch} is more than {most}: nothing would be evaluated",
         ),

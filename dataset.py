@@ -378,40 +378,54 @@ def _keep_duplicates_together(
 def _assign_parts(
     samples: list[Sample], classes: tuple[str, ...], train: TrainConfig, notes: list[str]
 ) -> list[Sample]:
-    """Give every sample a part: the folder's own, and a stratified val cut from train if none."""
-    if any(sample.part == "val" for sample in samples):
-        return samples
+    """Give every sample a part: the folder's own, and a stratified val, and test where it is
+    asked for, cut from train if there is none."""
+    there = {sample.part for sample in samples}
+    fractions = {"test": train.test_fraction, "val": train.val_fraction}
+    if "test" in there and train.test_fraction:
+        notes.append("train.test_fraction is not used: the folder has a test part of its own")
+    cuts = {part: share for part, share in fractions.items() if share and part not in there}
     labels: dict[str, set[int]] = defaultdict(set)
     for sample in samples:
         labels[sample.sha256].add(sample.label)
-    chosen: set[str] = set()
+    parts: dict[str, str] = {}
     for label, name in enumerate(classes):
         mine = [s for s in samples if s.label == label and s.part in ("", "train")]
         groups = Counter(s.sha256 for s in mine if len(labels[s.sha256]) == 1)
-        if len(groups) < 2 and mine:
+        if not groups:  # each image is another class's too: that it can't be learned is said later
+            groups = Counter(s.sha256 for s in mine)
+            if parts.keys() & groups.keys():  # its copies have been given parts
+                continue
+        if cuts and mine and len(groups) <= len(cuts):
             raise UserError(
-                f"class {name} has {len(groups)} different image(s): "
-                "it needs 2 or more, one to train on and one to validate on"
+                f"class {name} has {len(groups)} different image(s): it needs {len(cuts) + 1} or "
+                f"more, one to train on and one for {' and one for '.join(cuts)}"
             )
-        chosen |= _cut(groups, train.val_fraction, f"{train.seed} {name}")
+        total = groups.total()
+        for i, (part, share) in enumerate(cuts.items()):
+            salt = "" if part == "val" else f" {part}"
+            chosen = _cut(groups, share * total, f"{train.seed} {name}{salt}", len(cuts) - i)
+            parts |= dict.fromkeys(chosen, part)
+            groups = Counter({name: n for name, n in groups.items() if name not in chosen})
     return [
-        s if s.part == "test" else replace(s, part="val" if s.sha256 in chosen else "train")
+        s if s.part in ("val", "test") else replace(s, part=parts.get(s.sha256, "train"))
         for s in samples
     ]
 
 
-def _cut(groups: Counter[str], fraction: float, seed: str) -> set[str]:
-    """Draw groups of identical images until they make up `fraction`; never none, never all.
+def _cut(groups: Counter[str], images: float, seed: str, leave: int = 1) -> set[str]:
+    """Draw groups of identical images until they make up so many `images`; never none, and
+    `leave` groups at least stay.
 
     The draw ranks each image by itself, so pictures that come later move few of the others.
     """
     names = sorted(groups, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
-    wanted = max(1, round(fraction * groups.total()))
+    wanted = max(1, round(images))
     chosen: set[str] = set()
     taken = 0
     for name in names:
         fits = taken + groups[name] <= wanted
-        if fits and len(chosen) < len(names) - 1:
+        if fits and len(chosen) < len(names) - leave:
             chosen.add(name)
             taken += groups[name]
     return chosen or ({min(names, key=lambda n: groups[n])} if names else set())
@@ -542,16 +556,22 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
 
     A key (index, draw) takes that draw of the transform's random numbers; they depend on it, the
     seed and the picture's content alone, so they are the same whatever the number of workers, the
-    other pictures, and after a resume.
+    other pictures, and after a resume. With `first`, draw 1 is that transform instead.
     """
 
     def __init__(
-        self, samples: list[Sample], transform: v2.Compose, decoded: dict[Path, Tensor], seed: int
+        self,
+        samples: list[Sample],
+        transform: v2.Compose,
+        decoded: dict[Path, Tensor],
+        seed: int,
+        first: v2.Compose | None = None,
     ) -> None:
         self.samples = samples
         self.transform = transform
         self.decoded = decoded
         self.seed = seed
+        self.first = first
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -565,28 +585,57 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         with torch.random.fork_rng(devices=[]):
             seeds = np.random.SeedSequence([self.seed, draw, int(sample.sha256[:16], 16)])
             torch.manual_seed(int(seeds.generate_state(1)[0]))
-            return self.transform(pixels), sample.label
+            transform = self.first if draw == 1 and self.first is not None else self.transform
+            return transform(pixels), sample.label
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
     """Every index once, in an order drawn from the seed and the epoch, as (index, draw).
 
     The draw is that of the augmentation: with `draws`, they are used in turn, else it is the epoch.
+    With `balance`, the labels, it is as many indices, drawn so that each class comes equally often:
+    rare classes' images several times, common ones' not all of them.
     """
 
-    def __init__(self, length: int, seed: int, draws: int | None = None) -> None:
+    def __init__(
+        self, length: int, seed: int, draws: int | None = None, balance: Sequence[int] | None = None
+    ) -> None:
         self.length = length
         self.seed = seed
         self.draws = draws
+        self.balance = None if balance is None else np.asarray(balance)
         self.epoch = 1
 
     def __len__(self) -> int:
         return self.length
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
+        random = np.random.default_rng([self.seed, self.epoch])
+        order = random.permutation(self.length)
+        if self.balance is not None:
+            order = random.permutation(_equally_often(self.balance, random))
         draw = self.epoch if self.draws is None else (self.epoch - 1) % self.draws + 1
         return ((int(index), draw) for index in order)
+
+
+def _equally_often(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """As many indices as there are labels, an equal share a class, each image of a class before any
+    comes again."""
+    classes = np.unique(labels)
+    shares = np.full(len(classes), len(labels) // len(classes))
+    shares[random.permutation(len(classes))[: len(labels) % len(classes)]] += 1
+    drawn = []
+    for label, share in zip(classes, shares, strict=True):
+        own = np.flatnonzero(labels == label)
+        rounds = [random.permutation(own) for _ in range(-(-int(share) // len(own)))]
+        drawn.append(np.concatenate(rounds)[:share])
+    return np.concatenate(drawn)
+
+
+def train_sampler(labels: Sequence[int], train: TrainConfig) -> EpochSampler:
+    """The order and the draws of training images with these labels, as the config has them."""
+    balance = labels if train.balanced_sampler else None
+    return EpochSampler(len(labels), train.seed, train.draws, balance)
 
 
 def make_loaders(
@@ -603,15 +652,15 @@ def make_loaders(
         if not samples:
             continue
         learns = part == "train"
-        transform = (
-            train_transform(preprocessing, train, channels)
-            if learns and train.draws != 1
-            else eval_transform(preprocessing, channels)
-        )
+        plain = eval_transform(preprocessing, channels)
+        images = ImageDataset(samples, plain, split.decoded, train.seed)
+        if learns and train.draws != 1:
+            images.transform = train_transform(preprocessing, train, channels)
+            images.first = plain if train.draws else None  # as in the token cache
         loaders[part] = DataLoader(
-            ImageDataset(samples, transform, split.decoded, train.seed),
+            images,
             batch_size=train.batch_size if learns else train.eval_batch_size,
-            sampler=EpochSampler(len(samples), train.seed, train.draws) if learns else None,
+            sampler=train_sampler([s.label for s in samples], train) if learns else None,
             **loader_options(train, device),
         )
     return loaders

@@ -50,9 +50,10 @@ from dataset import (
     available_memory,
     eval_transform,
     loader_options,
+    train_sampler,
     train_transform,
 )
-from model import Block, Tokens, VisionTransformer
+from model import Block, Tail, Tokens, VisionTransformer
 from utils import (
     UserError,
     autocast,
@@ -211,18 +212,22 @@ class Plan:
         """A part's images, under the draws that its loader asks for."""
         preprocessing, channels = net.preprocessing, net.vit.input_channels
         settings: list[Any] = [torchvision.__version__, PIL.__version__]
-        if part == "train" and train.draws and train.draws > 1:
-            transform = train_transform(preprocessing, train, channels)
-            numbers = range(1, min(train.draws, train.max_epochs) + 1)  # an epoch uses one
-            settings.append(train.seed)
-        else:
-            transform, numbers = eval_transform(preprocessing, channels), range(1, 2)
-        name = sha256(repr(transform), settings)[:16]
         samples = split.part(part)
-        images = ImageDataset(samples, transform, split.decoded, train.seed)
-        self.ids[part] = [[f"{s.sha256}-{name}-{n}" for n in numbers] for s in samples]
-        for i, ids in enumerate(self.ids[part]):
-            self.draws |= {id_: (images, (i, n)) for id_, n in zip(ids, numbers, strict=True)}
+        self.ids[part] = [[] for _ in samples]
+
+        def add(transform: Any, draws: Iterable[int], *more: int) -> None:
+            name = sha256(repr(transform), [*settings, *more])[:16]
+            images = ImageDataset(samples, transform, split.decoded, train.seed)
+            for i, (sample, ids) in enumerate(zip(samples, self.ids[part], strict=True)):
+                for n in draws:
+                    ids.append(f"{sample.sha256}-{name}-{n}")
+                    self.draws[ids[-1]] = (images, (i, n))
+
+        add(eval_transform(preprocessing, channels), [1])
+        if part == "train" and train.draws and train.draws > 1:
+            assert train.max_epochs != "auto"
+            augmented = range(2, min(train.draws, train.max_epochs) + 1)  # an epoch uses one
+            add(train_transform(preprocessing, train, channels), augmented, train.seed)
 
     def said(self) -> str:
         return f"{len(self.draws):,} records, {megabytes(self.bytes)} in {self.path}"
@@ -406,7 +411,7 @@ class TokenCache:
             labels = torch.tensor([sample.label for sample in split.part(part)])
             pinned = device.type == "cuda"
             if part == "train":
-                sampler = EpochSampler(len(labels), train.seed, train.draws)
+                sampler = train_sampler(labels.tolist(), train)
                 found[part] = TokenLoader(self, rows, labels, train.batch_size, sampler, pinned)
             elif len(labels):
                 size = train.eval_batch_size
@@ -432,6 +437,20 @@ class TokenLoader:
     def __len__(self) -> int:
         return math.ceil(len(self.dataset) / self.batch_size)
 
+    def plain(self, indices: np.ndarray | None = None) -> TokenLoader:
+        """The same images, or some, in their own order, as evaluation sees them."""
+        some = slice(None) if indices is None else indices
+        rows, labels = self.rows[some], self.dataset[some]
+        return TokenLoader(self.cache, rows, labels, self.batch_size, None, self.pinned)
+
+    def training(
+        self, train: TrainConfig, indices: np.ndarray, labels: Tensor | None = None
+    ) -> TokenLoader:
+        """Some of the images as training batches, or the same with other labels."""
+        rows, own = self.rows[indices], self.dataset[indices] if labels is None else labels
+        sampler = train_sampler(own.tolist(), train)
+        return TokenLoader(self.cache, rows, own, train.batch_size, sampler, self.pinned)
+
     def __iter__(self) -> Iterator[tuple[Tokens, Tensor]]:
         keys = np.array(list(self.sampler or ((i, 1) for i in range(len(self.dataset)))))
         indices, draws = keys[:, 0], (keys[:, 1] - 1) % self.rows.shape[1]
@@ -446,6 +465,24 @@ class TokenLoader:
 
 
 Loaders = Mapping[str, "DataLoader | TokenLoader"]
+
+
+@torch.inference_mode()
+def class_tokens(
+    net: VisionTransformer, loader: TokenLoader, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """What the head would read, (n, D) in float32 on the CPU, and the labels (n,), in the loader's
+    order: the class tokens after the final norm of the network as it is now."""
+    was_training = net.training
+    net.eval()
+    tail, head = Tail(net), net.head
+    net.head = torch.nn.Identity()
+    try:
+        found = [(tail(tokens.to(device)).float().cpu(), labels) for tokens, labels in loader]
+    finally:
+        net.head = head
+        net.train(was_training)
+    return torch.cat([f for f, _ in found]), torch.cat([labels for _, labels in found])
 
 
 # ---------------------------------------------------------------------------------- making a cache

@@ -9,19 +9,25 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
+import csv
 import math
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from itertools import count, islice
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
-from config import Config, ConfigError, TrainConfig, dump_config, load_config
+from config import RECIPES, Config, ConfigError, TrainConfig, dump_config, load_config
 from dataset import (
     PARTS,
     FileIndex,
@@ -34,14 +40,25 @@ from dataset import (
 from features import (
     Loaders,
     Plan,
+    TokenLoader,
     Trunk,
     cache_folder,
+    class_tokens,
     damage,
     may_cache,
     open_cache,
     plan_cache,
 )
-from metrics import evaluate
+from metrics import (
+    MOST_FOR_RIVALS,
+    NOT_LEARNED,
+    evaluate,
+    predict,
+    rivals,
+    said,
+    verdict,
+    wilson,
+)
 from model import Tail, Tokens, VisionTransformer
 from pretrained import build_for, metadata_of, read_arrays, save_model
 from utils import (
@@ -55,6 +72,8 @@ from utils import (
     keep_freed_memory,
     log,
     pick_device,
+    plot_search,
+    replacing,
     seed_everything,
     setup_log,
     unbroken,
@@ -101,9 +120,12 @@ def main(argv: list[str] | None = None) -> int:
     report_data(split)
     seed_everything(config.train.seed)
     net = build_for(config, split.classes)
-    config = config.model_copy(update={"vit": net.vit})
-    checkpoints = checkpoint_bytes(config, net)
-    plan = plan_cache(net, split, config.train, checkpoints) if caches else None
+    train = config.train.settled(len(split.part("train")))
+    checkpoints = checkpoint_bytes(train, net)
+    plan = plan_cache(net, split, train, checkpoints) if caches else None
+    if plan is not None and config.train.finetune_blocks <= 1:
+        train = train.model_copy(update=still_to_find(config.train))
+    config = config.model_copy(update={"vit": net.vit, "train": train})
     if args.check:
         print_check(config, net, split, plan)
         return 0
@@ -116,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
     if not overfits:
         check_disk(run.weights, checkpoints, f"the checkpoints in {run.weights}")
     run.open()
-    if not run.resumes:  # else not before its checkpoint is known to fit
+    if not run.resumes:
         write_text(run.folder / "config.yaml", dump_config(config))
         write_split(run.split, split)
     net.to(device)
@@ -135,36 +157,43 @@ def fit(
     run: Run,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Train, keeping the best and the last checkpoint; returns what summary.json holds."""
-    train = config.train
-    optimizer = build_optimizer(net, train)
-    steps_per_epoch = math.ceil(len(split.part("train")) / train.batch_size)
-    scheduler = build_scheduler(optimizer, train, steps_per_epoch)
-    progress = restore(run, net, optimizer, scheduler)
-    if run.resumes:
-        write_text(run.folder / "config.yaml", dump_config(config))
-    metrics = MetricsLog(run.folder, COLUMNS, progress.epoch, progress.best_epoch)
-    keeper = Keeper(run, net, optimizer, scheduler, progress, config)
-
-    with resumable(run, progress), metrics, keeper:
-        started = time.perf_counter()
+    """Train, keeping the chosen and the last checkpoint; returns what summary.json holds."""
+    state = saved_state(run, net)
+    progress = Progress(**state["progress"]) if state else Progress()
+    with resumable(run, progress):
+        clock = Clock()
         learner, loaders = prepare(net, split, plan, config.train, device)
-        cache_seconds = time.perf_counter() - started if learner is not net else None
-        for epoch in range(progress.epoch + 1, train.max_epochs + 1):
-            if progress.patience_is_over(train):
-                log.info("early stopping: no better epoch since %d", progress.best_epoch)
-                break
-            seed_everything(train.seed, epoch)
-            row = train_epoch(learner, loaders["train"], optimizer, scheduler, train, epoch)
-            if epoch % train.eval_epoch == 0 or epoch == train.max_epochs:
-                scores = evaluate(learner, loaders["val"], len(split.classes), device, train.bf16)
-                row |= {f"val_{name}": value for name, value in scores.items()}
-            with unbroken():  # the row of metrics.csv and the checkpoint belong together
-                best = progress.take(row, len(split.part("train")))
-                metrics.write(progress.best_epoch, **row)
-                keeper.keep(best)
-            report_epoch(row, train)
-    return conclude(net, learner, loaders, split, config, run, progress, cache_seconds)
+        clock.lap("cache" if plan else "prepare")
+        before, setting = branch(net), None
+        if config.train.lr == "auto":
+            setting = search(net, loaders["train"], config.train, run, device)  # type: ignore[arg-type]
+            clock.lap("search")
+        train = setting.applied(net, config.train) if setting else config.train
+        labels = [sample.label for sample in split.part("train")]
+        job = Job(net, learner, train, labels, len(split.classes), device)
+        if state:
+            job.load_state_dict(state, run)
+        if run.resumes:  # not before its checkpoint is known to fit
+            write_text(run.folder / "config.yaml", dump_config(config))
+        with Keeper(run, job, progress, config) as keeper:
+            train_epochs(job, loaders, progress, keeper)
+        clock.lap("train")
+        return conclude(job, loaders, split, config, before, setting, run, progress, clock)
+
+
+def train_epochs(job: Job, loaders: Loaders, progress: Progress, keeper: Keeper) -> None:
+    """The loop."""
+    train = job.train
+    for epoch in range(progress.epoch + 1, job.epochs + 1):
+        if progress.patience_is_over(train):
+            log.info("early stopping: no better epoch since %d", progress.best_epoch)
+            break
+        seed_everything(train.seed, epoch)
+        row = train_epoch(job, loaders["train"], epoch)
+        if epoch % train.eval_epoch == 0 or epoch == job.epochs:
+            row |= validate(job, loaders["val"])
+        keeper.keep(row)
+        report_epoch(row, job)
 
 
 def prepare(
@@ -193,30 +222,102 @@ def prepare(
 # ------------------------------------------------------------------------------------ the steps
 
 
-def train_epoch(
-    net: nn.Module,
-    loader: Any,
-    optimizer: torch.optim.Optimizer,
-    scheduler: LambdaLR,
-    train: TrainConfig,
-    epoch: int,
-) -> dict[str, Any]:
+class Job:
+    """What trains and how: a network, the part of it that learns, its loss, and what changes its
+    weights.
+
+    `labels` are those of the training images. `steps`: instead of the config's epochs, the schedule
+    squeezed accordingly.
+    """
+
+    def __init__(
+        self,
+        net: VisionTransformer,
+        learner: nn.Module,
+        train: TrainConfig,
+        labels: list[int],
+        num_classes: int,
+        device: torch.device,
+        steps: int | None = None,
+    ) -> None:
+        assert train.max_epochs != "auto"
+        self.net, self.learner, self.train, self.device = net, learner, train, device
+        self.epochs, self.images = train.max_epochs, len(labels)
+        self.steps = steps or self.epochs * math.ceil(len(labels) / train.batch_size)
+        self.parameters = [p for p in net.parameters() if p.requires_grad]
+        self.optimizer = build_optimizer(net, train)
+        self.scheduler = build_scheduler(self.optimizer, train, self.steps)
+        self.criterion = build_criterion(train, labels, num_classes).to(device)
+        self.mix = build_mix(train, num_classes)
+        self.average = Average(self.parameters, train.ema)
+
+    def step(self, inputs: Tensor | Tokens, labels: Tensor) -> tuple[float, int, float]:
+        """Learn from a batch: its loss, the number of right answers, the gradient's norm.
+
+        Raises Diverged, with the weights as they were, where the loss or the norm is not finite.
+        """
+        loss, right, norm = self.gradients(inputs, labels)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise Diverged("loss" if not math.isfinite(loss) else "gradient")
+        self.optimizer.step()
+        self.scheduler.step()
+        self.average.update()
+        return loss, right, norm
+
+    def gradients(self, inputs: Tensor | Tokens, labels: Tensor) -> tuple[float, int, float]:
+        """Gradients of a batch, clipped; the weights are not changed yet."""
+        inputs = inputs.to(self.device, non_blocking=True)
+        labels = targets = labels.to(self.device, non_blocking=True)
+        if self.mix is not None:
+            inputs, targets = self.mix(inputs, labels)  # B C: the shares of the two images
+            labels = targets.argmax(1)
+        with autocast(self.device, self.train.bf16):
+            logits = self.learner(inputs)  # B C
+        loss = self.criterion(logits.float(), targets)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.train.clip_grad or math.inf)
+        return loss.item(), int((logits.argmax(1) == labels).sum()), norm.item()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on; the random numbers need nothing, each epoch seeds its own."""
+        return {
+            "model": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "average": self.average.state_dict(),
+            "classes": list(self.net.classes or ()),
+            "metadata": metadata_of(self.net),
+        }
+
+    def load_state_dict(self, state: dict[str, Any], run: Run) -> None:
+        try:
+            self.net.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.average.load_state_dict(state.get("average"))
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(
+                f"{run.last} does not fit this config ({reason}); go on with "
+                f"{run.folder}/config.yaml"
+            ) from None
+        self.scheduler.load_state_dict(state["scheduler"])
+
+
+def train_epoch(job: Job, loader: Any, epoch: int) -> dict[str, Any]:
     """One pass over the training part; the epoch's row of metrics.csv, its validation aside."""
-    net.train()
+    job.net.train()
     loader.sampler.epoch = epoch
     started = time.perf_counter()
     losses, hits, norms = [], 0, []
-    bar = tqdm(loader, f"epoch {epoch}/{train.max_epochs}", leave=False, unit="batch")
-    for step, (inputs, labels) in enumerate(bar, 1):
-        loss, right, norm = train_step(net, inputs, labels, optimizer, train)
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            what = "loss" if not math.isfinite(loss) else "gradient"
-            lr = scheduler.get_last_lr()[0]
-            raise Diverged(
-                f"the {what} is not finite at step {step} of epoch {epoch} (lr {lr:.3g})"
-            )
-        optimizer.step()
-        scheduler.step()
+    bar = tqdm(loader, f"epoch {epoch}/{job.epochs}", leave=False, unit="batch")
+    for number, (inputs, labels) in enumerate(bar, 1):
+        try:
+            loss, right, norm = job.step(inputs, labels)
+        except Diverged as what:
+            lr = job.scheduler.get_last_lr()[0]
+            where = f"step {number} of epoch {epoch} (lr {lr:.3g})"
+            raise Diverged(f"the {what} is not finite at {where}") from None
         losses.append(loss * len(labels))
         hits += right
         norms.append(norm)
@@ -227,7 +328,7 @@ def train_epoch(
         "epoch": epoch,
         "train_loss": sum(losses) / seen,
         "train_accuracy": hits / seen,
-        "lr": scheduler.get_last_lr()[0],
+        "lr": job.scheduler.get_last_lr()[0],
         "grad_norm_mean": sum(norms) / len(norms),
         "grad_norm_max": max(norms),
         "seconds": seconds,
@@ -235,48 +336,96 @@ def train_epoch(
     }
 
 
+def validate(job: Job, loader: Any, part: str = "val") -> dict[str, Any]:
+    """The averaged network's scores, named as metrics.csv and summary.json name them."""
+    with job.average.in_place():
+        found = evaluate(job.learner, loader, job.device, job.train.bf16)
+    return {f"{part}_{name}": value for name, value in found.items()}
+
+
 class Diverged(UserError):
     """The loss or a gradient is NaN or infinite; the weights of the step before are intact."""
 
 
-def train_step(
-    net: nn.Module,
-    inputs: Tensor | Tokens,
-    labels: Tensor,
-    optimizer: torch.optim.Optimizer,
-    train: TrainConfig,
-) -> tuple[float, int, float]:
-    """Gradients of one batch, clipped: the loss, the number of right answers, the gradient norm.
+class Average:
+    """A running average of weights by step; without a decay, the weights themselves.
 
-    The weights are not changed yet, so a loss that is not finite can't spoil them.
+    It begins as the plain mean of the steps so far: the first weights would weigh too much.
     """
-    device = next(net.parameters()).device
-    inputs, labels = inputs.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-    with autocast(device, train.bf16):
-        logits = net(inputs)  # B C
-    loss = F.cross_entropy(logits.float(), labels, label_smoothing=train.label_smoothing)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(net.parameters(), train.clip_grad or math.inf)
-    right = int((logits.argmax(1) == labels).sum())
-    return loss.item(), right, norm.item()
+
+    def __init__(self, parameters: list[nn.Parameter], decay: float | Any) -> None:
+        self.parameters, self.decay, self.steps = parameters, decay, 0
+        self.values = [p.detach().clone() for p in parameters] if decay else []
+
+    @torch.no_grad()
+    def update(self) -> None:
+        self.steps += 1
+        if self.values:
+            share = max(1 - self.decay, 1 / self.steps)
+            torch._foreach_lerp_(self.values, tuple(self.parameters), share)
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The average in the place of the weights."""
+        weights = [p.data for p in self.parameters]
+        try:
+            for parameter, value in zip(self.parameters, self.values or weights, strict=True):
+                parameter.data = value
+            yield
+        finally:
+            for parameter, value in zip(self.parameters, weights, strict=True):
+                parameter.data = value
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "values": self.values}
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        if state is None:  # of a run before there were averages
+            return
+        self.steps = state["steps"]
+        for value, saved in zip(self.values, state["values"], strict=True):
+            value.copy_(saved)
+
+
+def build_criterion(train: TrainConfig, labels: list[int], num_classes: int) -> nn.Module:
+    """Cross-entropy with label smoothing and, where the config asks for it, classes weighted by
+    1 / their images, so that each counts the same (scikit-learn's `balanced`)."""
+    weight = None
+    if train.class_weights == "balanced":
+        counts = torch.bincount(torch.tensor(labels), minlength=num_classes).clamp(min=1)
+        weight = len(labels) / (num_classes * counts)
+    assert train.label_smoothing != "auto"
+    return nn.CrossEntropyLoss(weight, label_smoothing=train.label_smoothing)
+
+
+def build_mix(train: TrainConfig, num_classes: int) -> Callable | None:
+    """Mixup and CutMix of a batch, one of them drawn each time; None where both are off."""
+    from torchvision.transforms import v2
+
+    kinds = ((v2.MixUp, train.mixup), (v2.CutMix, train.cutmix))
+    chosen = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha]
+    return v2.RandomChoice(chosen) if chosen else None
 
 
 def build_optimizer(net: VisionTransformer, train: TrainConfig) -> torch.optim.Optimizer:
     """AdamW or SGD over what trains; no weight decay on biases, norms, positions, class token.
 
-    Decaying those is of no use to a ViT: https://github.com/facebookresearch/mae/blob/main/util/lr_decay.py
+    Decaying those is of no use to a ViT. With `layer_decay`, a block learns so much slower than the
+    one behind it (BEiT, arXiv:2106.08254, and
+    https://github.com/facebookresearch/mae/blob/main/util/lr_decay.py).
     """
-    trained = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {
-            "params": [p for name, p in trained if decays(name, p)],
-            "weight_decay": train.weight_decay,
-        },
-        {"params": [p for name, p in trained if not decays(name, p)], "weight_decay": 0.0},
-    ]
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    assert train.lr != "auto" and train.layer_decay != "auto"
+    for name, parameter in reversed(list(net.named_parameters())):
+        if parameter.requires_grad:
+            depth = depth_behind(name, net.vit.num_layers) if train.layer_decay < 1 else 0
+            key = (depth, decays(name, parameter))
+            lr = train.lr * train.layer_decay**depth
+            decay = train.weight_decay if key[1] else 0.0
+            group = groups.setdefault(key, {"params": [], "weight_decay": decay, "lr": lr})
+            group["params"].append(parameter)
     options: dict[str, Any] = {"lr": train.lr}
-    on = trained[0][1].device.type
+    on = next(net.parameters()).device.type
     if train.optim == "sgd":
         options["momentum"] = train.momentum
     name = "AdamW" if train.optim == "adamw" else "SGD"
@@ -287,7 +436,15 @@ def build_optimizer(net: VisionTransformer, train: TrainConfig) -> torch.optim.O
         # One kernel for all: on 2 cores a step of AdamW over a B/16's last block takes 2.6 ms
         # instead of 7.9, of 18 in all.
         options["fused"] = True
-    return getattr(library, name)(groups, **options)
+    return getattr(library, name)([groups[key] for key in sorted(groups)], **options)
+
+
+def depth_behind(name: str, num_layers: int) -> int:
+    """How many layers lie between a parameter and the logits: 0 head and final norm, 1 the last
+    block, and so on to the patches."""
+    if name.startswith("blocks."):
+        return num_layers - int(name.split(".")[1])
+    return num_layers + 1 if name.startswith(("patch_embed", "cls_token", "pos_embed")) else 0
 
 
 def decays(name: str, parameter: Tensor) -> bool:
@@ -305,17 +462,16 @@ def import_bitsandbytes() -> Any:
     return optim
 
 
-def build_scheduler(
-    optimizer: torch.optim.Optimizer, train: TrainConfig, steps_per_epoch: int
-) -> LambdaLR:
+def build_scheduler(optimizer: torch.optim.Optimizer, train: TrainConfig, steps: int) -> LambdaLR:
     """The learning rate by step: warm-up, then cosine, or stable and a linear decay (wsd).
 
     Without `decay_epochs`, wsd decays over the last fifth (arXiv:2405.18392 finds 10-20 % enough).
     """
-    total = train.max_epochs * steps_per_epoch
-    warmup = round(train.warmup_epochs * steps_per_epoch)
+    assert train.max_epochs != "auto" and train.warmup_epochs != "auto"
+    total, an_epoch = steps, steps / train.max_epochs
+    warmup = round(train.warmup_epochs * an_epoch)
     decay_epochs = 0.2 * train.max_epochs if train.decay_epochs is None else train.decay_epochs
-    decay = max(1, round(decay_epochs * steps_per_epoch))
+    decay = max(1, round(decay_epochs * an_epoch))
 
     def factor(step: int) -> float:
         if step < warmup:
@@ -327,6 +483,325 @@ def build_scheduler(
     return LambdaLR(optimizer, factor)
 
 
+# -------------------------------------------------------------------------------------- lr: auto
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A point of the grid: what trains (`block`: the last block too; `head`: norm and head alone),
+    its learning rate, its weight decay."""
+
+    part: str
+    lr: float
+    weight_decay: float
+
+    def applied(self, net: VisionTransformer, train: TrainConfig) -> TrainConfig:
+        """The config with this setting; with `head`, the network's last block stops training."""
+        if self.part == "head":
+            net.blocks.requires_grad_(False)
+        return train.model_copy(update={"lr": self.lr, "weight_decay": self.weight_decay})
+
+    def __str__(self) -> str:
+        part = "norm and head alone" if self.part == "head" else "last block, norm and head"
+        return f"lr {self.lr:.2g}, weight decay {self.weight_decay:g}, {part}"
+
+
+# Learning rates and weight decays of what is tried, AdamW's at a batch of 16: sixteen settings.
+BLOCK_GRID = ((5e-5, 1e-4, 2e-4, 3e-4, 6e-4, 1e-3), (0.01, 1.0))
+HEAD_GRID = ((1e-3, 3e-3, 1e-2, 3e-2), (0.01,))
+HEAD_ONLY_GRID = ((3e-4, 1e-3, 2e-3, 3e-3, 6e-3, 1e-2, 3e-2, 1e-1), (0.01, 1.0))
+FINALISTS, SEARCH_FOLDS = 4, 3
+# Steps of a setting to be had for one record of the token cache. A step of a ViT-S/14 takes 5.5 ms
+# and a record 33; of a B/16 15 and 76 (2 cores): so all of it takes less than the trunk pass.
+STEPS_A_RECORD = 4
+LEAST_STEPS, MOST_STEPS = 2_000, 14_400  # of all settings together
+
+
+def still_to_find(train: TrainConfig) -> dict[str, Any]:
+    """What a search is to find: the learning rate and, where it is free as well, the decay."""
+    return {"lr": train.lr, "weight_decay": train.weight_decay} if train.lr == "auto" else {}
+
+
+def settings(net: VisionTransformer, train: TrainConfig) -> list[Setting]:
+    """What is tried: sixteen settings, the recipe's among them; fewer where the config names the
+    weight decay."""
+    scale = train.recipe_lr / RECIPES["finetune"].lr
+    trains_block = net.frozen_depth == net.vit.num_layers - 1
+    grids = {"block": BLOCK_GRID, "head": HEAD_GRID} if trains_block else {"head": HEAD_ONLY_GRID}
+    return [
+        Setting(part, lr * scale, decay)
+        for part, (rates, decay_grid) in grids.items()
+        for decay in (decay_grid if train.weight_decay == "auto" else (train.weight_decay,))
+        for lr in rates
+    ]
+
+
+@dataclass
+class Trial:
+    """A setting on some folds, so many steps on each: the loss (nats) of every image that was held
+    out, and whether the answer was right."""
+
+    setting: Setting
+    steps: int
+    losses: list[Tensor] = field(default_factory=list)
+    right: list[Tensor] = field(default_factory=list)
+
+    @property
+    def mean_loss(self) -> float:
+        """What settings are ranked by: it falls where accuracy rises, with less noise
+        (EXPERIMENTS.md, 2026-11-24)."""
+        return torch.cat(self.losses).mean().item()
+
+    @property
+    def accuracy(self) -> float:
+        return torch.cat(self.right).float().mean().item()
+
+
+def choose(finals: list[Trial], recipe: Setting) -> Trial:
+    """The trial of the lowest loss; the recipe's, unless that is behind by more than the standard
+    error of the difference (Hastie et al., The Elements of Statistical Learning, section 7.10)."""
+    best = min(finals, key=lambda trial: trial.mean_loss)
+    for trial in finals:
+        if trial.setting == recipe:
+            behind = torch.cat(trial.losses) - torch.cat(best.losses)
+            if behind.mean() <= behind.std() / math.sqrt(len(behind)):
+                return trial
+    return best
+
+
+def search(
+    net: VisionTransformer, loader: TokenLoader, train: TrainConfig, run: Run, device: torch.device
+) -> Setting:
+    """The best setting by cross-validation inside the training part; no other image is looked at.
+
+    All are tried for a few steps on one fold, the best three, of different learning rates, and the
+    recipe's for more on each of three folds (successive halving, arXiv:1502.07943). Leaves
+    search.csv and search.png in the run's folder; a run that goes on reads its choice there.
+    """
+    if chosen := read_choice(run.folder / "search.csv"):
+        return chosen
+    candidates = settings(net, train)
+    near = [s for s in candidates if s.part == candidates[0].part]
+    recipe = min(near, key=lambda s: abs(math.log(s.lr / train.recipe_lr)))
+    folds = stratified_folds(loader)
+    if not folds:
+        log.info("lr auto: a class has one training image, too few to try settings; %s", recipe)
+        return recipe
+    first, second = search_steps(loader, len(candidates))
+    total = len(candidates) * first + FINALISTS * len(folds) * second
+    with tqdm(total=total, desc="trying settings", leave=False, unit="step") as bar:
+        trials = try_settings(net, candidates, loader, folds[:1], train, first, device, bar)
+        best = {(recipe.part, recipe.lr): recipe}
+        for trial in sorted(trials, key=lambda trial: trial.mean_loss):
+            best.setdefault((trial.setting.part, trial.setting.lr), trial.setting)
+        finalists = list(best.values())[:FINALISTS]
+        finals = try_settings(net, finalists, loader, folds, train, second, device, bar)
+    winner = choose(finals, recipe)
+    write_search(run.folder, trials, finals, winner)
+    log.info(
+        "lr auto: %s (%.4f right in %d-fold cross-validation on the training part; the best of %d "
+        "settings)",
+        winner.setting,
+        winner.accuracy,
+        len(folds),
+        len(candidates),
+    )
+    return winner.setting
+
+
+def search_steps(loader: TokenLoader, candidates: int) -> tuple[int, int]:
+    """The steps of the first and of the second round: a quarter of the time for the first."""
+    budget = max(LEAST_STEPS, min(MOST_STEPS, STEPS_A_RECORD * loader.rows.size))
+    return budget // 4 // candidates, budget * 3 // 4 // (FINALISTS * SEARCH_FOLDS)
+
+
+def stratified_folds(loader: TokenLoader) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Indices to train on and to score, three times, copies of an image together; none where a
+    class has a single image."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    labels, groups = loader.dataset.numpy(), loader.rows[:, 0]  # copies share their record
+    fewest = min(len(np.unique(groups[labels == label])) for label in np.unique(labels))
+    if fewest < 2:
+        return []
+    splitter = StratifiedGroupKFold(min(SEARCH_FOLDS, fewest), shuffle=True, random_state=0)
+    return list(splitter.split(labels, labels, groups))
+
+
+def try_settings(
+    net: VisionTransformer,
+    candidates: list[Setting],
+    loader: TokenLoader,
+    folds: list[tuple[np.ndarray, np.ndarray]],
+    train: TrainConfig,
+    steps: int,
+    device: torch.device,
+    bar: tqdm,
+) -> list[Trial]:
+    """Train settings side by side on the same batches, fold by fold, and score them on the rest.
+
+    A shorter training wants a higher learning rate, or the search would choose one for its own few
+    steps: it is raised by the root of what is missing (measured: EXPERIMENTS.md, 2026-11-24).
+    """
+    trials = [Trial(setting, steps) for setting in candidates]
+    assert train.max_epochs != "auto"
+    full = train.max_epochs * len(loader)
+    stretch = math.sqrt(max(1.0, full / steps))
+    candidates = [replace(setting, lr=setting.lr * stretch) for setting in candidates]
+    for learned, scored in folds:
+        seed_everything(train.seed)
+        batches = loader.training(train, learned)
+        jobs = [side_job(net, setting, train, batches, steps, device) for setting in candidates]
+        train_side_by_side(jobs, batches, steps, bar)
+        for job, trial in zip(jobs, trials, strict=True):
+            logits, labels = predict(job.learner, loader.plain(scored), device, train.bf16)
+            trial.losses.append(F.cross_entropy(logits, labels, reduction="none"))
+            trial.right.append(logits.argmax(1) == labels)
+    return trials
+
+
+def side_job(
+    net: VisionTransformer,
+    setting: Setting | None,
+    train: TrainConfig,
+    batches: TokenLoader,
+    steps: int,
+    device: torch.device,
+) -> Job:
+    """A job beside the main one: a branch of the network, some batches, so many steps."""
+    own = branch(net)
+    train = setting.applied(own, train) if setting else train
+    assert isinstance(own.vit.num_classes, int)
+    labels = batches.dataset.tolist()
+    return Job(own, Tail(own), train, labels, own.vit.num_classes, device, steps)
+
+
+def train_side_by_side(jobs: list[Job], batches: TokenLoader, steps: int, bar: tqdm) -> None:
+    """A batch is read once and serves all jobs; one that diverges stays as it was before."""
+    alive = list(jobs)
+    for job in jobs:
+        job.net.train()
+    for inputs, labels in islice(endless(batches), steps):
+        for job in list(alive):
+            try:
+                job.step(inputs, labels)
+            except Diverged:
+                alive.remove(job)
+        bar.update(len(jobs))
+
+
+def endless(batches: TokenLoader) -> Iterator[tuple[Tokens, Tensor]]:
+    """Epoch after epoch."""
+    assert batches.sampler is not None
+    for epoch in count(1):
+        batches.sampler.epoch = epoch
+        yield from batches
+
+
+def branch(net: VisionTransformer) -> VisionTransformer:
+    """A copy of the network that trains by itself; what is frozen is shared."""
+    return copy.deepcopy(net, {id(p): p for p in net.parameters() if not p.requires_grad})
+
+
+SEARCH_COLUMNS = ("part", "lr", "weight_decay", "steps", "images", "accuracy", "loss", "chosen")
+
+
+def write_search(folder: Path, trials: list[Trial], finals: list[Trial], winner: Trial) -> None:
+    """search.csv, a row for each setting and round, and search.png."""
+    rows = [
+        {
+            "part": t.setting.part,
+            "lr": t.setting.lr,
+            "weight_decay": t.setting.weight_decay,
+            "steps": t.steps,
+            "images": sum(map(len, t.losses)),
+            "accuracy": round(t.accuracy, 6),
+            "loss": round(t.mean_loss, 6),
+            "chosen": int(t is winner),
+        }
+        for t in [*trials, *finals]
+    ]
+    plot_search(rows, folder / "search.png")
+    with replacing(folder / "search.csv") as path, open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, SEARCH_COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_choice(path: Path) -> Setting | None:
+    """The setting that an earlier start of the run chose."""
+    if not path.exists():
+        return None
+    with open(path, newline="") as file:
+        for row in csv.DictReader(file):
+            if row["chosen"] == "1":
+                return Setting(row["part"], float(row["lr"]), float(row["weight_decay"]))
+    return None
+
+
+# ------------------------------------------------------------------------------- did it learn?
+
+
+def judge(
+    before: VisionTransformer,
+    job: Job,
+    loaders: Loaders,
+    setting: Setting | None,
+    scored: dict[str, Any],
+) -> dict[str, Any]:
+    """The verdict, and the numbers behind it: the network's accuracy on the part that is reported,
+    against chance, the largest class, simple rivals and a control with shuffled labels.
+
+    `before` is the network as it began. Rivals and control need cached tokens, else they are None.
+    """
+    part, train = scored["part"], job.train
+    loader, training = loaders[part], loaders["train"]
+    numbers = dict(scored)
+    judges = train.verdict
+    if judges and isinstance(training, TokenLoader) and isinstance(loader, TokenLoader):
+        some = np.random.default_rng(0).permutation(len(training.dataset))[:MOST_FOR_RIVALS]
+        known, labels = class_tokens(before, training.plain(some), job.device)
+        queries, targets = class_tokens(before, loader, job.device)
+        numbers |= rivals(known.numpy(), labels.numpy(), queries.numpy(), targets.numpy())
+        numbers["shuffled_labels"] = shuffled_control(before, setting, job, training, loader)
+    assert train.lr != "auto"
+    return verdict(numbers, train.lr, train.recipe_lr) | {"verdict_numbers": numbers}
+
+
+def dealt(labels: Tensor) -> Tensor:
+    """The labels (n,) shuffled so that the images of each class get all labels in their shares.
+
+    A plain shuffle gives a class more of one label by chance, which a network that knows the
+    classes apart then answers for the whole class: accuracies anywhere between 0 and 1.
+    """
+    order = torch.randperm(len(labels))
+    order = order[labels[order].argsort(stable=True)]  # class by class
+    counts = torch.bincount(labels)
+    turns = torch.cat([(torch.arange(c) + torch.rand(c)) / c for c in counts.tolist()])
+    sequence = torch.repeat_interleave(torch.arange(len(counts)), counts)[turns.argsort()]
+    return torch.empty_like(labels).scatter_(0, order, sequence)
+
+
+def shuffled_control(
+    before: VisionTransformer,
+    setting: Setting | None,
+    job: Job,
+    training: TokenLoader,
+    loader: TokenLoader,
+) -> float:
+    """The accuracy of the same training on shuffled labels: chance, or something leaks."""
+    train = job.train
+    seed_everything(train.seed)
+    everyone = np.arange(len(training.dataset))
+    batches = training.training(train, everyone, dealt(training.dataset))
+    steps = min(job.steps, RECIPES["finetune"].steps)
+    control = side_job(before, setting, train, batches, steps, job.device)
+    with tqdm(total=steps, desc="control: shuffled labels", leave=False, unit="step") as bar:
+        train_side_by_side([control], batches, steps, bar)
+    logits, labels = predict(control.learner, loader, job.device, train.bf16)
+    return round(float((logits.argmax(1) == labels).float().mean()), 7)
+
+
 # ------------------------------------------------------------------------ stopping and going on
 
 
@@ -335,22 +810,26 @@ class Progress:
     """Where a run stands: what a resumed run must know beside the weights."""
 
     epoch: int = 0
-    best_epoch: int = 0
+    best_epoch: int = 0  # the one that is kept
     best_accuracy: float = -1.0
     best_balanced_accuracy: float = -1.0
     best_loss: float = math.inf
     seconds: float = 0.0
     images: int = 0
+    train_loss: float = math.inf
+    train_accuracy: float = 0.0
 
-    def take(self, row: dict[str, Any], images: int) -> bool:
-        """Count an epoch; True where its validation is the best so far (ties: the lower loss)."""
+    def take(self, row: dict[str, Any], images: int, keep: str) -> bool:
+        """Count an epoch; True where its network is to be kept: with `best`, where its validation
+        is the best so far (ties: the lower loss)."""
         self.epoch = row["epoch"]
         self.seconds += row["seconds"]
         self.images += images
+        self.train_loss, self.train_accuracy = row["train_loss"], row["train_accuracy"]
         if "val_accuracy" not in row:
             return False
         better = (row["val_accuracy"], -row["val_loss"]) > (self.best_accuracy, -self.best_loss)
-        if better or not self.best_epoch:
+        if better or keep == "last" or not self.best_epoch:
             self.best_epoch = row["epoch"]
             self.best_accuracy = row["val_accuracy"]
             self.best_balanced_accuracy = row["val_balanced_accuracy"]
@@ -366,23 +845,6 @@ class Progress:
         )
 
 
-def snapshot(
-    net: VisionTransformer,
-    optimizer: torch.optim.Optimizer,
-    scheduler: LambdaLR,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Everything needed to go on; the random numbers need nothing, each epoch seeds its own."""
-    return {
-        "model": net.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scheduler": scheduler.state_dict(),
-        "progress": asdict(progress),
-        "classes": list(net.classes or ()),
-        "metadata": metadata_of(net),
-    }
-
-
 class Keeper:
     """Writes best.safetensors and last.pt when they are due, and whatever is still unwritten when
     the loop is left, by Ctrl-C as well.
@@ -394,48 +856,49 @@ class Keeper:
 
     SECONDS = 30
 
-    def __init__(
-        self,
-        run: Run,
-        net: VisionTransformer,
-        optimizer: torch.optim.Optimizer,
-        scheduler: LambdaLR,
-        progress: Progress,
-        config: Config,
-    ) -> None:
-        self.run, self.net, self.config = run, net, config
-        self.optimizer, self.scheduler, self.progress = optimizer, scheduler, progress
+    def __init__(self, run: Run, job: Job, progress: Progress, config: Config) -> None:
+        self.run, self.job, self.progress, self.config = run, job, progress, config
+        self.metrics = MetricsLog(run.folder, COLUMNS, progress.epoch, progress.best_epoch)
         self.best: dict[str, Tensor] | None = None
         self.last: dict[str, Any] | None = None
         self.written = time.monotonic()
 
-    def keep(self, best: bool) -> None:
-        """Keep the state at an epoch's end, and the network where it is the best so far."""
-        if best:
-            self.best = self._trained()
+    def keep(self, row: dict[str, Any]) -> None:
+        """Keep an epoch: its row of metrics.csv, its state, and its network where it is to be kept.
+
+        A row and its checkpoint belong together, so Ctrl-C waits.
+        """
+        with unbroken():
+            kept = self.progress.take(row, self.job.images, self.job.train.keep)
+            self.metrics.write(self.progress.best_epoch, **row)
+            self._keep(kept)
+
+    def _keep(self, kept: bool) -> None:
+        if kept:
+            with self.job.average.in_place():
+                self.best = self._trained()
         every = self.config.train.save_epoch
         if every == "auto":
             due = time.monotonic() > self.written + self.SECONDS
         else:
             due = self.progress.epoch % every == 0
-        self.last = snapshot(self.net, self.optimizer, self.scheduler, self.progress)
+        self.last = self.job.state_dict() | {"progress": asdict(self.progress)}
         if due:
             self.write()
         else:
             self.last["model"] |= self._trained()
-            self.last["optimizer"] = copied(self.last["optimizer"])
+            self.last |= {name: copied(self.last[name]) for name in ("optimizer", "average")}
 
     def _trained(self) -> dict[str, Tensor]:
         """Copies of the parameters that train; the others stay as they are."""
-        return {n: copied(p.detach()) for n, p in self.net.named_parameters() if p.requires_grad}
+        named = self.job.net.named_parameters()
+        return {name: copied(p.detach()) for name, p in named if p.requires_grad}
 
     def write(self) -> None:
         """The best first: what goes on from last.pt must find it."""
         if self.best is not None:
-            epoch = str(self.progress.best_epoch)
-            save_model(
-                self.run.best, self.net, self.best, config=dump_config(self.config), epoch=epoch
-            )
+            epoch, config = str(self.progress.best_epoch), dump_config(self.config)
+            save_model(self.run.best, self.job.net, self.best, config=config, epoch=epoch)
         if self.last is not None:
             self.run.save_last(self.last)
         self.best = self.last = None
@@ -445,7 +908,10 @@ class Keeper:
         return self
 
     def __exit__(self, *reason: object) -> None:
-        self.write()
+        try:
+            self.metrics.close()
+        finally:
+            self.write()
 
 
 def copied(state: Any) -> Any:
@@ -459,15 +925,14 @@ def copied(state: Any) -> Any:
     return state
 
 
-def restore(
-    run: Run, net: VisionTransformer, optimizer: torch.optim.Optimizer, scheduler: LambdaLR
-) -> Progress:
-    """Go on from the run's last checkpoint, if it is to be and there is one."""
+def saved_state(run: Run, net: VisionTransformer) -> dict[str, Any] | None:
+    """The last checkpoint of the run that is to go on, if there is one: known to be of these
+    classes and of these frozen weights."""
     state = run.load_last() if run.resumes else None
     if state is None:
         if run.resumes:
             log.info("%s has no checkpoint yet: starting at epoch 1", run.folder)
-        return Progress()
+        return None
     if state["classes"] != list(net.classes or ()):
         raise UserError(f"{run.last} was trained on other classes: {', '.join(state['classes'])}")
     frozen = [name for name, p in net.named_parameters() if not p.requires_grad]
@@ -477,18 +942,8 @@ def restore(
             f"{run.last} has other frozen weights than train.checkpoint ({changed[0]}); go on with "
             f"{run.folder}/config.yaml and the weights that it names"
         )
-    try:
-        net.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, ValueError, KeyError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"{run.last} does not fit this config ({reason}); go on with {run.folder}/config.yaml"
-        ) from None
-    scheduler.load_state_dict(state["scheduler"])
-    progress = Progress(**state["progress"])
-    log.info("going on after epoch %d of %s", progress.epoch, run.folder)
-    return progress
+    log.info("going on after epoch %d of %s", state["progress"]["epoch"], run.folder)
+    return state
 
 
 def same(saved: Tensor | None, now: Tensor) -> bool:
@@ -511,7 +966,10 @@ def resumable(run: Run, progress: Progress) -> Iterator[None]:
         kept = (
             f"the last good checkpoint is {there[-1]}" if there else "no checkpoint was saved yet"
         )
-        raise Diverged(f"{error}; lower train.lr or warm up longer; {kept}") from None
+        sentence = f"{NOT_LEARNED}: {error}; lower train.lr or warm up longer"
+        outcome = {"verdict": NOT_LEARNED, "verdict_sentence": sentence, "epochs": progress.epoch}
+        write_json(run.folder / "summary.json", outcome)
+        raise Diverged(f"{sentence}; {kept}") from None
 
 
 def open_run(config: Config, only_checks: bool) -> Run:
@@ -525,60 +983,115 @@ def open_run(config: Config, only_checks: bool) -> Run:
     return Run.create(train.run_name, train.log_path, train.save_path, kind)
 
 
+class Clock:
+    """The seconds of a run's phases."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.started = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.seconds[phase], self.started = now - self.started, now
+
+    def said(self, phase: str) -> float | None:
+        return round(self.seconds[phase], 2) if phase in self.seconds else None
+
+
 def conclude(
-    net: VisionTransformer,
-    learner: nn.Module,
+    job: Job,
     loaders: Loaders,
     split: Split,
     config: Config,
+    before: VisionTransformer,
+    setting: Setting | None,
     run: Run,
     progress: Progress,
-    cache_seconds: float | None,
+    clock: Clock,
 ) -> dict[str, Any]:
-    """Score the best checkpoint on the test part, write summary.json and say what was reached."""
+    """Score the kept network on the test part, judge it, write summary.json and say all that."""
+    net, train = job.net, job.train
     net.load_state_dict(read_arrays(run.best)[0])
-    device = net.cls_token.device
-    test = None
-    if "test" in loaders:
-        bf16 = config.train.bf16
-        test = evaluate(learner, loaders["test"], len(split.classes), device, bf16, "testing")
-    total, trainable = net.parameter_counts()
-    summary = {
-        "mode": config.train.mode,
-        "best_epoch": progress.best_epoch,
-        "epochs": progress.epoch,
+    job.average = Average(job.parameters, None)  # what was read is the average
+    found: dict[str, Any] = {
         "val_accuracy": progress.best_accuracy,
         "val_balanced_accuracy": progress.best_balanced_accuracy,
         "val_loss": progress.best_loss,
-        "test_accuracy": test and test["accuracy"],
-        "test_balanced_accuracy": test and test["balanced_accuracy"],
-        "test_loss": test and test["loss"],
-        "images": {part: len(split.part(part)) for part in PARTS},
+    }
+    part = "test" if "test" in loaders else "val"
+    scored = validate(job, loaders["test"], "test") if part == "test" else {}
+    names = [f"test_{name}" for name in ("accuracy", "balanced_accuracy", "loss")]
+    found |= {name: scored.get(name) for name in names}
+    counts = {name: len(split.part(name)) for name in PARTS}
+    for name in ("val", "test"):
+        accuracy = found[f"{name}_accuracy"]
+        found[f"{name}_interval"] = None if accuracy is None else wilson(accuracy, counts[name])
+    clock.lap("test")
+    learned = judge(before, job, loaders, setting, facts(split, part, found, progress))
+    clock.lap("verdict")
+    total, trainable = net.parameter_counts()
+    summary = {
+        "mode": train.mode,
+        "best_epoch": progress.best_epoch,
+        "epochs": progress.epoch,
+        **found,
+        "train_loss": progress.train_loss,
+        "train_accuracy": progress.train_accuracy,
+        **learned,
+        "chosen": asdict(setting) if setting else None,
+        "lr": train.lr,
+        "weight_decay": train.weight_decay,
+        "images": counts,
         "seconds": round(progress.seconds, 1),
-        "cache_seconds": cache_seconds and round(cache_seconds, 2),
+        "cache_seconds": clock.said("cache"),
+        "search_seconds": clock.said("search"),
+        "verdict_seconds": clock.said("verdict"),
         "images_per_second": round(progress.images / max(progress.seconds, 1e-9), 2),
         "parameters": {"total": total, "trainable": trainable},
-        "weights": config.train.checkpoint if config.train.mode != "scratch" else None,
-        "device": str(device),
+        "weights": train.checkpoint if train.mode != "scratch" else None,
+        "device": str(job.device),
         "versions": versions(),
         "git_commit": git_commit(),
     }
     write_json(run.folder / "summary.json", summary)
-    tested = f", test accuracy {test['accuracy']:.4f}" if test else ""
-    log.info(
-        "val accuracy %.4f (epoch %d of %d)%s, after %s of training%s (mode %s)",
-        progress.best_accuracy,
-        progress.best_epoch,
-        progress.epoch,
-        tested,
-        minutes(progress.seconds),
-        f" and {minutes(cache_seconds)} for the token cache" if cache_seconds else "",
-        config.train.mode,
-    )
-    log.info(
-        "results: %s (curves.png, metrics.csv, summary.json); weights: %s", run.folder, run.best
-    )
+    report_end(summary, run)
     return summary
+
+
+def facts(split: Split, part: str, found: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """What the verdict is about: the accuracy of the reported part, and what chance would reach."""
+    labels = [sample.label for sample in split.part(part)]
+    classes = Counter(labels)
+    return {
+        "part": part,
+        "images": len(labels),
+        "accuracy": found[f"{part}_accuracy"],
+        "interval": found[f"{part}_interval"],
+        "chance": round(1 / len(split.classes), 7),
+        "largest_class": round(max(classes.values()) / len(labels), 7),
+        "train_accuracy": round(progress.train_accuracy, 7),
+        "train_images_of_the_rarest_class": min(
+            Counter(sample.label for sample in split.part("train")).values()
+        ),
+    }
+
+
+def report_end(summary: dict[str, Any], run: Run) -> None:
+    """The last lines of a run: what it reached, whether it learned, where to look."""
+    phases = {"cache_seconds": "the token cache", "search_seconds": "finding the learning rate"}
+    phases["verdict_seconds"] = "the verdict"
+    took = [f"{minutes(summary['seconds'])} of training"]
+    took += [f"{minutes(summary[key])} for {what}" for key, what in phases.items() if summary[key]]
+    kept = f"epoch {summary['best_epoch']} of {summary['epochs']}"
+    log.info("%s (mode %s, %s)", ", ".join(took), summary["mode"], kept)
+    for part in ("val", "test"):
+        accuracy, n = summary[f"{part}_accuracy"], summary["images"][part]
+        if accuracy is not None:
+            balanced = summary[f"{part}_balanced_accuracy"]
+            log.info("%s accuracy %s, balanced %.4f", part, said(accuracy, n), balanced)
+    log.info("%s", summary["verdict_sentence"])
+    files = "curves.png, metrics.csv, summary.json" + (", search.csv" if summary["chosen"] else "")
+    log.info("results: %s (%s); weights: %s", run.folder, files, run.best)
 
 
 # ------------------------------------------------------------------------------ overfit one batch
@@ -612,32 +1125,40 @@ def overfit(
     up over 10 steps.
     """
     options = config.overfit_one_batch
-    train = config.train.model_copy(update={"weight_decay": 0.0, "label_smoothing": 0.0})
-    optimizer = build_optimizer(net, train)
-    scheduler = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 10))
+    off: dict[str, Any] = dict.fromkeys(("weight_decay", "label_smoothing", "mixup", "cutmix"), 0.0)
+    train = config.train.model_copy(update={**off, "ema": None, "class_weights": "none"})
+    learner = net if net.frozen_depth is None else Tail(net)
+    assert isinstance(net.vit.num_classes, int)
+    device = net.cls_token.device
+    job = Job(net, learner, train, [0], net.vit.num_classes, device, options.max_steps)
+    job.scheduler = LambdaLR(job.optimizer, lambda step: min(1.0, (step + 1) / 10))
     metrics = MetricsLog(run.folder, COLUMNS)
     net.eval()  # dropout is a model's only difference in training
-    learner = net if net.frozen_depth is None else Tail(net)
     losses: list[float] = []
     accuracy, started = 0.0, time.perf_counter()
     bar = tqdm(batches, "overfitting one batch", total=options.max_steps, leave=False)
     for step, (inputs, labels) in enumerate(bar, 1):
-        loss, right, norm = train_step(learner, inputs, labels, optimizer, train)
+        loss, right, norm = job.gradients(inputs, labels)
         losses.append(loss)
         accuracy = right / len(labels)
         passed = loss < options.tolerance and accuracy == 1.0
         done = passed or step == options.max_steps or not math.isfinite(loss + norm)
         if done or step % options.logging_steps == 0:
             row: dict[str, Any] = {"epoch": step, "train_loss": loss, "train_accuracy": accuracy}
-            row |= {"lr": scheduler.get_last_lr()[0], "grad_norm_mean": norm, "grad_norm_max": norm}
+            row |= {
+                "lr": job.scheduler.get_last_lr()[0],
+                "grad_norm_mean": norm,
+                "grad_norm_max": norm,
+            }
             metrics.write(None, **row, seconds=time.perf_counter() - started)
             log.info("step %d: loss %.4f, accuracy %.2f", step, loss, accuracy)
         if done:
             break
-        optimizer.step()
-        scheduler.step()
+        job.optimizer.step()
+        job.scheduler.step()
     metrics.close()
     verdict = "PASS" if passed else "FAIL"
+    assert train.lr != "auto"
     reason = "" if passed else why_not(losses, accuracy, net.vit.num_classes, train.lr)
     log.info("%s after %d steps: loss %.4g, accuracy %.2f%s", verdict, step, loss, accuracy, reason)
     seconds = round(time.perf_counter() - started, 1)
@@ -691,8 +1212,8 @@ def report_data(split: Split) -> None:
         log.debug("not used: %s: %s", path, reason)
 
 
-def report_epoch(row: dict[str, Any], train: TrainConfig) -> None:
-    if row["epoch"] % train.log_epoch and row["epoch"] != train.max_epochs:
+def report_epoch(row: dict[str, Any], job: Job) -> None:
+    if row["epoch"] % job.train.log_epoch and row["epoch"] != job.epochs:
         return
     val = ""
     if "val_accuracy" in row:
@@ -724,12 +1245,16 @@ def print_check(config: Config, net: VisionTransformer, split: Split, plan: Plan
             print(f"  and {len(split.unused) - 20} more, named in the log of a run")
     steps = math.ceil(len(split.part("train")) / config.train.batch_size)
     epochs = config.train.max_epochs
+    assert epochs != "auto"
     print(f"\nsteps: {steps} an epoch, {steps * epochs:,} in {epochs} epochs")
+    if config.train.lr == "auto":
+        found = len(settings(net, config.train))
+        print(f"learning rate: to be found, by trying {found} settings on the training part")
     if plan is not None:
         there = "to be made" if damage(plan.path) else "there already"
         print(f"token cache: {plan.said()}, {there}")
     print(f"memory: about {expected_memory(config, net, split, plan is not None) / 1e9:.1f} GB")
-    print(f"disk: about {checkpoint_bytes(config, net) / 1e6:,.0f} MB of checkpoints")
+    print(f"disk: about {checkpoint_bytes(config.train, net) / 1e6:,.0f} MB of checkpoints")
 
 
 def expected_memory(config: Config, net: VisionTransformer, split: Split, cached: bool) -> float:
@@ -762,10 +1287,10 @@ def moment_bytes(train: TrainConfig, trainable: int) -> int:
     return {"adamw": 2, "sgd": 1}[train.optim] * (1 if train.use_bitsandbytes else 4) * trainable
 
 
-def checkpoint_bytes(config: Config, net: VisionTransformer) -> int:
+def checkpoint_bytes(train: TrainConfig, net: VisionTransformer) -> int:
     """The size of best.safetensors and last.pt together."""
     total, trainable = net.parameter_counts()
-    return 2 * 4 * total + moment_bytes(config.train, trainable)
+    return 2 * 4 * total + moment_bytes(train, trainable) + (4 * trainable if train.ema else 0)
 
 
 def minutes(seconds: float) -> str:

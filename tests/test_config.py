@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import REPO
 
-from config import Config, ConfigError, dump_config, load_config
+from config import Config, ConfigError, TrainConfig, dump_config, load_config
 
 OLD_FILE = """\
 vit: {patch_dim: 16, input_channels: 3, num_classes: 5, hidden_dim: 768, num_heads: 12, \
@@ -73,7 +74,10 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
         ("vit: {representation_size: 8}", "only with mode scratch"),
         ("vit: {num_classes: 1}", "a classifier needs 2 or more"),
         ("train: {decay_epochs: 3}", "only wsd has a decay phase"),
-        ("train: {scheduler_type: wsd, decay_epochs: 20}", "are more than max_epochs (20)"),
+        (
+            "train: {scheduler_type: wsd, max_epochs: 20, decay_epochs: 21}",
+            "are more than max_epochs (20)",
+        ),
         (
             "train: {optim: sgd, use_bitsandbytes: true, momentum: 0}",
             "bitsandbytes has no SGD without momentum",
@@ -82,7 +86,7 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
             "{train: {from_checkpoint: true}, overfit_one_batch: {overfit: true}}",
             "a sanity check starts anew",
         ),
-        ("train: {eval_epoch: 30}", "nothing would be evaluated"),
+        ("train: {max_epochs: 20, eval_epoch: 30}", "nothing would be evaluated"),
         ("train: {early_stopping: 2, eval_epoch: 5}", "is less than eval_epoch (5)"),
         ("train: {run_name: a/b}", "not a plain folder name"),
         ("train: {val_fraction: 2}", "2 should be less than 1"),
@@ -117,7 +121,9 @@ def test_overrides_are_typed_like_the_file(tmp_path: Path) -> None:
 
 def test_the_old_file_means_the_same(tmp_path: Path) -> None:
     config, notes = load_config(write(tmp_path, OLD_FILE))
-    assert config.train.mode == "pretrained" and len(notes) == 1
+    assert config.train.mode == "pretrained" and len(notes) == 2
+    # The rate that the first version shipped with, for training all weights.
+    assert notes[1].startswith("train.lr: 0.001 is far from 0.00011, which mode pretrained")
     assert config.train.lr == 1e-3 and config.vit.eps == 1e-5
     assert config.train.from_checkpoint is None and config.train.use_bitsandbytes
 
@@ -162,3 +168,70 @@ def test_dump_reads_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((REPO / "configs").glob("*.yaml")), ids=lambda p: p.name)
 def test_published_configs_load(path: Path) -> None:
     load_config(path)
+
+
+# ------------------------------------------------------------------------------------ the recipes
+
+
+@pytest.mark.parametrize(
+    ("mode", "images", "epochs"),
+    [
+        ("finetune", 600, 24),  # 900 steps of 16
+        ("finetune", 40, 300),  # a tiny set: the most epochs
+        ("finetune", 50_000, 12),  # a large one: the fewest
+        ("pretrained", 600, 16),
+        ("scratch", 600, 107),
+    ],
+)
+def test_epochs_are_counted_in_steps(mode: str, images: int, epochs: int) -> None:
+    settled = TrainConfig(mode=mode).settled(images)  # type: ignore[arg-type]
+    assert settled.max_epochs == epochs and settled.warmup_epochs == round(0.05 * epochs, 2)
+    left = [name for name in TrainConfig.model_fields if getattr(settled, name) == "auto"]
+    assert left == ["cache", "num_workers", "views", "device", "save_epoch"]
+
+
+def test_what_is_written_is_not_settled_otherwise() -> None:
+    own = {"max_epochs": 7, "lr": 1e-3, "weight_decay": 0.0, "label_smoothing": 0.0, "ema": None}
+    settled = TrainConfig(mode="pretrained", **own).settled(600)  # type: ignore[arg-type]
+    assert {name: getattr(settled, name) for name in own} == own
+    assert settled.layer_decay == 0.75 and settled.keep == "best"
+    assert TrainConfig().settled(600).keep == "last"
+    assert TrainConfig(early_stopping=3).settled(600).keep == "best"
+
+
+def test_rates_follow_the_batch_and_the_optimiser() -> None:
+    assert TrainConfig(batch_size=64).recipe_lr == pytest.approx(2 * 2e-4)
+    assert TrainConfig(optim="sgd").recipe_lr == pytest.approx(1e-2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["train.mode=pretrained", "train.lr=1e-3"], "diverges, or unlearns the weights"),
+        (["train.mode=pretrained", "train.lr=1e-8"], "little is learned"),
+        (["train.lr=1e-2"], "0.01 is far from 0.0002, which mode finetune trains well with"),
+        (["train.mode=pretrained", "train.lr=5e-5"], None),
+        (["train.mode=pretrained", "train.lr=3e-3", "train.optim=sgd"], None),
+        (["train.lr=auto"], None),
+    ],
+)
+def test_a_learning_rate_far_from_what_trains_is_said(overrides: list[str], words: Any) -> None:
+    _, notes = load_config(REPO / "config.yaml", overrides)
+    assert (words is None and not notes) or (words in notes[0] and len(notes) == 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("train: {test_fraction: 0.5, val_fraction: 0.5}", "leave nothing to train"),
+        ("train: {mixup: 0.2}", "modes pretrained and scratch only"),
+        ("train: {keep: last, early_stopping: 3}", "leave one out"),
+        (
+            "train: {class_weights: balanced, balanced_sampler: true}",
+            "count the rare classes twice",
+        ),
+        ("train: {lr: fast}", "train.lr: 'fast' is not a number or auto"),
+    ],
+)
+def test_faults_of_the_recipe(tmp_path: Path, text: str, words: str) -> None:
+    assert words in faults(tmp_path, text)

@@ -64,6 +64,7 @@ def finetune(config_file: Path) -> Path:
         "data": str(folder / "data"),
         "cache_dtype": "float32",
         "views": 1,
+        "verdict": False,
     }
     config_file.write_text(yaml.safe_dump({"train": train}))
     return config_file
@@ -102,14 +103,14 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def losses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The loss of every training step."""
     found: list[float] = []
-    original = training.train_step
+    original = training.Job.step
 
     def noting(*args: Any) -> Any:
         result = original(*args)
         found.append(result[0])
         return result
 
-    monkeypatch.setattr(training, "train_step", noting)
+    monkeypatch.setattr(training.Job, "step", noting)
     return found
 
 
@@ -200,7 +201,7 @@ def test_the_cached_run_is_an_ordinary_one(
     config, split, _ = prepared(finetune)
     net = pretrained.load_model(weights / "best.safetensors")
     loaders = make_loaders(split, config.train, net.preprocessing, 3, CPU)
-    scores = training.evaluate(net, loaders["val"], 3, CPU)
+    scores = training.evaluate(net, loaders["val"], CPU)
     assert scores["accuracy"] == result["val_accuracy"]
     assert scores["loss"] == pytest.approx(result["val_loss"], rel=1e-4)
 
@@ -221,20 +222,20 @@ def test_dropout_and_a_test_part(finetune: Path, image_folder: Path) -> None:
 def test_stopped_and_resumed(finetune: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ["train.max_epochs=5", "train.views=2", "vit.dropout=0.1"]
     train(finetune, "train.run_name=whole", *options)
-    original, calls = training.train_step, iter(range(1000))
+    original, calls = training.Job.step, iter(range(1000))
 
     def stop_in_epoch_4(*args: Any) -> Any:
         if next(calls) == 3 * 4 + 2:
             raise KeyboardInterrupt
         return original(*args)
 
-    monkeypatch.setattr(training, "train_step", stop_in_epoch_4)
+    monkeypatch.setattr(training.Job, "step", stop_in_epoch_4)
     with pytest.raises(KeyboardInterrupt, match="stopped with 3 epochs done; go on with"):
         train(finetune, "train.run_name=stopped", *options)
     # Less than half a minute has gone by, so this was written because of the stop alone.
     last = torch.load(finetune.parent / "weights/stopped/last.pt", weights_only=True)
     assert last["progress"]["epoch"] == 3
-    monkeypatch.setattr(training, "train_step", original)
+    monkeypatch.setattr(training.Job, "step", original)
     train(finetune.parent / "logs/stopped/config.yaml", "train.from_checkpoint=true")
     for file in ("best.safetensors", "last.pt"):
         whole, stopped = (
@@ -265,11 +266,17 @@ def test_the_best_network_is_that_of_the_best_epoch(
 
         monkeypatch.setattr(training, "evaluate", scored)
         run = f"save-{save}"
-        train(finetune, "train.max_epochs=5", f"train.save_epoch={save}", f"train.run_name={run}")
+        train(
+            finetune,
+            "train.max_epochs=5",
+            f"train.save_epoch={save}",
+            f"train.run_name={run}",
+            "train.keep=best",
+        )
         config, split, _ = prepared(finetune)
         net = pretrained.load_model(finetune.parent / f"weights/{run}/best.safetensors")
         loader = make_loaders(split, config.train, net.preprocessing, 3, CPU)["val"]
-        loss = evaluate(net, loader, 3, CPU)["loss"]
+        loss = evaluate(net, loader, CPU)["loss"]
         assert loss == pytest.approx(rows[1]["loss"], rel=1e-4)
         assert loss != pytest.approx(rows[4]["loss"], rel=1e-2)
 
@@ -702,7 +709,7 @@ def test_the_checkpoints_need_room_beside_the_cache(
     finetune: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, _, net = prepared(finetune)
-    both = plan(finetune).bytes + training.checkpoint_bytes(config, net)
+    both = plan(finetune).bytes + training.checkpoint_bytes(config.train.settled(30), net)
     free(monkeypatch, both - 1)
     with pytest.raises(UserError, match="no disk space for the token cache"):
         train(finetune, "train.cache=on")

@@ -88,7 +88,7 @@ def test_the_best_checkpoint_scores_what_the_summary_says(config_file: Path) -> 
     split = training.load_split(config.train)
     cpu = torch.device("cpu")
     loaders = training.make_loaders(split, config.train, net.preprocessing, 3, cpu)
-    scores = evaluate(net, loaders["val"], 3, cpu)
+    scores = evaluate(net, loaders["val"], cpu)
     assert scores["accuracy"] == result["val_accuracy"]
     assert scores["loss"] == pytest.approx(result["val_loss"], rel=1e-5)
 
@@ -148,19 +148,19 @@ def test_a_stopped_and_resumed_run_ends_like_an_uninterrupted_one(
     options += ["train.max_epochs=5", "train.save_epoch=2", "vit.ff_dim=128", "vit.hidden_dim=64"]
     train(config_file, "train.run_name=whole", *options)
 
-    original, calls = training.train_step, iter(range(1000))
+    original, calls = training.Job.step, iter(range(1000))
 
     def stop_in_epoch_4(*args: Any) -> Any:
         if next(calls) == 3 * 4 + 2:
             raise KeyboardInterrupt
         return original(*args)
 
-    monkeypatch.setattr(training, "train_step", stop_in_epoch_4)
+    monkeypatch.setattr(training.Job, "step", stop_in_epoch_4)
     with pytest.raises(
         KeyboardInterrupt, match="stopped with 3 epochs done; go on with: python training"
     ):
         train(config_file, "train.run_name=stopped", *options)
-    monkeypatch.setattr(training, "train_step", original)
+    monkeypatch.setattr(training.Job, "step", original)
     config = config_file.parent / "logs/stopped/config.yaml"
     train(config, "train.from_checkpoint=true")
 
@@ -272,26 +272,38 @@ def test_eval_epoch_leaves_cells_empty(config_file: Path) -> None:
 # --------------------------------------------------------------------------- optimiser, schedule
 
 
-def net_with_head() -> VisionTransformer:
+def net_with_head(**vit: Any) -> VisionTransformer:
     torch.manual_seed(0)
-    return VisionTransformer(ViTConfig(**TINY_VIT, num_classes=3))
+    return VisionTransformer(ViTConfig(**{**TINY_VIT, **vit}, num_classes=3))
+
+
+def settled(**options: Any) -> TrainConfig:
+    return TrainConfig(**{"mode": "scratch", **options}).settled(images=6)
+
+
+def job(net: VisionTransformer, **options: Any) -> training.Job:
+    return training.Job(net, net, settled(**options), [0, 1, 2] * 2, 3, torch.device("cpu"))
+
+
+IMAGES, LABELS = torch.randn(6, 3, 32, 32), torch.tensor([0, 1, 2] * 2)
+NO_MIX = {"mixup": 0.0, "cutmix": 0.0}
 
 
 def test_weight_decay_is_for_matrices_only() -> None:
     net = net_with_head()
-    optimizer = training.build_optimizer(net, TrainConfig(weight_decay=0.1))
+    optimizer = training.build_optimizer(net, settled(weight_decay=0.1))
     names = {id(p): name for name, p in net.named_parameters()}
-    decayed, rest = ({names[id(p)] for p in group["params"]} for group in optimizer.param_groups)
+    rest, decayed = ({names[id(p)] for p in group["params"]} for group in optimizer.param_groups)
     assert decayed | rest == set(names.values()) and not decayed & rest
     assert all(name.endswith("weight") and "norm" not in name for name in decayed)
     assert {"cls_token", "pos_embed", "norm.weight", "head.bias"} <= rest
-    assert [g["weight_decay"] for g in optimizer.param_groups] == [0.1, 0.0]
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [0.0, 0.1]
 
 
 def rates(**options: Any) -> list[float]:
-    settings = TrainConfig(**{"lr": 1.0, "max_epochs": 10, "warmup_epochs": 2, **options})
+    settings = settled(**{"lr": 1.0, "max_epochs": 10, "warmup_epochs": 2, **options})
     optimizer = training.build_optimizer(net_with_head(), settings)
-    scheduler = training.build_scheduler(optimizer, settings, steps_per_epoch=5)
+    scheduler = training.build_scheduler(optimizer, settings, steps=50)
     found = []
     for _ in range(50):
         found.append(optimizer.param_groups[0]["lr"])
@@ -315,14 +327,19 @@ def test_wsd_is_stable_then_decays() -> None:
 
 @pytest.mark.parametrize(("name", "cls"), [("adamw", "AdamW8bit"), ("sgd", "SGD8bit")])
 def test_8_bit_optimisers_learn(name: str, cls: str) -> None:
-    net = VisionTransformer(ViTConfig(**{**TINY_VIT, "hidden_dim": 128}, num_classes=3))
-    settings = TrainConfig(optim=name, use_bitsandbytes=True, lr=1e-2)  # type: ignore[arg-type]
-    optimizer = training.build_optimizer(net, settings)
+    options = {
+        "optim": name,
+        "use_bitsandbytes": True,
+        "lr": 1e-2,
+        "label_smoothing": 0.0,
+        "warmup_epochs": 0,
+    }
+    learning = job(net_with_head(hidden_dim=128), **options, **NO_MIX)
+    optimizer = learning.optimizer
     assert type(optimizer).__name__ == cls
-    images, labels = torch.randn(6, 3, 32, 32), torch.tensor([0, 1, 2] * 2)
     losses = []
     for _ in range(25):
-        losses.append(training.train_step(net, images, labels, optimizer, settings)[0])
+        losses.append(learning.gradients(IMAGES, LABELS)[0])
         optimizer.step()
     assert losses[-1] < 0.5 * losses[0]
     states = {
@@ -336,17 +353,14 @@ def test_without_bitsandbytes_a_line_says_so(
 ) -> None:
     utils.setup_log()
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    optimizer = training.build_optimizer(net_with_head(), TrainConfig(use_bitsandbytes=True))
+    optimizer = training.build_optimizer(net_with_head(), settled(use_bitsandbytes=True))
     assert type(optimizer) is torch.optim.AdamW
     assert "using the 32-bit optimiser" in capsys.readouterr().out
 
 
 def test_clipping_bounds_the_step() -> None:
     net = net_with_head()
-    images, labels = torch.randn(6, 3, 32, 32), torch.tensor([0, 1, 2] * 2)
-    settings = TrainConfig(clip_grad=0.01)
-    optimizer = training.build_optimizer(net, settings)
-    _, _, norm = training.train_step(net, images, labels, optimizer, settings)
+    _, _, norm = job(net, clip_grad=0.01).gradients(IMAGES, LABELS)
     total = math.sqrt(
         sum(float(p.grad.norm()) ** 2 for p in net.parameters() if p.grad is not None)
     )
@@ -383,14 +397,14 @@ def test_evaluation_is_without_dropout_and_restores_the_mode(config_file: Path) 
     cpu = torch.device("cpu")
     loaders = training.make_loaders(split, config.train, net.preprocessing, 3, cpu)
     net.train()
-    first, second = (evaluate(net, loaders["val"], 3, cpu) for _ in range(2))
+    first, second = (evaluate(net, loaders["val"], cpu) for _ in range(2))
     assert first == second and net.training
 
 
 def test_classes_without_images_do_not_count_in_the_balanced_accuracy() -> None:
     logits = torch.eye(3)[[0, 0, 1, 2]]  # the last answer is a class that has no images
     batches: Any = [(logits, torch.tensor([0, 0, 1, 1]))]
-    scores = evaluate(torch.nn.Identity(), batches, 3, torch.device("cpu"))
+    scores = evaluate(torch.nn.Identity(), batches, torch.device("cpu"))
     assert scores["accuracy"] == 0.75 and scores["balanced_accuracy"] == 0.75
 
 
@@ -443,13 +457,13 @@ def test_an_existing_run_is_never_overwritten(config_file: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_the_run(
     config_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, calls = training.train_step, iter(range(1000))
+    original, calls = training.Job.gradients, iter(range(1000))
 
     def nan_in_epoch_2(*args: Any) -> Any:
         loss, right, norm = original(*args)
         return (math.nan if next(calls) == 5 else loss), right, norm
 
-    monkeypatch.setattr(training, "train_step", nan_in_epoch_2)
+    monkeypatch.setattr(training.Job, "gradients", nan_in_epoch_2)
     message = fail(config_file)
     for part in ("loss is not finite at step 2 of epoch 2 (lr 0.00", "last good checkpoint is"):
         assert part in message

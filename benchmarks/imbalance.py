@@ -1,0 +1,133 @@
+"""What `class_weights` and `balanced_sampler` do for a set with a 20:1 imbalance.
+
+    python -m benchmarks.imbalance [--data DIR] [--seeds 3]
+
+Ten classes of signdigits with 100, 72, 51 ... 5 photos to train on (a geometric row from 20:1 to
+1:1), and 80 others of each class to test on. Which class is how rare is drawn by the seed. The
+finetune mode's defaults; the three ways share a seed's token cache. Prints a table and writes
+benchmarks/results/imbalance.csv: balanced accuracy is the mean of the classes' recalls, which on a
+test part of equal classes is the accuracy as well; `rarest` is the mean recall of the three rarest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import shutil
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.finetune import RESULTS
+from benchmarks.results import link
+from config import TrainConfig
+from dataset import EXTENSIONS, load_split, make_loaders
+from metrics import predict
+from pretrained import load_model
+from tools.repeat import finished
+from utils import UserError, command_line, replacing
+
+MOST, LEAST, TESTED = 100, 5, 80
+WAYS = {
+    "none": [],
+    "class_weights": ["train.class_weights=balanced"],
+    "balanced_sampler": ["train.balanced_sampler=true"],
+}
+CONFIG, WORK = "configs/signdigits-50.yaml", Path("logs") / "imbalance"
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    rows: list[dict[str, Any]] = []
+    for seed in range(args.seeds):
+        folder = draw(
+            Path(args.data) / "signdigits", Path("data/shots") / f"imbalance-{seed}", seed
+        )
+        for way, overrides in WAYS.items():
+            rows.append({"way": way, "seed": seed, **measure(folder, way, overrides, seed)})
+            print(rows[-1], flush=True)
+    with replacing(RESULTS / "imbalance.csv") as path, open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    for way in WAYS:
+        mine = [row for row in rows if row["way"] == way]
+        means = {k: statistics.fmean(r[k] for r in mine) for k in ("balanced", "rarest")}
+        print(f"{way:<18}balanced accuracy {means['balanced']:.3f}, rarest {means['rarest']:.3f}")
+    return 0
+
+
+def sizes(classes: int) -> list[int]:
+    """How many photos each class has to train on, the most first."""
+    return [round(n) for n in np.geomspace(MOST, LEAST, classes)]
+
+
+def draw(source: Path, target: Path, seed: int) -> Path:
+    """A folder of links, train/ unequal and test/ equal."""
+    if target.is_dir():
+        return target
+    if not source.is_dir():
+        raise UserError(f"{source}: no such folder; --data names the one that holds signdigits")
+    random = np.random.default_rng(seed)
+    folders = sorted(p for p in source.iterdir() if p.is_dir())
+    partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    for folder, n in zip(random.permutation(np.array(folders)), sizes(len(folders)), strict=True):
+        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS)
+        for i, file in enumerate(random.permutation(np.array(files))[: n + TESTED]):
+            link(file, partial / ("train" if i < n else "test") / folder.name)
+    os.replace(partial, target)
+    return target
+
+
+def measure(folder: Path, way: str, overrides: list[str], seed: int) -> dict[str, float]:
+    """A run, and the recalls of its classes on the test part."""
+    name = f"{way}-seed{seed}"
+    places = [f"train.{key}={WORK / value}" for key, value in PLACES.items()]
+    options = [f"train.base_dir={folder}", f"train.seed={seed}", f"train.run_name={name}"]
+    done = WORK / "recalls" / f"{name}.json"
+    if not done.exists():
+        finished(CONFIG, [*options, *places, "train.verdict=false", *overrides], None)
+        done.parent.mkdir(parents=True, exist_ok=True)
+        done.write_text(json.dumps(recalls(folder, WORK / "weights" / name)))
+        shutil.rmtree(WORK / "weights" / name)
+    found = json.loads(done.read_text())
+    rare = sorted(found, key=lambda c: len(list((folder / "train" / c).iterdir())))[:3]
+    return {
+        "balanced": round(statistics.fmean(found.values()), 4),
+        "rarest": round(statistics.fmean(found[c] for c in rare), 4),
+    }
+
+
+PLACES = {"log_path": "logs", "save_path": "weights", "data": "data"}
+
+
+def recalls(folder: Path, weights: Path) -> dict[str, float]:
+    """The share of each class's test photos that the run's network gets right."""
+
+    cpu, train = torch.device("cpu"), TrainConfig(base_dir=str(folder))
+    net = load_model(weights / "best.safetensors")
+    split = load_split(train)
+    loader = make_loaders(split, train, net.preprocessing, 3, cpu)["test"]
+    logits, labels = predict(net, loader, cpu)
+    hits = logits.argmax(1) == labels
+    return {name: float(hits[labels == i].float().mean()) for i, name in enumerate(split.classes)}
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.imbalance",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", default="data", help="holds signdigits")
+    parser.add_argument("--seeds", type=int, default=3)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(command_line(main))
