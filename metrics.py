@@ -27,16 +27,17 @@ def predict(
     loader: Iterable[tuple[Any, Tensor]],
     device: torch.device,
     bf16: bool = False,
-    desc: str = "evaluating",
+    desc: str | None = "evaluating",
 ) -> tuple[Tensor, Tensor]:
     """A network's logits (n, C) and the labels (n,) of a loader, in its order.
 
-    Both are on the CPU, float32. The network is in eval mode meanwhile: no dropout.
+    Both are on the CPU, float32. The network is in eval mode meanwhile: no dropout. With a `desc`
+    of None there is no bar.
     """
     was_training = net.training
     net.eval()
     logits, labels = [], []
-    for inputs, targets in tqdm(loader, desc, leave=False, unit="batch"):
+    for inputs, targets in tqdm(loader, desc, leave=False, unit="batch", disable=desc is None):
         with autocast(device, bf16):
             logits.append(net(inputs.to(device, non_blocking=True)).float().cpu())  # B C
         labels.append(targets)

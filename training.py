@@ -15,7 +15,9 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -654,7 +656,7 @@ def try_settings(
         jobs = [side_job(net, setting, train, batches, steps, device) for setting in candidates]
         train_side_by_side(jobs, batches, steps, bar)
         for job, trial in zip(jobs, trials, strict=True):
-            logits, labels = predict(job.learner, loader.plain(scored), device, train.bf16)
+            logits, labels = predict(job.learner, loader.plain(scored), device, train.bf16, None)
             trial.losses.append(F.cross_entropy(logits, labels, reduction="none"))
             trial.right.append(logits.argmax(1) == labels)
     return trials
@@ -677,17 +679,30 @@ def side_job(
 
 
 def train_side_by_side(jobs: list[Job], batches: TokenLoader, steps: int, bar: tqdm) -> None:
-    """A batch is read once and serves all jobs; one that diverges stays as it was before."""
-    alive = list(jobs)
+    """A batch is read once and serves all jobs; one that diverges stays as it was before.
+
+    On a CPU each core takes jobs of its own: a step's small products gain little from several
+    cores at once. With dropout they share one stream of random numbers, and take turns.
+    """
     for job in jobs:
         job.net.train()
-    for inputs, labels in islice(endless(batches), steps):
-        for job in list(alive):
-            try:
-                job.step(inputs, labels)
-            except Diverged:
-                alive.remove(job)
-        bar.update(len(jobs))
+    vit = jobs[0].net.vit
+    alone = len(jobs) == 1 or jobs[0].device.type != "cpu"
+    cores = 1 if alone or vit.dropout or vit.attention_dropout else torch.get_num_threads()
+    alive = dict.fromkeys(range(len(jobs)), True)
+
+    def step(number: int, inputs: Tokens, labels: Tensor) -> None:
+        try:
+            if alive[number]:
+                jobs[number].step(inputs, labels)
+        except Diverged:
+            alive[number] = False
+
+    one_core = partial(torch.set_num_threads, 1) if cores > 1 else None
+    with ThreadPoolExecutor(cores, initializer=one_core) as pool:
+        for inputs, labels in islice(endless(batches), steps):
+            list(pool.map(partial(step, inputs=inputs, labels=labels), range(len(jobs))))
+            bar.update(len(jobs))
 
 
 def endless(batches: TokenLoader) -> Iterator[tuple[Tokens, Tensor]]:

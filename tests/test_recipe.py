@@ -364,3 +364,27 @@ def test_the_recipe_stays_unless_another_is_surely_better(spread: float, chosen:
         training.Trial(other, 100, [losses]),
     ]
     assert training.choose(trials, recipe) is trials[chosen]
+
+
+def test_two_cores_try_settings_as_one_does(finetune: Path) -> None:
+    config, _ = load_config(finetune, ["train.max_epochs=4", "train.lr=2e-4"])
+    split = load_split(config.train)
+    net, train_ = pretrained.build_for(config, split.classes), config.train.settled(36)
+    plan = training.plan_cache(net, split, train_)
+    assert plan is not None
+    loader = training.open_cache(plan, net, train_, CPU).loaders(plan, split, train_, CPU)["train"]
+    assert isinstance(loader, training.TokenLoader)
+    grid = [training.Setting("block", 10.0**-i, 0.01) for i in range(1, 5)]
+    grid.append(training.Setting("block", 1e30, 0.01))  # diverges, or learns nothing
+    folds = training.stratified_folds(loader)[:1]
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            bar = training.tqdm(disable=True)
+            trials = training.try_settings(net, grid, loader, folds, train_, 10, CPU, bar)
+        finally:
+            torch.set_num_threads(1)
+        found.append([trial.mean_loss for trial in trials])
+    assert found[0][:4] == pytest.approx(found[1][:4], rel=1e-4)
+    assert len(set(found[0])) == 5
