@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -101,8 +102,8 @@ def nearest_neighbours(
     from sklearn.neighbors import KNeighborsClassifier
 
     folds = _folds(labels)
-    fewest = len(labels) if folds is None else len(labels) * (len(folds) - 1) // len(folds)
-    choices = [k for k in NEIGHBOURS if k <= fewest] or [1]
+    known = len(labels) if folds is None else min(len(learned) for learned, _ in folds)
+    choices = [k for k in NEIGHBOURS if k <= known]
     model: Any = KNeighborsClassifier(n_neighbors=1, metric="cosine")
     if folds is not None and len(choices) > 1:
         model = GridSearchCV(model, {"n_neighbors": choices}, cv=folds)
@@ -116,6 +117,7 @@ def logistic_regression(
 ) -> tuple[np.ndarray, float]:
     """The classes (m,) of `queries` (m, D) by scikit-learn's logistic regression on standardised
     `features` (n, D), and its C, chosen by cross-validation on the features alone."""
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV
     from sklearn.pipeline import make_pipeline
@@ -126,7 +128,9 @@ def logistic_regression(
     if folds is not None:
         grid = {"logisticregression__C": np.logspace(-4, 1, 6)}
         model = GridSearchCV(model, grid, cv=folds)
-    model.fit(features, labels)
+    with warnings.catch_warnings():  # a weak C that has not converged is not chosen
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(features, labels)
     model = getattr(model, "best_estimator_", model)
     return model.predict(queries), float(model[-1].C)
 

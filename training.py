@@ -1294,6 +1294,9 @@ def expected_memory(config: Config, net: VisionTransformer, split: Split, cached
     runtime = 0.9e9
     gradients = 4 * trainable
     state = 4 * total + gradients + moment_bytes(train, trainable)
+    if train.lr == "auto":  # each setting that is tried has its own
+        each = 2 * 4 * trainable + moment_bytes(train, trainable)
+        kept = max(kept, each * len(settings(net, train)))
     return runtime + state + kept + activations + decoded
 
 

@@ -199,6 +199,14 @@ def test_what_is_written_is_not_settled_otherwise() -> None:
     assert TrainConfig(early_stopping=3).settled(600).keep == "best"
 
 
+def test_few_images_are_for_sgd() -> None:
+    assert [TrainConfig().settled(n).optim for n in (40, 149, 150)] == ["sgd", "sgd", "adamw"]
+    assert TrainConfig().settled(40).lr == pytest.approx(1e-2)
+    assert TrainConfig(lr=3e-4).settled(40).optim == "adamw", "a rate of one's own is AdamW's"
+    assert TrainConfig(optim="adamw").settled(40).lr == pytest.approx(2e-4)
+    assert TrainConfig(mode="pretrained").settled(40).optim == "adamw"
+
+
 def test_rates_follow_the_batch_and_the_optimiser() -> None:
     assert TrainConfig(batch_size=64).recipe_lr == pytest.approx(2 * 2e-4)
     assert TrainConfig(optim="sgd").recipe_lr == pytest.approx(1e-2)

@@ -90,7 +90,7 @@ def test_the_search_looks_at_training_images_only(
     chosen = next(row for row in table if row["chosen"] == "1")
     assert {"part": chosen["part"], "lr": float(chosen["lr"])}.items() <= result["chosen"].items()
     finals = table[16:]
-    recipe = next(row for row in finals if row["lr"] == f"{2e-4 * math.sqrt(8 / 16)}")
+    recipe = next(row for row in finals if row["lr"] == f"{1e-2 * math.sqrt(8 / 16)}")
     best = min(finals, key=lambda row: float(row["loss"]))
     assert len({(row["part"], row["lr"]) for row in finals}) == 4
     assert chosen in (best, recipe) and all(int(row["images"]) == 36 for row in finals)
@@ -151,7 +151,7 @@ def test_one_training_image_a_class_is_too_few_to_search(
             path.unlink()
     result = train(finetune, "train.max_epochs=2")
     assert "too few to try settings" in capsys.readouterr().out
-    assert result["lr"] == pytest.approx(2e-4 * math.sqrt(8 / 16))
+    assert result["lr"] == pytest.approx(1e-2 * math.sqrt(8 / 16))
 
 
 def test_side_jobs_leave_the_network_alone(finetune: Path) -> None:
