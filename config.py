@@ -102,7 +102,7 @@ class Recipe:
     """What `auto` means in a mode. Learning rates are AdamW's, at a batch of 16.
 
     `steps` make up the epochs, within `epochs`: a tiny set needs more epochs, not fewer steps
-    (BiT-HyperRule, arXiv:1912.11370, section 3.3). `sane` is where the learning rate trains at all.
+    (BiT-HyperRule, arXiv:1912.11370). `sane` is where the learning rate trains at all.
     """
 
     lr: float
@@ -127,7 +127,7 @@ FEW_IMAGES = 150
 RECIPES: dict[Mode, Recipe] = {
     # Chosen on training parts: EXPERIMENTS.md, 2026-11-24.
     "finetune": Recipe(2e-4, (1e-5, 3e-3), 900, (12, 300), 0.01, views=4),
-    # lr, layer-wise decay: arXiv:2106.08254, table 7, and timm's fine-tuning of its ViTs (0.65 to
+    # lr, layer-wise decay: arXiv:2106.08254, and timm's fine-tuning of its ViTs (0.65 to
     # 0.75); all weights at 1e-3 diverge or crawl (lucidrains/vit-pytorch#34).
     "pretrained": Recipe(1e-4, (1e-6, 5e-4), 600, (8, 100), 0.05, layer_decay=0.75, ema=0.99),
     # AdamW 5e-4, weight decay 0.05: DeiT, arXiv:2012.12877, table 9. Mixup and CutMix weaker than

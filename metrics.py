@@ -90,6 +90,16 @@ def said(accuracy: float, n: int) -> str:
     return f"{accuracy:.4f} (95 %: {low:.3f} to {high:.3f}, {n} images)"
 
 
+def score_lines(summary: dict[str, Any]) -> list[str]:
+    """What a summary.json says of the held-out parts, a line each."""
+    return [
+        f"{part} accuracy {said(summary[f'{part}_accuracy'], summary['images'][part])}, "
+        f"balanced {summary[f'{part}_balanced_accuracy']:.4f}"
+        for part in ("val", "test")
+        if summary[f"{part}_accuracy"] is not None
+    ]
+
+
 # ------------------------------------------------------------------------------ its simplest rivals
 
 

@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+from torchvision.transforms import v2
 from tqdm import tqdm
 
 from config import RECIPES, Config, ConfigError, TrainConfig, dump_config, load_config
@@ -57,7 +58,7 @@ from metrics import (
     evaluate,
     predict,
     rivals,
-    said,
+    score_lines,
     verdict,
     wilson,
 )
@@ -73,6 +74,7 @@ from utils import (
     git_commit,
     keep_freed_memory,
     log,
+    minutes,
     pick_device,
     plot_search,
     replacing,
@@ -402,8 +404,6 @@ def build_criterion(train: TrainConfig, labels: list[int], num_classes: int) -> 
 
 def build_mix(train: TrainConfig, num_classes: int) -> Callable | None:
     """Mixup and CutMix of a batch, one of them drawn each time; None where both are off."""
-    from torchvision.transforms import v2
-
     kinds = ((v2.MixUp, train.mixup), (v2.CutMix, train.cutmix))
     chosen = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha]
     return v2.RandomChoice(chosen) if chosen else None
@@ -813,8 +813,7 @@ def shuffled_control(
     control = side_job(before, setting, train, batches, steps, job.device)
     with tqdm(total=steps, desc="control: shuffled labels", leave=False, unit="step") as bar:
         train_side_by_side([control], batches, steps, bar)
-    logits, labels = predict(control.learner, loader, job.device, train.bf16)
-    return round(float((logits.argmax(1) == labels).float().mean()), 7)
+    return evaluate(control.learner, loader, job.device, train.bf16)["accuracy"]
 
 
 # ------------------------------------------------------------------------ stopping and going on
@@ -1099,11 +1098,8 @@ def report_end(summary: dict[str, Any], run: Run) -> None:
     took += [f"{minutes(summary[key])} for {what}" for key, what in phases.items() if summary[key]]
     kept = f"epoch {summary['best_epoch']} of {summary['epochs']}"
     log.info("%s (mode %s, %s)", ", ".join(took), summary["mode"], kept)
-    for part in ("val", "test"):
-        accuracy, n = summary[f"{part}_accuracy"], summary["images"][part]
-        if accuracy is not None:
-            balanced = summary[f"{part}_balanced_accuracy"]
-            log.info("%s accuracy %s, balanced %.4f", part, said(accuracy, n), balanced)
+    for line in score_lines(summary):
+        log.info("%s", line)
     log.info("%s", summary["verdict_sentence"])
     files = "curves.png, metrics.csv, summary.json" + (", search.csv" if summary["chosen"] else "")
     log.info("results: %s (%s); weights: %s", run.folder, files, run.best)
@@ -1309,10 +1305,6 @@ def checkpoint_bytes(train: TrainConfig, net: VisionTransformer) -> int:
     """The size of best.safetensors and last.pt together."""
     total, trainable = net.parameter_counts()
     return 2 * 4 * total + moment_bytes(train, trainable) + (4 * trainable if train.ema else 0)
-
-
-def minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
 
 
 if __name__ == "__main__":

@@ -263,6 +263,10 @@ def autocast(device: torch.device, bf16: bool) -> contextlib.AbstractContextMana
     return torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
 
 
+def minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+
+
 def versions() -> dict[str, str]:
     """The versions that a result depends on."""
     found = {"python": platform.python_version()}

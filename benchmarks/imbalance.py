@@ -14,9 +14,9 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import shutil
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,13 @@ import numpy as np
 import torch
 
 from benchmarks.finetune import RESULTS
-from benchmarks.results import link
+from benchmarks.results import linked
 from config import TrainConfig
-from dataset import EXTENSIONS, load_split, make_loaders
+from dataset import load_split, make_loaders
 from metrics import predict
 from pretrained import load_model
 from tools.repeat import finished
-from utils import UserError, command_line, replacing
+from utils import command_line, replacing, write_json
 
 MOST, LEAST, TESTED = 100, 5, 80
 WAYS = {
@@ -38,6 +38,7 @@ WAYS = {
     "class_weights": ["train.class_weights=balanced"],
     "balanced_sampler": ["train.balanced_sampler=true"],
 }
+PLACES = {"log_path": "logs", "save_path": "weights", "data": "data"}
 CONFIG, WORK = "configs/signdigits-50.yaml", Path("logs") / "imbalance"
 
 
@@ -69,19 +70,16 @@ def sizes(classes: int) -> list[int]:
 
 def draw(source: Path, target: Path, seed: int) -> Path:
     """A folder of links, train/ unequal and test/ equal."""
-    if target.is_dir():
-        return target
-    if not source.is_dir():
-        raise UserError(f"{source}: no such folder; --data names the one that holds signdigits")
     random = np.random.default_rng(seed)
-    folders = sorted(p for p in source.iterdir() if p.is_dir())
-    partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    for folder, n in zip(random.permutation(np.array(folders)), sizes(len(folders)), strict=True):
-        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS)
-        for i, file in enumerate(random.permutation(np.array(files))[: n + TESTED]):
-            link(file, partial / ("train" if i < n else "test") / folder.name)
-    os.replace(partial, target)
-    return target
+
+    def unequal(classes: dict[str, list[Path]]) -> Iterator[tuple[str, Path]]:
+        names = random.permutation(sorted(classes)).tolist()
+        for name, n in zip(names, sizes(len(names)), strict=True):
+            order = random.permutation(len(classes[name]))
+            for i, index in enumerate(order[: n + TESTED]):
+                yield "train" if i < n else "test", classes[name][index]
+
+    return linked(source, target, unequal)
 
 
 def measure(folder: Path, way: str, overrides: list[str], seed: int) -> dict[str, float]:
@@ -92,8 +90,7 @@ def measure(folder: Path, way: str, overrides: list[str], seed: int) -> dict[str
     done = WORK / "recalls" / f"{name}.json"
     if not done.exists():
         finished(CONFIG, [*options, *places, "train.verdict=false", *overrides], None)
-        done.parent.mkdir(parents=True, exist_ok=True)
-        done.write_text(json.dumps(recalls(folder, WORK / "weights" / name)))
+        write_json(done, recalls(folder, WORK / "weights" / name))
         shutil.rmtree(WORK / "weights" / name)
     found = json.loads(done.read_text())
     rare = sorted(found, key=lambda c: len(list((folder / "train" / c).iterdir())))[:3]
@@ -103,12 +100,8 @@ def measure(folder: Path, way: str, overrides: list[str], seed: int) -> dict[str
     }
 
 
-PLACES = {"log_path": "logs", "save_path": "weights", "data": "data"}
-
-
 def recalls(folder: Path, weights: Path) -> dict[str, float]:
     """The share of each class's test photos that the run's network gets right."""
-
     cpu, train = torch.device("cpu"), TrainConfig(base_dir=str(folder))
     net = load_model(weights / "best.safetensors")
     split = load_split(train)

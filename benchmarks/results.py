@@ -26,7 +26,7 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -210,21 +210,39 @@ def few_shots(source: Path, target: Path, n: int, seed: int) -> Path:
 
     For a seed, the images of a smaller `n` are among those of a larger one.
     """
+
+    def draw(classes: dict[str, list[Path]]) -> Iterator[tuple[str, Path]]:
+        for name, files in classes.items():
+            if len(files) <= n:
+                folder = source / name
+                raise UserError(
+                    f"{folder} has {len(files)} images: {n} to train on leave no others"
+                )
+            random = np.random.default_rng([seed, *name.encode()])
+            for i, index in enumerate(random.permutation(len(files))):
+                yield "train" if i < n else "test", files[index]
+
+    return linked(source, target, draw)
+
+
+Draw = Callable[[dict[str, list[Path]]], Iterable[tuple[str, Path]]]
+
+
+def linked(source: Path, target: Path, draw: Draw) -> Path:
+    """A folder of links, <part>/<class>/<file>, of the (part, file) that `draw` takes from the
+    classes' files; whole or not at all, and left alone where it is there."""
     if target.is_dir():
         return target
     if not source.is_dir():
         raise UserError(f"{source}: no such folder; --data names the one that holds {source.name}")
+    classes = {
+        folder.name: sorted(p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS)
+        for folder in sorted(p for p in source.iterdir() if p.is_dir())
+    }
     partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        for folder in sorted(p for p in source.iterdir() if p.is_dir()):
-            files = sorted(p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS)
-            if len(files) <= n:
-                raise UserError(
-                    f"{folder} has {len(files)} images: {n} to train on leave no others"
-                )
-            random = np.random.default_rng([seed, *folder.name.encode()])
-            for i, index in enumerate(random.permutation(len(files))):
-                link(files[index], partial / ("train" if i < n else "test") / folder.name)
+        for part, file in draw(classes):
+            link(file, partial / part / file.parent.name)
         os.replace(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

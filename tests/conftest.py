@@ -11,6 +11,8 @@ import torch
 import yaml
 from PIL import Image
 
+from dataset import FileIndex
+
 # Nothing in the tests may reach the network.
 os.environ["HF_HUB_OFFLINE"] = "0"  # the hub's client is tested against a local server
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -38,6 +40,12 @@ def picture(name: str, index: int, size: tuple[int, int] = (50, 40)) -> Image.Im
     rng = np.random.default_rng([index, *name.encode()])
     noise = rng.normal(0, 40, (size[1], size[0], 3))
     return Image.fromarray(np.clip(noise + COLOURS[name], 0, 255).astype(np.uint8))
+
+
+@pytest.fixture
+def new_files_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a FileIndex, though the pictures of a test are younger than its clock's tick."""
+    monkeypatch.setattr(FileIndex, "TICK_NS", 0)
 
 
 @pytest.fixture

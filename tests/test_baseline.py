@@ -21,17 +21,12 @@ import pretrained
 import training
 from benchmarks import results
 from config import ViTConfig, load_config
-from dataset import FileIndex
 from model import VisionTransformer
 from tools import _baseline_networks as networks
 from tools import baseline, repeat
 from utils import UserError, command_line
 
-
-@pytest.fixture(autouse=True)
-def _remember_new_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pictures of these tests are younger than what a FileIndex remembers."""
-    monkeypatch.setattr(FileIndex, "TICK_NS", 0)
+pytestmark = pytest.mark.usefixtures("new_files_are_remembered")
 
 
 @pytest.fixture

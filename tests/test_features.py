@@ -48,10 +48,7 @@ def random_weights(path: Path, seed: int = 0, **vit: Any) -> Path:
     return path
 
 
-@pytest.fixture(autouse=True)
-def _remember_new_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pictures of these tests are younger than what a FileIndex remembers."""
-    monkeypatch.setattr(FileIndex, "TICK_NS", 0)
+pytestmark = pytest.mark.usefixtures("new_files_are_remembered")
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ from features import (
     open_cache,
     plan_cache,
 )
-from metrics import evaluate, logistic_regression, nearest_neighbours, said, scores, wilson
+from metrics import evaluate, logistic_regression, nearest_neighbours, score_lines, scores, wilson
 from model import Tail, VisionTransformer
 from pretrained import IMAGENET, build_for
 from tools._baseline_networks import (
@@ -65,6 +65,7 @@ from utils import (
     git_commit,
     keep_freed_memory,
     log,
+    minutes,
     pick_device,
     seed_everything,
     setup_log,
@@ -355,16 +356,9 @@ def report(summary: dict[str, Any], run: Run) -> None:
     shown = {k: f"{v:g}" if isinstance(v, float) else v for k, v in summary["settings"].items()}
     settings = ", ".join(f"{name} {value}" for name, value in shown.items() if value is not None)
     log.info("%s (%s: %s)", took, summary["mode"], settings)
-    for part in SCORED:
-        accuracy, n = summary[f"{part}_accuracy"], summary["images"][part]
-        if accuracy is not None:
-            balanced = summary[f"{part}_balanced_accuracy"]
-            log.info("%s accuracy %s, balanced %.4f", part, said(accuracy, n), balanced)
+    for line in score_lines(summary):
+        log.info("%s", line)
     log.info("results: %s (summary.json)", run.folder)
-
-
-def minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
 
 
 Way = Callable[[Task], Outcome]
