@@ -119,11 +119,9 @@ class Recipe:
 
 
 BATCH = 16  # that of the recipes
-SGD_FACTOR = 50.0  # SGD's learning rates by AdamW's: 0.01 where AdamW takes 2e-4 (paper, table 4)
+SGD_FACTOR = 30.0  # SGD's learning rates by AdamW's: 6e-3 where AdamW takes 2e-4 (paper, table 4)
+HEAD_FACTOR = 15.0  # a head alone takes so much more: 3e-3 (EXPERIMENTS.md, 2026-11-24)
 WARMUP = 0.05  # of the epochs
-# Of so few images SGD makes more in finetune mode: 0.787 against AdamW's 0.720 with 20 of them, in
-# cross-validation (EXPERIMENTS.md, 2026-11-24); of hundreds they make the same.
-FEW_IMAGES = 150
 RECIPES: dict[Mode, Recipe] = {
     # Chosen on training parts: EXPERIMENTS.md, 2026-11-24.
     "finetune": Recipe(2e-4, (1e-5, 3e-3), 900, (12, 300), 0.01, views=4),
@@ -178,9 +176,9 @@ class TrainConfig(_Section):
     decay_epochs: NotNegative | None = None
     label_smoothing: Fraction | Auto = "auto"
     ema: Annotated[Fraction | Auto | None, BeforeValidator(_false_is_none)] = "auto"
-    clip_grad: Annotated[Annotated[Number, Field(gt=0)] | None, BeforeValidator(_false_is_none)] = (
-        1.0
-    )
+    clip_grad: Annotated[
+        Annotated[Number, Field(gt=0)] | Auto | None, BeforeValidator(_false_is_none)
+    ] = "auto"
     keep: Literal["best", "last"] | Auto = "auto"
     early_stopping: Annotated[Count | None, BeforeValidator(_false_is_none)] = None
     verdict: bool = True
@@ -204,18 +202,39 @@ class TrainConfig(_Section):
         return RECIPES[self.mode].views if self.views == "auto" else self.views
 
     @property
+    def recipe_optim(self) -> str:
+        """The mode's optimiser. For the last block SGD: of few images it makes more than AdamW
+        (EXPERIMENTS.md, 2026-11-24). A rate that is written out was meant for AdamW, though, and
+        so are bitsandbytes' 8 bits."""
+        if self.optim != "auto":
+            return self.optim
+        free = self.lr == "auto" and not self.use_bitsandbytes
+        return "sgd" if self._trains == "block" and free else "adamw"
+
+    @property
     def recipe_lr(self) -> float:
         """The mode's learning rate for this optimiser and batch (its root: arXiv:2205.10287)."""
-        factor = SGD_FACTOR if self.optim == "sgd" else 1.0
+        factor = SGD_FACTOR if self.recipe_optim == "sgd" else 1.0
+        factor *= HEAD_FACTOR if self._trains == "head" else 1.0
         return RECIPES[self.mode].lr * factor * math.sqrt(self.batch_size / BATCH)
+
+    @property
+    def clip(self) -> float | None:
+        """The largest gradient norm: 1 with AdamW; SGD is the better without (EXPERIMENTS.md)."""
+        if self.clip_grad == "auto":
+            return None if self.recipe_optim == "sgd" else 1.0
+        return self.clip_grad
+
+    @property
+    def _trains(self) -> str:
+        if self.mode != "finetune":
+            return "all"
+        return "block" if self.finetune_blocks else "head"
 
     def settled(self, images: int) -> TrainConfig:
         """The same with each `auto` of the training settled, for so many training images; a
         search (`lr: auto` in finetune mode) begins with these values."""
         recipe = RECIPES[self.mode]
-        # A rate that is written out was meant for AdamW.
-        few = self.mode == "finetune" and self.lr == "auto" and images < FEW_IMAGES
-        optim = ("sgd" if few else "adamw") if self.optim == "auto" else self.optim
         if self.max_epochs == "auto":
             fewest, highest = recipe.epochs
             # `steps` are those of the recipe's batch: images seen are what counts.
@@ -225,8 +244,8 @@ class TrainConfig(_Section):
             most = self.max_epochs
         values: dict[str, Any] = {
             "max_epochs": most,
-            "optim": optim,
-            "lr": self.model_copy(update={"optim": optim}).recipe_lr,
+            "optim": self.recipe_optim,
+            "lr": self.recipe_lr,
             "warmup_epochs": round(WARMUP * most, 2),
             "weight_decay": recipe.weight_decay,
             "label_smoothing": recipe.label_smoothing,
@@ -302,11 +321,11 @@ def _advice(train: TrainConfig) -> list[str]:
     low, high = (end * scale for end in RECIPES[train.mode].sane)
     if low <= train.lr <= high:
         return []
-    name = "adamw" if train.optim == "auto" else train.optim
     what = "little is learned" if train.lr < low else "it diverges, or unlearns the weights"
     return [
         f"train.lr: {train.lr:g} is far from {train.recipe_lr:.2g}, which mode {train.mode} trains "
-        f"well with ({low:.2g} to {high:.2g}, {name}, batch {train.batch_size}): {what}"
+        f"well with ({low:.2g} to {high:.2g}, {train.recipe_optim}, batch {train.batch_size}): "
+        f"{what}"
     ]
 
 

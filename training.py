@@ -30,7 +30,16 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from config import RECIPES, Config, ConfigError, TrainConfig, dump_config, load_config
+from config import (
+    BATCH,
+    RECIPES,
+    SGD_FACTOR,
+    Config,
+    ConfigError,
+    TrainConfig,
+    dump_config,
+    load_config,
+)
 from dataset import (
     PARTS,
     FileIndex,
@@ -280,7 +289,7 @@ class Job:
         loss = self.criterion(logits.float(), targets)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.train.clip_grad or math.inf)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.train.clip or math.inf)
         return loss.item(), int((logits.argmax(1) == labels).sum()), norm.item()
 
     def state_dict(self) -> dict[str, Any]:
@@ -491,9 +500,10 @@ def build_scheduler(optimizer: torch.optim.Optimizer, train: TrainConfig, steps:
 @dataclass(frozen=True)
 class Setting:
     """A point of the grid: what trains (`block`: the last block too; `head`: norm and head alone),
-    its learning rate, its weight decay."""
+    its optimiser, its learning rate, its weight decay."""
 
     part: str
+    optim: str
     lr: float
     weight_decay: float
 
@@ -501,17 +511,30 @@ class Setting:
         """The config with this setting; with `head`, the network's last block stops training."""
         if self.part == "head":
             net.blocks.requires_grad_(False)
-        return train.model_copy(update={"lr": self.lr, "weight_decay": self.weight_decay})
+        found = {"optim": self.optim, "lr": self.lr, "weight_decay": self.weight_decay}
+        return train.model_copy(update=found)
 
     def __str__(self) -> str:
         part = "norm and head alone" if self.part == "head" else "last block, norm and head"
-        return f"lr {self.lr:.2g}, weight decay {self.weight_decay:g}, {part}"
+        return f"{self.optim}, lr {self.lr:.2g}, weight decay {self.weight_decay:g}, {part}"
 
 
-# Learning rates and weight decays of what is tried, AdamW's at a batch of 16: sixteen settings.
-BLOCK_GRID = ((5e-5, 1e-4, 2e-4, 3e-4, 6e-4, 1e-3), (0.01, 1.0))
-HEAD_GRID = ((1e-3, 3e-3, 1e-2, 3e-2), (0.01,))
-HEAD_ONLY_GRID = ((3e-4, 1e-3, 2e-3, 3e-3, 6e-3, 1e-2, 3e-2, 1e-1), (0.01, 1.0))
+# What is tried: sixteen settings, their learning rates those of a batch of 16. Neither optimiser is
+# the better one everywhere (EXPERIMENTS.md, 2026-11-24).
+Grid = tuple[tuple[str, str, tuple[float, ...], tuple[float, ...]], ...]
+BOTH_GRID: Grid = (
+    ("block", "adamw", (1e-4, 2e-4, 6e-4), (0.01, 1.0)),
+    ("block", "sgd", (3e-3, 6e-3, 1.2e-2), (1e-4, 0.01)),
+    ("head", "adamw", (1e-3, 3e-3, 1e-2, 3e-2), (0.01,)),
+)
+# Where the config names the optimiser: AdamW's rates, SGD's are so many times as high.
+ONE_GRID: Grid = (
+    ("block", "", (5e-5, 1e-4, 2e-4, 3e-4, 6e-4, 1e-3), (0.01, 1.0)),
+    ("head", "", (1e-3, 3e-3, 1e-2, 3e-2), (0.01,)),
+)
+HEAD_ONLY_GRID: Grid = (
+    ("head", "", (3e-4, 1e-3, 2e-3, 3e-3, 6e-3, 1e-2, 3e-2, 1e-1), (0.01, 1.0)),
+)
 FINALISTS, SEARCH_FOLDS = 4, 3
 # Steps of a setting to be had for one record of the token cache. A step of a ViT-S/14 takes 5.5 ms
 # and a record 33; of a B/16 15 and 76 (2 cores): so all of it takes less than the trunk pass.
@@ -520,22 +543,35 @@ LEAST_STEPS, MOST_STEPS = 2_000, 14_400  # of all settings together
 
 
 def still_to_find(train: TrainConfig) -> dict[str, Any]:
-    """What a search is to find: the learning rate and, where it is free as well, the decay."""
-    return {"lr": train.lr, "weight_decay": train.weight_decay} if train.lr == "auto" else {}
+    """What a search is to find: the learning rate and, where they are free as well, the optimiser
+    and the weight decay."""
+    names = ("lr", "optim", "weight_decay")
+    return {name: getattr(train, name) for name in names} if train.lr == "auto" else {}
 
 
 def settings(net: VisionTransformer, train: TrainConfig) -> list[Setting]:
     """What is tried: sixteen settings, the recipe's among them; fewer where the config names the
     weight decay."""
-    scale = train.recipe_lr / RECIPES["finetune"].lr
-    trains_block = net.frozen_depth == net.vit.num_layers - 1
-    grids = {"block": BLOCK_GRID, "head": HEAD_GRID} if trains_block else {"head": HEAD_ONLY_GRID}
+    named, scale = train.recipe_optim, math.sqrt(train.batch_size / BATCH)
+    if net.frozen_depth == net.vit.num_layers:
+        grid = HEAD_ONLY_GRID
+    else:
+        grid = BOTH_GRID if train.optim == "auto" and named == "sgd" else ONE_GRID
+    if grid is not BOTH_GRID and named == "sgd":
+        scale *= SGD_FACTOR
     return [
-        Setting(part, lr * scale, decay)
-        for part, (rates, decay_grid) in grids.items()
-        for decay in (decay_grid if train.weight_decay == "auto" else (train.weight_decay,))
+        Setting(part, optim or named, lr * scale, decay)
+        for part, optim, rates, decays in grid
+        for decay in (decays if train.weight_decay == "auto" else (train.weight_decay,))
         for lr in rates
     ]
+
+
+def recipes_own(candidates: list[Setting], train: TrainConfig) -> Setting:
+    """The setting that a run keeps unless another one is clearly better."""
+    kind = candidates[0].part, train.recipe_optim
+    near = [s for s in candidates if (s.part, s.optim) == kind]
+    return min(near, key=lambda s: abs(math.log(s.lr / train.recipe_lr)))
 
 
 @dataclass
@@ -583,8 +619,7 @@ def search(
     if chosen := read_choice(run.folder / "search.csv"):
         return chosen
     candidates = settings(net, train)
-    near = [s for s in candidates if s.part == candidates[0].part]
-    recipe = min(near, key=lambda s: abs(math.log(s.lr / train.recipe_lr)))
+    recipe = recipes_own(candidates, train)
     folds = stratified_folds(loader)
     if not folds:
         log.info("lr auto: a class has one training image, too few to try settings; %s", recipe)
@@ -593,9 +628,9 @@ def search(
     total = len(candidates) * first + FINALISTS * len(folds) * second
     with tqdm(total=total, desc="trying settings", leave=False, unit="step") as bar:
         trials = try_settings(net, candidates, loader, folds[:1], train, first, device, bar)
-        best = {(recipe.part, recipe.lr): recipe}
+        best = {rate(recipe): recipe}
         for trial in sorted(trials, key=lambda trial: trial.mean_loss):
-            best.setdefault((trial.setting.part, trial.setting.lr), trial.setting)
+            best.setdefault(rate(trial.setting), trial.setting)
         finalists = list(best.values())[:FINALISTS]
         finals = try_settings(net, finalists, loader, folds, train, second, device, bar)
     winner = choose(finals, recipe)
@@ -609,6 +644,11 @@ def search(
         len(candidates),
     )
     return winner.setting
+
+
+def rate(setting: Setting) -> tuple[str, str, float]:
+    """What finalists differ by: the weight decay alone makes no other setting."""
+    return setting.part, setting.optim, setting.lr
 
 
 def search_steps(loader: TokenLoader, candidates: int) -> tuple[int, int]:
@@ -718,16 +758,15 @@ def branch(net: VisionTransformer) -> VisionTransformer:
     return copy.deepcopy(net, {id(p): p for p in net.parameters() if not p.requires_grad})
 
 
-SEARCH_COLUMNS = ("part", "lr", "weight_decay", "steps", "images", "accuracy", "loss", "chosen")
+SETTING = ("part", "optim", "lr", "weight_decay")
+SEARCH_COLUMNS = (*SETTING, "steps", "images", "accuracy", "loss", "chosen")
 
 
 def write_search(folder: Path, trials: list[Trial], finals: list[Trial], winner: Trial) -> None:
     """search.csv, a row for each setting and round, and search.png."""
     rows = [
         {
-            "part": t.setting.part,
-            "lr": t.setting.lr,
-            "weight_decay": t.setting.weight_decay,
+            **asdict(t.setting),
             "steps": t.steps,
             "images": sum(map(len, t.losses)),
             "accuracy": round(t.accuracy, 6),
@@ -750,7 +789,8 @@ def read_choice(path: Path) -> Setting | None:
     with open(path, newline="") as file:
         for row in csv.DictReader(file):
             if row["chosen"] == "1":
-                return Setting(row["part"], float(row["lr"]), float(row["weight_decay"]))
+                rate, decay = float(row["lr"]), float(row["weight_decay"])
+                return Setting(row["part"], row["optim"], rate, decay)
     return None
 
 
@@ -1053,6 +1093,7 @@ def conclude(
         "train_accuracy": progress.train_accuracy,
         **learned,
         "chosen": asdict(setting) if setting else None,
+        "optim": train.optim,
         "lr": train.lr,
         "weight_decay": train.weight_decay,
         "images": counts,
@@ -1298,7 +1339,8 @@ def expected_memory(config: Config, net: VisionTransformer, split: Split, cached
 
 def moment_bytes(train: TrainConfig, trainable: int) -> int:
     """What the optimiser remembers: two numbers a parameter for AdamW, one for SGD."""
-    return {"adamw": 2, "sgd": 1}[train.optim] * (1 if train.use_bitsandbytes else 4) * trainable
+    numbers = 1 if train.optim == "sgd" else 2  # auto: it may be AdamW
+    return numbers * (1 if train.use_bitsandbytes else 4) * trainable
 
 
 def checkpoint_bytes(train: TrainConfig, net: VisionTransformer) -> int:

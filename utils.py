@@ -518,25 +518,29 @@ def plot_curves(rows: list[dict[str, Any]], best_epoch: int | None, path: Path) 
 
 
 def plot_search(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw the grid of a search (search.csv's rows) into a PNG: a row for each trained part and
-    weight decay, a column a learning rate, the scores of the last round that it took part in."""
+    """Draw the grid of a search (search.csv's rows) into a PNG: a row for each trained part,
+    optimiser and weight decay, a column a learning rate, the scores of the last round that it took
+    part in."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # never opens a window
     from matplotlib.figure import Figure
 
-    last = {(r["part"], r["weight_decay"], r["lr"]): r for r in rows}  # later rounds come later
-    sides = list(dict.fromkeys((part, decay) for part, decay, _ in last))
-    rates = sorted({lr for _, _, lr in last})
+    def side(row: dict[str, Any]) -> tuple[str, str, float]:
+        return row["part"], row["optim"], row["weight_decay"]
+
+    last = {(side(r), r["lr"]): r for r in rows}  # later rounds come later
+    sides = list(dict.fromkeys(side for side, _ in last))
+    rates = sorted({lr for _, lr in last})
     most = max(r["steps"] for r in rows)
     grid = np.full((len(sides), len(rates)), np.nan)
-    for (part, decay, lr), row in last.items():
-        grid[sides.index((part, decay)), rates.index(lr)] = row["loss"]
+    for (where, lr), row in last.items():
+        grid[sides.index(where), rates.index(lr)] = row["loss"]
     figure = Figure(figsize=(2.6 + 0.85 * len(rates), 1.9 + 0.6 * len(sides)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     image = axes.imshow(grid, cmap="cividis_r", aspect="auto")
     middle = (np.nanmin(grid) + np.nanmax(grid)) / 2
-    for (part, decay, lr), row in last.items():
-        y, x = sides.index((part, decay)), rates.index(lr)
+    for (where, lr), row in last.items():
+        y, x = sides.index(where), rates.index(lr)
         colour = "black" if row["loss"] < middle else "white"
         final, mark = row["steps"] == most, "\nchosen" if row["chosen"] else ""
         text = f"{row['accuracy']:.3f}\n{row['loss']:.3f}{mark}"
@@ -544,7 +548,8 @@ def plot_search(rows: list[dict[str, Any]], path: Path) -> None:
         axes.text(x, y, text, ha="center", va="center", color=colour, fontsize=8, weight=weight)
     names = {"block": "last block and head", "head": "norm and head"}
     axes.set_xticks(range(len(rates)), [f"{lr:.2g}" for lr in rates])
-    axes.set_yticks(range(len(sides)), [f"{names[part]}\ndecay {decay:g}" for part, decay in sides])
+    labels = [f"{names[part]}\n{optim}, decay {decay:g}" for part, optim, decay in sides]
+    axes.set_yticks(range(len(sides)), labels)
     axes.set_xlabel("learning rate")
     axes.set_title("Accuracy and loss inside the training part (bold: finalists)", fontsize=10)
     figure.colorbar(image, label="loss")

@@ -2,7 +2,7 @@
 
     python -m benchmarks.results [--data DIR]        everything: hours on 2 CPU cores
     python -m benchmarks.results --fast              the columns that freeze most of the network
-    python -m benchmarks.results --only hymenoptera  one row
+    python -m benchmarks.results --only hymenoptera  one row; --column ours: one column
 
 The drawn pilots and the weights are those of `make quickstart`; --data holds the folders
 characters5, hymenoptera and signdigits. Resumable: a finished run is not run again; a failed one
@@ -174,7 +174,8 @@ def jobs(args: argparse.Namespace) -> Iterator[Job]:
                 continue
             for seed in range(min(args.seeds, SLOW_SEEDS) if slow else args.seeds):
                 for key, column in COLUMNS.items():
-                    if column.slow is slow and (not slow or key in row.epochs):
+                    wanted = args.column in (None, key)
+                    if wanted and column.slow is slow and (not slow or key in row.epochs):
                         yield Job(name, key, seed)
 
 
@@ -386,6 +387,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--fast", action="store_true", help="the fast columns alone")
     parser.add_argument("--slow", action="store_true", help="the slow columns alone")
     parser.add_argument("--only", choices=ROWS, metavar="ROW", help=", ".join(ROWS))
+    parser.add_argument("--column", choices=COLUMNS, metavar="COLUMN", help=", ".join(COLUMNS))
     parser.add_argument("--seeds", type=int, default=SEEDS, help="of a fast column's cell (5)")
     parser.add_argument("--data", default="data", help="holds characters5, hymenoptera, signdigits")
     args = parser.parse_args(argv)

@@ -187,7 +187,7 @@ def test_epochs_are_counted_in_steps(mode: str, images: int, epochs: int) -> Non
     settled = TrainConfig(mode=mode).settled(images)  # type: ignore[arg-type]
     assert settled.max_epochs == epochs and settled.warmup_epochs == round(0.05 * epochs, 2)
     left = [name for name in TrainConfig.model_fields if getattr(settled, name) == "auto"]
-    assert left == ["cache", "num_workers", "views", "device", "save_epoch"]
+    assert left == ["cache", "num_workers", "views", "clip_grad", "device", "save_epoch"]
 
 
 def test_what_is_written_is_not_settled_otherwise() -> None:
@@ -199,17 +199,22 @@ def test_what_is_written_is_not_settled_otherwise() -> None:
     assert TrainConfig(early_stopping=3).settled(600).keep == "best"
 
 
-def test_few_images_are_for_sgd() -> None:
-    assert [TrainConfig().settled(n).optim for n in (40, 149, 150)] == ["sgd", "sgd", "adamw"]
-    assert TrainConfig().settled(40).lr == pytest.approx(1e-2)
+def test_the_last_block_is_for_sgd() -> None:
+    plain = TrainConfig()
+    assert plain.settled(40).optim == "sgd" and plain.settled(40).lr == pytest.approx(6e-3)
+    assert plain.settled(40).clip is None and TrainConfig(lr=3e-4).settled(40).clip == 1
+    assert TrainConfig(clip_grad=0.5, optim="sgd").clip == 0.5
     assert TrainConfig(lr=3e-4).settled(40).optim == "adamw", "a rate of one's own is AdamW's"
+    assert TrainConfig(use_bitsandbytes=True).settled(40).optim == "adamw"
+    head = TrainConfig(finetune_blocks=0).settled(40)
+    assert head.optim == "adamw" and head.lr == pytest.approx(3e-3)
     assert TrainConfig(optim="adamw").settled(40).lr == pytest.approx(2e-4)
     assert TrainConfig(mode="pretrained").settled(40).optim == "adamw"
 
 
 def test_rates_follow_the_batch_and_the_optimiser() -> None:
-    assert TrainConfig(batch_size=64).recipe_lr == pytest.approx(2 * 2e-4)
-    assert TrainConfig(optim="sgd").recipe_lr == pytest.approx(1e-2)
+    assert TrainConfig(batch_size=64, optim="adamw").recipe_lr == pytest.approx(2 * 2e-4)
+    assert TrainConfig(optim="sgd").recipe_lr == pytest.approx(6e-3)
 
 
 @pytest.mark.parametrize(

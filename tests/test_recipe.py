@@ -88,11 +88,12 @@ def test_the_search_looks_at_training_images_only(
         table = list(csv.DictReader(file))
     assert len(table) == 16 + 4 and sum(row["chosen"] == "1" for row in table) == 1
     chosen = next(row for row in table if row["chosen"] == "1")
-    assert {"part": chosen["part"], "lr": float(chosen["lr"])}.items() <= result["chosen"].items()
+    found = {"part": chosen["part"], "optim": chosen["optim"], "lr": float(chosen["lr"])}
+    assert found.items() <= result["chosen"].items() and result["optim"] == chosen["optim"]
     finals = table[16:]
-    recipe = next(row for row in finals if row["lr"] == f"{1e-2 * math.sqrt(8 / 16)}")
+    recipe = next(row for row in finals if float(row["lr"]) == pytest.approx(6e-3 * 0.5**0.5))
     best = min(finals, key=lambda row: float(row["loss"]))
-    assert len({(row["part"], row["lr"]) for row in finals}) == 4
+    assert len({(row["part"], row["optim"], row["lr"]) for row in finals}) == 4
     assert chosen in (best, recipe) and all(int(row["images"]) == 36 for row in finals)
     assert Image.open(finetune.parent / "logs/tiny/search.png").width > 300
 
@@ -130,17 +131,27 @@ def test_a_resumed_run_keeps_the_setting_that_was_found(
 def test_settings_that_are_tried() -> None:
     net = VisionTransformer(ViTConfig(**TINY_VIT, num_classes=3))
     net.freeze_trunk(1)
-    auto = TrainConfig().settled(600).model_copy(update={"lr": "auto", "weight_decay": "auto"})
+    plain = TrainConfig()
+    auto = plain.settled(600).model_copy(update=training.still_to_find(plain))
     grid = training.settings(net, auto)
-    assert len(grid) == len(set(grid)) == 16 and {s.part for s in grid} == {"block", "head"}
-    assert training.Setting("block", 2e-4, 0.01) in grid, "the recipe is one of them"
+    assert len(grid) == len(set(grid)) == 16
+    sides = {("block", "adamw"), ("block", "sgd"), ("head", "adamw")}
+    assert {(s.part, s.optim) for s in grid} == sides
+    recipe = training.recipes_own(grid, auto)
+    assert (recipe.part, recipe.optim, recipe.lr) == ("block", "sgd", 6e-3)
+    for optim, highest in (("adamw", 3e-2), ("sgd", 0.9)):
+        one = training.settings(net, auto.model_copy(update={"optim": optim}))
+        assert len(set(one)) == 16 and {s.optim for s in one} == {optim}
+        assert max(s.lr for s in one) == pytest.approx(highest)
     fixed = auto.model_copy(update={"weight_decay": 0.5})
     assert {s.weight_decay for s in training.settings(net, fixed)} == {0.5}
     wide = training.settings(net, auto.model_copy(update={"batch_size": 64}))
     assert wide[0].lr == pytest.approx(2 * grid[0].lr)
     net.freeze_trunk(2)
+    auto = auto.model_copy(update={"finetune_blocks": 0})
     heads = training.settings(net, auto)
-    assert len(set(heads)) == 16 and {s.part for s in heads} == {"head"}
+    assert len(set(heads)) == 16 and {(s.part, s.optim) for s in heads} == {("head", "adamw")}
+    assert training.recipes_own(heads, auto).lr == 3e-3
 
 
 def test_one_training_image_a_class_is_too_few_to_search(
@@ -151,7 +162,7 @@ def test_one_training_image_a_class_is_too_few_to_search(
             path.unlink()
     result = train(finetune, "train.max_epochs=2")
     assert "too few to try settings" in capsys.readouterr().out
-    assert result["lr"] == pytest.approx(1e-2 * math.sqrt(8 / 16))
+    assert result["lr"] == pytest.approx(6e-3 * math.sqrt(8 / 16))
 
 
 def test_side_jobs_leave_the_network_alone(finetune: Path) -> None:
@@ -356,7 +367,8 @@ def test_shuffled_labels_are_dealt_evenly() -> None:
 
 @pytest.mark.parametrize(("spread", "chosen"), [(0.01, 1), (1.0, 0)])
 def test_the_recipe_stays_unless_another_is_surely_better(spread: float, chosen: int) -> None:
-    recipe, other = training.Setting("block", 2e-4, 0.01), training.Setting("head", 1e-2, 0.01)
+    recipe = training.Setting("block", "adamw", 2e-4, 0.01)
+    other = training.Setting("head", "adamw", 1e-2, 0.01)
     noise = spread * torch.randn(200, generator=torch.Generator().manual_seed(0))
     losses = torch.full((200,), 0.5)
     trials = [
@@ -374,8 +386,8 @@ def test_two_cores_try_settings_as_one_does(finetune: Path) -> None:
     assert plan is not None
     loader = training.open_cache(plan, net, train_, CPU).loaders(plan, split, train_, CPU)["train"]
     assert isinstance(loader, training.TokenLoader)
-    grid = [training.Setting("block", 10.0**-i, 0.01) for i in range(1, 5)]
-    grid.append(training.Setting("block", 1e30, 0.01))  # diverges, or learns nothing
+    grid = [training.Setting("block", "adamw", 10.0**-i, 0.01) for i in range(1, 5)]
+    grid.append(training.Setting("block", "adamw", 1e30, 0.01))  # diverges, or learns nothing
     folds = training.stratified_folds(loader)[:1]
     found = []
     for threads in (1, 2):
