@@ -536,9 +536,9 @@ HEAD_ONLY_GRID: Grid = (
     ("head", "", (3e-4, 1e-3, 2e-3, 3e-3, 6e-3, 1e-2, 3e-2, 1e-1), (0.01, 1.0)),
 )
 FINALISTS, SEARCH_FOLDS = 4, 3
-# Steps of a setting to be had for one record of the token cache. A step of a ViT-S/14 takes 5.5 ms
-# and a record 33; of a B/16 15 and 76 (2 cores): so all of it takes less than the trunk pass.
-STEPS_A_RECORD = 4
+# What the trunk pass made for one step of a setting, so that all take less than that pass: a step
+# of a ViT-S/14 takes 5.5 ms and 64 patches 8; of a B/16 15 and 25 (2 cores, one at a time).
+PATCHES_A_STEP = 64
 LEAST_STEPS, MOST_STEPS = 2_000, 14_400  # of all settings together
 
 
@@ -624,7 +624,7 @@ def search(
     if not folds:
         log.info("lr auto: a class has one training image, too few to try settings; %s", recipe)
         return recipe
-    first, second = search_steps(loader, len(candidates))
+    first, second = search_steps(net, loader, len(candidates))
     total = len(candidates) * first + FINALISTS * len(folds) * second
     with tqdm(total=total, desc="trying settings", leave=False, unit="step") as bar:
         trials = try_settings(net, candidates, loader, folds[:1], train, first, device, bar)
@@ -651,9 +651,10 @@ def rate(setting: Setting) -> tuple[str, str, float]:
     return setting.part, setting.optim, setting.lr
 
 
-def search_steps(loader: TokenLoader, candidates: int) -> tuple[int, int]:
+def search_steps(net: VisionTransformer, loader: TokenLoader, candidates: int) -> tuple[int, int]:
     """The steps of the first and of the second round: a quarter of the time for the first."""
-    budget = max(LEAST_STEPS, min(MOST_STEPS, STEPS_A_RECORD * loader.rows.size))
+    patches = loader.rows.size * (net.vit.dim // net.vit.patch_dim) ** 2
+    budget = max(LEAST_STEPS, min(MOST_STEPS, patches // PATCHES_A_STEP))
     return budget // 4 // candidates, budget * 3 // 4 // (FINALISTS * SEARCH_FOLDS)
 
 

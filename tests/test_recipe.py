@@ -154,6 +154,24 @@ def test_settings_that_are_tried() -> None:
     assert training.recipes_own(heads, auto).lr == 3e-3
 
 
+@pytest.mark.parametrize(
+    ("images", "dim", "steps"),
+    [
+        (600, 224, 600 * 4 * 4),  # 256 patches a record, of which 64 pay for a step
+        (600, 112, 600 * 4),  # a smaller input makes the trunk pass cheaper, and so the search
+        (50, 224, 2000),  # the fewest
+        (5000, 224, 14_400),  # the most
+    ],
+)
+def test_the_search_costs_less_than_the_trunk_pass(images: int, dim: int, steps: int) -> None:
+    net = VisionTransformer(ViTConfig(**TINY_VIT | {"patch_dim": 14, "dim": dim}, num_classes=3))
+    rows, labels = np.zeros((images, 4), dtype=int), torch.zeros(images)
+    loader = training.TokenLoader(None, rows, labels, 16)  # type: ignore[arg-type]
+    first, second = training.search_steps(net, loader, 16)
+    total = 16 * first + training.FINALISTS * training.SEARCH_FOLDS * second
+    assert 0.98 * steps <= total <= steps and first * 16 == pytest.approx(steps / 4, rel=0.03)
+
+
 def test_one_training_image_a_class_is_too_few_to_search(
     finetune: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
