@@ -16,6 +16,8 @@ Presets (arXiv:2010.11929 table 1; Ti and S: arXiv:2012.12877), as keys of the c
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -46,13 +48,19 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(vit.hidden_dim, 3 * vit.hidden_dim)
         self.proj = nn.Linear(vit.hidden_dim, vit.hidden_dim)
         self.proj_drop = nn.Dropout(vit.dropout)
+        self.kept: list[Tensor] | None = None  # see attention_kept
 
     def forward(self, x: Tensor) -> Tensor:
         B, N, D = x.shape
         H, K = self.num_heads, D // self.num_heads
         q, k, v = self.qkv(x).view(B, N, 3, H, K).permute(2, 0, 3, 1, 4)  # 3 of B H N K
         dropout = self.attention_dropout if self.training else 0.0
-        x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)  # B H N K
+        if self.kept is None:
+            x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)  # B H N K
+        else:
+            a = (q @ k.transpose(-2, -1) * K**-0.5).softmax(-1)  # B H N N
+            self.kept.append(a)
+            x = F.dropout(a, dropout) @ v
         x = x.transpose(1, 2).reshape(B, N, D)
         return self.proj_drop(self.proj(x))
 
@@ -247,6 +255,26 @@ class VisionTransformer(nn.Module):
         """The number of parameters, and of those that train."""
         sizes = [(p.numel(), p.requires_grad) for p in self.parameters()]
         return sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains)
+
+
+@contextlib.contextmanager
+def attention_kept(net: VisionTransformer) -> Iterator[list[Tensor]]:
+    """While it lasts, a forward pass leaves the attention of each block (B H N N, rows sum to 1) in
+    the list, block by block and as part of the graph, and computes all tokens of the last block.
+
+    The network's answers stay what they are. A second pass appends to what the first left.
+    """
+    kept: list[Tensor] = []
+    modules = [module for module in net.modules() if isinstance(module, Attention)]
+    before, net.full_last_block = net.full_last_block, True
+    try:
+        for module in modules:
+            module.kept = kept
+        yield kept
+    finally:
+        net.full_last_block = before
+        for module in modules:
+            module.kept = None
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,7 @@ from metrics import (
     predict,
     rivals,
     score_lines,
+    scores,
     verdict,
     wilson,
 )
@@ -83,6 +84,7 @@ from utils import (
     git_commit,
     keep_freed_memory,
     log,
+    log_outcome,
     minutes,
     pick_device,
     plot_search,
@@ -349,11 +351,11 @@ def train_epoch(job: Job, loader: Any, epoch: int) -> dict[str, Any]:
     }
 
 
-def validate(job: Job, loader: Any, part: str = "val") -> dict[str, Any]:
+def validate(job: Job, loader: Any) -> dict[str, Any]:
     """The averaged network's scores, named as metrics.csv and summary.json name them."""
     with job.average.in_place():
         found = evaluate(job.learner, loader, job.device, job.train.bf16)
-    return {f"{part}_{name}": value for name, value in found.items()}
+    return {f"val_{name}": value for name, value in found.items()}
 
 
 class Diverged(UserError):
@@ -1074,9 +1076,10 @@ def conclude(
         "val_loss": progress.best_loss,
     }
     part = "test" if "test" in loaders else "val"
-    scored = validate(job, loaders["test"], "test") if part == "test" else {}
-    names = [f"test_{name}" for name in ("accuracy", "balanced_accuracy", "loss")]
-    found |= {name: scored.get(name) for name in names}
+    given = answers(job, loaders)
+    scored = scores(*given["test"]) if part == "test" else {}
+    names = ("accuracy", "balanced_accuracy", "loss")
+    found |= {f"test_{name}": scored.get(name) for name in names}
     counts = {name: len(split.part(name)) for name in PARTS}
     for name in ("val", "test"):
         accuracy = found[f"{name}_accuracy"]
@@ -1110,8 +1113,80 @@ def conclude(
         "git_commit": git_commit(),
     }
     write_json(run.folder / "summary.json", summary)
+    rows = predictions(split, given)
+    write_predictions(run.folder / "predictions.csv", rows)
+    to_tensorboard(run, split, config, summary, [row for row in rows if row["part"] == part])
     report_end(summary, run)
     return summary
+
+
+PREDICTED = ("part", "path", "label", "predicted", "probability", "label_probability")
+SHOWN = 16  # images with their predictions in TensorBoard
+
+
+def answers(job: Job, loaders: Loaders) -> dict[str, tuple[Tensor, Tensor]]:
+    """The network's logits (n, C) and the labels (n,) of each part that is held out."""
+    held_out = [part for part in ("val", "test") if part in loaders]
+    bf16 = job.train.bf16
+    return {part: predict(job.learner, loaders[part], job.device, bf16) for part in held_out}
+
+
+def predictions(split: Split, given: dict[str, tuple[Tensor, Tensor]]) -> list[dict[str, Any]]:
+    """What predictions.csv holds: each held-out image, its class, the predicted one, and the
+    probabilities of the two."""
+    rows = []
+    for part, (logits, labels) in given.items():
+        every = logits.softmax(1)  # n C
+        highest, predicted = every.max(1)
+        own = every.gather(1, labels[:, None])[:, 0]
+        for i, sample in enumerate(split.part(part)):
+            assert sample.label == labels[i], "loaders keep the split's order"
+            path = sample.path.relative_to(split.root).as_posix()
+            names = split.classes[sample.label], split.classes[int(predicted[i])]
+            sure = round(highest[i].item(), 6), round(own[i].item(), 6)
+            rows.append(dict(zip(PREDICTED, (part, path, *names, *sure), strict=True)))
+    return rows
+
+
+def write_predictions(path: Path, rows: list[dict[str, Any]]) -> None:
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, PREDICTED)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def to_tensorboard(
+    run: Run, split: Split, config: Config, summary: dict[str, Any], rows: list[dict[str, Any]]
+) -> None:
+    """The reported part's confusion matrix, some of its images (the surest mistakes, then the least
+    sure answers) and the run's settings with what it reached, beside the curves."""
+    index = {name: i for i, name in enumerate(split.classes)}
+    confusion = np.zeros((len(index), len(index)), dtype=int)  # true, predicted
+    for row in rows:
+        confusion[index[row["label"]], index[row["predicted"]]] += 1
+    wrong = sorted(
+        (row for row in rows if row["label"] != row["predicted"]), key=lambda r: -r["probability"]
+    )
+    unsure = sorted(
+        (row for row in rows if row["label"] == row["predicted"]), key=lambda r: r["probability"]
+    )
+    shown = [(split.root / row["path"], caption(row)) for row in [*wrong, *unsure][:SHOWN]]
+    vit, train = config.vit.model_dump(), config.train.model_dump()
+    chosen = {name: summary[name] for name in ("optim", "lr", "weight_decay")}
+    settings = {f"vit.{k}": v for k, v in vit.items()} | {f"train.{k}": v for k, v in train.items()}
+    settings |= {f"train.{name}": value for name, value in chosen.items()}
+    reached = {
+        f"reached/{name}": summary[name]
+        for name in ("val_accuracy", "val_loss", "test_accuracy", "test_loss", "train_loss")
+        if summary[name] is not None
+    }
+    log_outcome(run.folder, summary["epochs"], settings, reached, confusion, split.classes, shown)
+
+
+def caption(row: dict[str, Any]) -> str:
+    """What the network says of an image, and what it is where that is something else."""
+    says = f"{row['predicted']} {row['probability']:.2f}"
+    return says if row["predicted"] == row["label"] else f"{says}, is {row['label']}"
 
 
 def facts(split: Split, part: str, found: dict[str, Any], progress: Progress) -> dict[str, Any]:

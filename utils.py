@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -473,6 +474,69 @@ class MetricsLog:
 
     def __exit__(self, *reason: object) -> None:
         self.close()
+
+
+def log_outcome(
+    folder: Path,
+    epoch: int,
+    settings: dict[str, Any],
+    reached: dict[str, float],
+    confusion: np.ndarray,
+    classes: tuple[str, ...],
+    images: list[tuple[Path, str]],
+) -> None:
+    """Add to a run's TensorBoard events what it ended with: hparams, the confusion matrix (true
+    classes by predicted ones), and images with their captions."""
+    from torch.utils.tensorboard import SummaryWriter
+    from torch.utils.tensorboard.summary import hparams
+
+    plain = {k: v if isinstance(v, (bool, int, float)) else str(v) for k, v in settings.items()}
+    with SummaryWriter(str(folder), filename_suffix=".outcome") as events:
+        for summary in hparams(plain, reached):
+            events.file_writer.add_summary(summary)
+        for name, value in reached.items():
+            events.add_scalar(name, value, epoch)
+        events.add_figure("confusion", _confusion(confusion, classes), epoch)
+        if images:
+            events.add_figure("predictions", _captioned(images), epoch)
+
+
+def _confusion(matrix: np.ndarray, classes: tuple[str, ...]) -> Any:
+    from matplotlib.figure import Figure
+
+    C = len(classes)
+    side = min(3 + 0.5 * C, 16)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    shares = matrix / matrix.sum(1, keepdims=True).clip(min=1)
+    axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
+    if C <= 25:
+        for (y, x), count in np.ndenumerate(matrix):
+            colour = "black" if shares[y, x] > 0.5 else "white"
+            axes.text(x, y, str(count), ha="center", va="center", color=colour, fontsize=9)
+    if C <= 60:
+        axes.set_xticks(range(C), classes, rotation=90)
+        axes.set_yticks(range(C), classes)
+    axes.set(xlabel="predicted", ylabel="true")
+    return figure
+
+
+def _captioned(images: list[tuple[Path, str]]) -> Any:
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    columns = min(4, len(images))
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(2.6 * columns, 2.9 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, (path, text) in zip(grid, images, strict=False):
+        with Image.open(path) as image:
+            image.thumbnail((240, 240))
+            axes.imshow(np.asarray(image.convert("RGB")))
+        axes.set_title(textwrap.fill(text, 28), fontsize=8)
+    return figure
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import shutil
 import statistics
 from collections.abc import Iterator
@@ -21,16 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from benchmarks.finetune import RESULTS
 from benchmarks.results import linked
-from config import TrainConfig
-from dataset import load_split, make_loaders
-from metrics import predict
-from pretrained import load_model
 from tools.repeat import finished
-from utils import command_line, replacing, write_json
+from utils import command_line, replacing
 
 MOST, LEAST, TESTED = 100, 5, 80
 WAYS = {
@@ -87,12 +81,9 @@ def measure(folder: Path, way: str, overrides: list[str], seed: int) -> dict[str
     name = f"{way}-seed{seed}"
     places = [f"train.{key}={WORK / value}" for key, value in PLACES.items()]
     options = [f"train.base_dir={folder}", f"train.seed={seed}", f"train.run_name={name}"]
-    done = WORK / "recalls" / f"{name}.json"
-    if not done.exists():
-        finished(CONFIG, [*options, *places, "train.verdict=false", *overrides], None)
-        write_json(done, recalls(folder, WORK / "weights" / name))
-        shutil.rmtree(WORK / "weights" / name)
-    found = json.loads(done.read_text())
+    finished(CONFIG, [*options, *places, "train.verdict=false", *overrides], None)
+    shutil.rmtree(WORK / "weights" / name, ignore_errors=True)
+    found = recalls(WORK / "logs" / name / "predictions.csv")
     rare = sorted(found, key=lambda c: len(list((folder / "train" / c).iterdir())))[:3]
     return {
         "balanced": round(statistics.fmean(found.values()), 4),
@@ -100,15 +91,14 @@ def measure(folder: Path, way: str, overrides: list[str], seed: int) -> dict[str
     }
 
 
-def recalls(folder: Path, weights: Path) -> dict[str, float]:
+def recalls(predictions: Path) -> dict[str, float]:
     """The share of each class's test photos that the run's network gets right."""
-    cpu, train = torch.device("cpu"), TrainConfig(base_dir=str(folder))
-    net = load_model(weights / "best.safetensors")
-    split = load_split(train)
-    loader = make_loaders(split, train, net.preprocessing, 3, cpu)["test"]
-    logits, labels = predict(net, loader, cpu)
-    hits = logits.argmax(1) == labels
-    return {name: float(hits[labels == i].float().mean()) for i, name in enumerate(split.classes)}
+    hits: dict[str, list[bool]] = {}
+    with open(predictions, newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            if row["part"] == "test":
+                hits.setdefault(row["label"], []).append(row["label"] == row["predicted"])
+    return {name: statistics.fmean(right) for name, right in hits.items()}
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

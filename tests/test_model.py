@@ -12,7 +12,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from config import ConfigError, ViTConfig
-from model import VisionTransformer, resample_positions
+from model import VisionTransformer, attention_kept, resample_positions
 
 TINY = ViTConfig(**TINY_VIT, num_classes=5)
 
@@ -196,3 +196,21 @@ def test_positions_resample_as_timms(old: int, new: int) -> None:
     table = torch.randn(1, old * old + 1, 32)
     expected = resample_abs_pos_embed(table, [new, new], [old, old])
     torch.testing.assert_close(resample_positions(table, new), expected, rtol=0, atol=1e-5)
+
+
+def test_attention_that_is_kept() -> None:
+    torch.manual_seed(0)
+    net = VisionTransformer(ViTConfig(**TINY_VIT, num_classes=3)).eval()
+    torch.nn.init.normal_(net.head.weight)  # type: ignore[arg-type]
+    images = torch.randn(2, 3, 32, 32)
+    plain = net(images)
+    with attention_kept(net) as kept:
+        logits = net(images)
+    assert torch.allclose(logits, plain, atol=1e-5)
+    assert [tuple(a.shape) for a in kept] == [(2, 4, 17, 17)] * 2
+    assert all(torch.allclose(a.sum(-1), torch.ones(2, 4, 17)) for a in kept)
+    gradients = torch.autograd.grad(logits[:, 1].sum(), kept)
+    assert all(g.abs().sum() > 0 for g in gradients)
+    net(images)
+    assert len(kept) == 2, "nothing is kept afterwards"
+    assert not net.full_last_block

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import os
@@ -17,6 +19,7 @@ import pytest
 import torch
 import yaml
 from conftest import FIXTURES, REPO, TINY_VIT, picture
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_config import OLD_FILE
 from torch import Tensor
@@ -58,7 +61,8 @@ def test_what_a_run_leaves_behind(config_file: Path) -> None:
     logs, weights = config_file.parent / "logs" / "tiny", config_file.parent / "weights" / "tiny"
     names = {path.name for path in logs.iterdir() if "tfevents" not in path.name}
     assert names == {
-        *("config.yaml", "curves.png", "metrics.csv", "run.log", "split.csv", "summary.json")
+        *("config.yaml", "curves.png", "metrics.csv", "predictions.csv", "run.log", "split.csv"),
+        "summary.json",
     }
     assert {path.name for path in weights.iterdir()} == {"best.safetensors", "last.pt"}
 
@@ -77,6 +81,46 @@ def test_what_a_run_leaves_behind(config_file: Path) -> None:
     events = EventAccumulator(str(logs)).Reload()
     logged = [scalar.value for scalar in events.Scalars("val/accuracy")]
     assert logged == pytest.approx([row["val_accuracy"] for row in rows])
+
+
+def test_every_held_out_image_and_what_the_network_says_of_it(config_file: Path) -> None:
+    train(config_file, "train.test_fraction=0.25", "train.max_epochs=2")
+    folder = config_file.parent / "logs" / "tiny"
+    with open(folder / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    with open(folder / "split.csv", newline="") as file:
+        split = {r["path"]: r for r in csv.DictReader(file) if r["part"] != "train"}
+    assert {r["path"] for r in rows} == set(split) and len(rows) == len(split)
+    result = summary(config_file)
+    for part in ("val", "test"):
+        mine = [r for r in rows if r["part"] == part]
+        assert all(split[r["path"]]["part"] == part for r in mine)
+        assert all(split[r["path"]]["label"] == r["label"] for r in mine)
+        right = sum(r["label"] == r["predicted"] for r in mine)
+        assert right / len(mine) == pytest.approx(result[f"{part}_accuracy"], abs=1e-6)
+        loss = sum(-math.log(float(r["label_probability"])) for r in mine) / len(mine)
+        assert loss == pytest.approx(result[f"{part}_loss"], rel=1e-4)
+    assert all(
+        (r["label"] == r["predicted"]) == (r["probability"] == r["label_probability"]) for r in rows
+    )
+
+
+def test_what_tensorboard_shows_beside_the_curves(config_file: Path) -> None:
+    from tensorboard.plugins.hparams import plugin_data_pb2
+
+    train(config_file)
+    events = EventAccumulator(str(config_file.parent / "logs" / "tiny")).Reload()
+    assert {"confusion", "predictions"} <= set(events.Tags()["images"])
+    with Image.open(io.BytesIO(events.Images("predictions")[0].encoded_image_string)) as image:
+        assert min(image.size) > 200
+    assert events.Scalars("reached/val_accuracy")[0].value == pytest.approx(
+        summary(config_file)["val_accuracy"]
+    )
+    metadata = events.SummaryMetadata("_hparams_/session_start_info")
+    start = plugin_data_pb2.HParamsPluginData.FromString(metadata.plugin_data.content)
+    told = start.session_start_info.hparams
+    assert told["train.lr"].number_value == pytest.approx(1e-3)
+    assert told["vit.hidden_dim"].number_value == 48
 
 
 def test_the_best_checkpoint_scores_what_the_summary_says(config_file: Path) -> None:
@@ -165,9 +209,9 @@ def test_a_stopped_and_resumed_run_ends_like_an_uninterrupted_one(
     train(config, "train.from_checkpoint=true")
 
     logs, weights = config_file.parent / "logs", config_file.parent / "weights"
-    files = [{p.name.split(".vm")[0] for p in (logs / r).iterdir()} for r in ("whole", "stopped")]
-    kinds = [{n if "tfevents" not in n else "events" for n in names} for names in files]
-    assert kinds[0] == kinds[1] and len(files[0]) == len(files[1])
+    files = [[p.name for p in (logs / r).iterdir()] for r in ("whole", "stopped")]
+    kinds = [sorted("events" if "tfevents" in n else n for n in names) for names in files]
+    assert kinds[0] == kinds[1]
     rows = [without_clocks(read_metrics(logs / r / "metrics.csv")) for r in ("whole", "stopped")]
     assert rows[0] == rows[1]
     for file in ("best.safetensors", "last.pt"):
