@@ -72,7 +72,7 @@ from metrics import (
     verdict,
     wilson,
 )
-from model import Tail, Tokens, VisionTransformer
+from model import Tail, Tokens, VisionTransformer, parameter_groups
 from pretrained import build_for, metadata_of, read_arrays, save_model
 from utils import (
     MetricsLog,
@@ -421,22 +421,9 @@ def build_mix(train: TrainConfig, num_classes: int) -> Callable | None:
 
 
 def build_optimizer(net: VisionTransformer, train: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW or SGD over what trains; no weight decay on biases, norms, positions, class token.
-
-    Decaying those is of no use to a ViT. With `layer_decay`, a block learns so much slower than the
-    one behind it (BEiT, arXiv:2106.08254, and
-    https://github.com/facebookresearch/mae/blob/main/util/lr_decay.py).
-    """
-    groups: dict[tuple[int, bool], dict[str, Any]] = {}
-    assert train.lr != "auto" and train.layer_decay != "auto"
-    for name, parameter in reversed(list(net.named_parameters())):
-        if parameter.requires_grad:
-            depth = depth_behind(name, net.vit.num_layers) if train.layer_decay < 1 else 0
-            key = (depth, decays(name, parameter))
-            lr = train.lr * train.layer_decay**depth
-            decay = train.weight_decay if key[1] else 0.0
-            group = groups.setdefault(key, {"params": [], "weight_decay": decay, "lr": lr})
-            group["params"].append(parameter)
+    """The config's AdamW or SGD over what trains."""
+    assert train.lr != "auto" and train.layer_decay != "auto" and train.weight_decay != "auto"
+    groups = parameter_groups(net, train.lr, train.weight_decay, train.layer_decay)
     options: dict[str, Any] = {"lr": train.lr}
     on = next(net.parameters()).device.type
     if train.optim == "sgd":
@@ -449,20 +436,7 @@ def build_optimizer(net: VisionTransformer, train: TrainConfig) -> torch.optim.O
         # One kernel for all: on 2 cores a step of AdamW over a B/16's last block takes 2.6 ms
         # instead of 7.9, of 18 in all.
         options["fused"] = True
-    return getattr(library, name)([groups[key] for key in sorted(groups)], **options)
-
-
-def depth_behind(name: str, num_layers: int) -> int:
-    """How many layers lie between a parameter and the logits: 0 head and final norm, 1 the last
-    block, and so on to the patches."""
-    if name.startswith("blocks."):
-        return num_layers - int(name.split(".")[1])
-    return num_layers + 1 if name.startswith(("patch_embed", "cls_token", "pos_embed")) else 0
-
-
-def decays(name: str, parameter: Tensor) -> bool:
-    """Whether weight decay applies: to the matrices, and to nothing that is added or scales."""
-    return parameter.ndim > 1 and name not in ("pos_embed", "cls_token")
+    return getattr(library, name)(groups, **options)
 
 
 def import_bitsandbytes() -> Any:
