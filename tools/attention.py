@@ -1,0 +1,272 @@
+"""Where a trained network looks: attention maps over pictures, a panel each.
+
+    python -m tools.attention pictures/cat/1.jpg --checkpoint last
+    python -m tools.attention pictures --checkpoint quickstart --most 20 --class cat
+
+A panel shows the picture, attention rollout, what speaks for the predicted class (or for --class),
+and the heads of the last block. The evaluation cuts pictures to their middle: what the network does
+not see is pale.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import math
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from config import ConfigError, load_config
+from dataset import EXTENSIONS, eval_transform, read_image
+from model import VisionTransformer
+from pretrained import build, read
+from tools._attention_maps import Maps, attention_maps, overlay, seen, seen_box
+from utils import UserError, command_line, pick_device, replacing
+
+BEST = "best.safetensors"
+LONGER, HEAD, GAP, TITLE = 3.4, 1.6, 0.12, 0.5  # inches: a picture's longer side, a head's, between
+TITLE_PAD = 6 / 72  # matplotlib's own, above axes
+DPI = 120
+MOST_HEADS = 16  # in a panel
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    checkpoint = find_checkpoint(args.checkpoint)
+    net = load_classifier(checkpoint).to(pick_device(args.device)[0])
+    target = None if args.class_name is None else class_index(args.class_name, class_names(net))
+    out = args.out or output_folder(checkpoint)
+    names = panel_names(find_images(args.images, args.most))
+    drawn = 0
+    for source, name in tqdm(names.items(), "attention", unit="image", disable=len(names) < 2):
+        try:
+            pixels = read_image(source)
+        except Exception as error:  # damaged files make Pillow raise nearly anything
+            unknown = isinstance(error, UnidentifiedImageError)
+            reason = "not an image" if unknown else str(error).partition("\n")[0]
+            tqdm.write(f"{source}: skipped, it can't be read ({reason})")
+            continue
+        tqdm.write(f"{source}: {show(net, pixels, target, source.name, out / name)}")
+        drawn += 1
+    if not drawn:
+        raise UserError(f"nothing drawn: none of {len(names)} images can be read; name others")
+    where = out / next(iter(names.values())) if len(names) == 1 else out
+    print(f"{drawn} panel{'' if drawn == 1 else 's'}: {where}")
+    return 0
+
+
+def show(
+    net: VisionTransformer, pixels: np.ndarray, target: int | None, title: str, path: Path
+) -> str:
+    """Draw the panel of a picture (h, w, 3), and say what the network takes it for."""
+    transform = eval_transform(net.preprocessing, net.vit.input_channels)
+    image = transform(torch.from_numpy(pixels.copy()).permute(2, 0, 1))[None]  # B c h w
+    maps = attention_maps(net, image.to(net.pos_embed.device), target)
+    sure = maps.probabilities[0]
+    names, predicted = class_names(net), int(sure.argmax())
+    asked = predicted if target is None else target
+    titles = (title, "rollout", f"relevance for {names[asked]} ({sure[asked]:.3f})")
+    draw_panel(net, Image.fromarray(pixels), maps, titles, path)
+    return f"{names[predicted]} {sure[predicted]:.3f}"
+
+
+# ------------------------------------------------------------------------------ what was asked for
+
+
+def find_checkpoint(wanted: str) -> Path:
+    """The file that a path, a run's name, one of its folders, or `last` stands for."""
+    if wanted == "last":
+        runs = sorted(Path("logs").glob("*/config.yaml"), key=lambda path: -path.stat().st_mtime)
+        files = [best_of(config.parent) for config in runs]
+        found = next((file for file in files if file.is_file()), None)
+        if found is None:
+            raise UserError(
+                "logs holds no run with weights: train one, or give --checkpoint a path"
+            )
+        return found
+    path = Path(wanted)
+    if path.is_file():
+        return path
+    tried = [best_of(path), best_of(Path("logs") / path), Path("weights") / path / BEST]
+    found = next((file for file in tried if file.is_file()), None)
+    if found is None:
+        names = [config.parent.name for config in Path("logs").glob("*/config.yaml")]
+        near = difflib.get_close_matches(wanted, names, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(
+            f"{wanted}: no such checkpoint{hint}; --checkpoint takes a run's {BEST}, its name or "
+            "folder, or last"
+        )
+    return found
+
+
+def best_of(folder: Path) -> Path:
+    """The weights of a run, given its folder of weights, or that of logs, whose config says where
+    the others lie."""
+    config = folder / "config.yaml"
+    if (folder / BEST).is_file() or not config.is_file():
+        return folder / BEST
+    return Path(load_config(config)[0].train.save_path) / folder.name / BEST
+
+
+def load_classifier(checkpoint: Path) -> VisionTransformer:
+    """The network of a checkpoint; UserError where it isn't one, or has no head."""
+    net = build(read(checkpoint))
+    if not net.vit.num_classes:
+        raise UserError(
+            f"{checkpoint} has no head, so no classes to look for; train it first, and name that "
+            f"run's {BEST}"
+        )
+    return net
+
+
+def class_names(net: VisionTransformer) -> tuple[str, ...]:
+    """What the logits mean; numbers where the checkpoint doesn't say."""
+    assert isinstance(net.vit.num_classes, int)
+    return net.classes or tuple(f"class {i}" for i in range(net.vit.num_classes))
+
+
+def class_index(name: str, names: tuple[str, ...]) -> int:
+    if name in names:
+        return names.index(name)
+    near = difflib.get_close_matches(name, names, 1, cutoff=0.4)
+    hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(names[:12])}"
+    raise UserError(f"--class {name}: the checkpoint has no such class; {hint}")
+
+
+def find_images(given: list[Path], most: int | None) -> list[tuple[Path, Path]]:
+    """The images that files and folders stand for, each with its place below its folder; with
+    `most`, so many, evenly spread."""
+    found: dict[Path, Path] = {}
+    for path in given:
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder")
+        if not path.is_dir():
+            found.setdefault(path, Path(path.name))
+            continue
+        inner = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS)
+        below = {p: p.relative_to(path) for p in inner if p.is_file()}
+        # Dot files are a system's own, as in training.
+        below = {p: r for p, r in below.items() if not any(x.startswith(".") for x in r.parts)}
+        if not below:
+            raise UserError(f"{path} holds no images ({', '.join(EXTENSIONS)})")
+        found = below | found
+    pairs = list(found.items())
+    if most is None or most >= len(pairs):
+        return pairs
+    return [pairs[(2 * i + 1) * len(pairs) // (2 * most)] for i in range(most)]
+
+
+def panel_names(images: list[tuple[Path, Path]]) -> dict[Path, Path]:
+    """The panel's name below the output folder for each image: its own place, no two the same."""
+    names: dict[Path, Path] = {}
+    taken: set[Path] = set()
+    for source, place in images:
+        name = place.with_suffix(".png")
+        if name in taken:  # 1.jpg and 1.png
+            name = place.with_name(f"{place.name}.png")
+        number = 2
+        while name in taken:
+            name = place.with_name(f"{place.name}-{number}.png")
+            number += 1
+        taken.add(name)
+        names[source] = name
+    return names
+
+
+def output_folder(checkpoint: Path) -> Path:
+    """A run's maps lie beside its logs; any other checkpoint's in logs/attention."""
+    run = Path("logs") / checkpoint.absolute().parent.name
+    return (run if run.is_dir() else Path("logs")) / "attention"
+
+
+# --------------------------------------------------------------------------------------- the panel
+
+
+def draw_panel(
+    net: VisionTransformer,
+    picture: Image.Image,
+    maps: Maps,
+    titles: tuple[str, str, str],
+    path: Path,
+) -> None:
+    """A picture, its two maps and its heads, side by side; everything keeps its aspect ratio."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # never opens a window
+    from matplotlib.figure import Figure
+
+    picture = reduced(picture)
+    size = picture.size
+    w, h = (LONGER * side / max(size) for side in size)
+    shown = maps.heads[0, :MOST_HEADS]
+    columns = math.ceil(len(shown) ** 0.5) if h > LONGER / 2 else math.ceil(len(shown) / 2)
+    rows = math.ceil(len(shown) / columns)
+    head = min(HEAD, (max(h, LONGER / 2) - GAP * (rows - 1)) / rows)
+    tall = max(h, rows * (head + GAP) - GAP)
+    wide = 3 * (w + 2 * GAP) + columns * (head + GAP) + GAP
+    figure = Figure(figsize=(wide, tall + TITLE + GAP))
+    FigureCanvasAgg(figure)
+
+    def place(image: Image.Image, left: float, top: float, w: float, h: float) -> Any:
+        full = tall + TITLE + GAP
+        axes = figure.add_axes((left / wide, 1 - (top + h) / full, w / wide, h / full))
+        axes.imshow(image)
+        axes.set_axis_off()
+        return axes
+
+    preprocessing = net.preprocessing
+    over = [overlay(picture, m[0], preprocessing) for m in (maps.rollout, maps.relevance)]
+    left = GAP
+    for image, title in zip((seen(picture, preprocessing), *over), titles, strict=True):
+        axes = place(image, left, TITLE, w, h)
+        # A name may hold dollars, which matplotlib takes for formulas.
+        fitting = textwrap.fill(title, max(12, int(w * 12)), max_lines=2, placeholder="...")
+        axes.set_title(fitting, fontsize=9, parse_math=False)
+        left += w + 2 * GAP
+    box = tuple(round(edge) for edge in seen_box(size, preprocessing))
+    for i, cells in enumerate(shown):
+        image = overlay(picture, cells, preprocessing).crop(box)  # type: ignore[arg-type]
+        row, column = divmod(i, columns)
+        place(image, left + column * (head + GAP), TITLE + row * (head + GAP), head, head)
+    middle = (left + (columns * (head + GAP) - GAP) / 2) / wide
+    some = "" if len(shown) == maps.heads.shape[1] else f", {len(shown)} of {maps.heads.shape[1]}"
+    height = 1 - (TITLE - TITLE_PAD) / (tall + TITLE + GAP)
+    figure.text(middle, height, f"heads of the last block{some}", ha="center", fontsize=9)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=DPI)
+
+
+def reduced(picture: Image.Image) -> Image.Image:
+    """The picture with as many pixels as a panel shows of it."""
+    picture = picture.copy()
+    longest = round(LONGER * DPI)
+    picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    return picture
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.attention",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("images", nargs="+", type=Path, metavar="IMAGE|FOLDER")
+    add("--checkpoint", required=True, help=f"a run's {BEST}, its name or folder, or last")
+    add("--out", type=Path, help="where the panels go (the run's folder under logs)")
+    add("--class", dest="class_name", metavar="NAME", help="what to look for (the predicted class)")
+    add("--most", type=int, metavar="N", help="so many of the images, evenly spread (all)")
+    add("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
+    args = parser.parse_args(argv)
+    if args.most is not None and args.most < 1:
+        parser.error(f"--most {args.most} must be at least 1")
+    return args
+
+
+if __name__ == "__main__":
+    raise SystemExit(command_line(main, ConfigError))
