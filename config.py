@@ -182,6 +182,7 @@ class TrainConfig(_Section):
     keep: Literal["best", "last"] | Auto = "auto"
     early_stopping: Annotated[Count | None, BeforeValidator(_false_is_none)] = None
     verdict: bool = True
+    report: bool = True
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     bf16: bool = False

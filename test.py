@@ -1,7 +1,7 @@
 """Look into the network: what one batch of real images does in it, and whether it can learn.
 
     python test.py                                    the weights that config.yaml starts from
-    python test.py --checkpoint last --split val      the newest run's
+    python test.py --checkpoint last --split val      the newest run's; or a run's name, or a path
     python test.py --config F section.key=value ...   another file, and overrides of its keys
 
 Prints a table of activations, attention, gradients and updates by layer, and the checks of
@@ -30,7 +30,7 @@ from config import Config, ConfigError, TrainConfig, load_config
 from dataset import PARTS, FileIndex, ImageDataset, Split, eval_transform, load_split
 from features import cache_folder
 from model import Block, Tail, Tokens, VisionTransformer, attention_kept, parameter_groups
-from pretrained import build_for
+from pretrained import build_for, trained
 from utils import (
     UserError,
     command_line,
@@ -164,12 +164,15 @@ def settings(args: argparse.Namespace) -> tuple[Config, str | None, list[str]]:
     config, notes = load_config(path, overrides)
     if not args.checkpoint:
         return config, None, notes
-    checkpoint = Path(args.checkpoint)
-    if args.checkpoint == "last":
-        checkpoint = newest(Path(config.train.save_path))
-        notes = [f"the newest run's checkpoint: {checkpoint}"]
-    run = checkpoint.parent.name
-    own = Path(config.train.log_path) / run / "config.yaml"
+    logs = config.train.log_path
+    there = trained(args.checkpoint, logs, config.train.save_path)
+    if args.checkpoint == "last" and there is None:
+        raise UserError(f"{logs} holds no run with weights; train first, or set train.log_path")
+    checkpoint = str(there or args.checkpoint)  # or a name, or an address
+    if checkpoint != args.checkpoint:
+        notes = [f"the run's checkpoint: {checkpoint}"]
+    run = Path(checkpoint).parent.name
+    own = Path(logs) / run / "config.yaml"
     if args.config is None and own.exists():
         path = own
     overrides.append(f"train.checkpoint={checkpoint}")
@@ -178,16 +181,6 @@ def settings(args: argparse.Namespace) -> tuple[Config, str | None, list[str]]:
         config, more = load_config(path, [*overrides, "train.mode=pretrained"])
     is_run = (Path(config.train.log_path) / run).is_dir()
     return config, run if is_run else None, [*notes, *(m for m in more if m not in notes)]
-
-
-def newest(weights: Path) -> Path:
-    """The best.safetensors that was written last, of all runs."""
-    found = sorted(weights.glob("*/best.safetensors"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise UserError(
-            f"{weights} holds no run's best.safetensors; train first, or set train.save_path"
-        )
-    return found[-1]
 
 
 def with_choice(
@@ -929,7 +922,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--config", help="the settings (the checkpoint's run's, or config.yaml)")
     parser.add_argument(
         "--checkpoint",
-        help="weights to look at instead of train.checkpoint; last: the newest run's",
+        help="a run's name, a path, or last (the newest run), instead of train.checkpoint",
     )
     parser.add_argument("--split", choices=PARTS, default="train", help="whose images (train)")
     parser.add_argument(

@@ -12,6 +12,9 @@ import contextlib
 import copy
 import csv
 import math
+import os
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -161,6 +164,8 @@ def main(argv: list[str] | None = None) -> int:
         batches = repeated_batch(net, split, config, device)
         return 0 if overfit(net, batches, config, run) else 1
     fit(net, split, plan, config, run, device)
+    if config.train.report:
+        write_report(run.folder)
     return 0
 
 
@@ -1161,6 +1166,26 @@ def caption(row: dict[str, Any]) -> str:
     """What the network says of an image, and what it is where that is something else."""
     says = f"{row['predicted']} {row['probability']:.2f}"
     return says if row["predicted"] == row["label"] else f"{says}, is {row['label']}"
+
+
+def write_report(folder: Path) -> None:
+    """report.html by its tool, in a process of its own: the tools build on this core, not the other
+    way round, and a report that fails must not fail a run."""
+    here = str(Path(__file__).resolve().parent)
+    there = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-m", "tools.report", str(folder)]
+    try:
+        done = subprocess.run(
+            command, env={**os.environ, "PYTHONPATH": there}, capture_output=True, text=True
+        )
+    except KeyboardInterrupt:
+        again = f"python -m tools.report {folder}"
+        raise KeyboardInterrupt(f"stopped; the run is complete, its report: {again}") from None
+    if done.returncode == 0:
+        log.info("report: %s", folder / "report.html")
+    else:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        log.info("no report.html: %s", reason.removeprefix("error: "))
 
 
 def facts(split: Split, part: str, found: dict[str, Any], progress: Progress) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import ctypes
+import difflib
 import errno
 import json
 import logging
@@ -328,6 +329,38 @@ def log_to(path: Path) -> None:
     log.addHandler(file)
 
 
+LEFT_BY_A_RUN = ("config.yaml", "summary.json", "metrics.csv")
+
+
+def runs(log_path: str | Path) -> list[Path]:
+    """The folders of logs of all runs, the newest last."""
+    return sorted((c.parent for c in Path(log_path).glob("*/config.yaml")), key=_made)
+
+
+def _made(folder: Path) -> float:
+    return os.path.getmtime(folder / "config.yaml")
+
+
+def find_run(wanted: str, log_path: str | Path = "logs") -> Path:
+    """The folder of logs that a path, a run's name or `last` stands for; UserError for others."""
+    logs = Path(log_path)
+    if wanted == "last":
+        if not (found := runs(logs)):
+            raise UserError(f"{logs} holds no run yet: train one, or name a run's folder")
+        return found[-1]
+    for folder in (Path(wanted), logs / wanted):
+        if any((folder / name).is_file() for name in LEFT_BY_A_RUN):
+            return folder
+    if Path(wanted).exists():
+        raise UserError(
+            f"{wanted} is not a run: it has no {', '.join(LEFT_BY_A_RUN[:-1])} or "
+            f"{LEFT_BY_A_RUN[-1]}; name a folder under {logs}"
+        )
+    near = difflib.get_close_matches(Path(wanted).name, [run.name for run in runs(logs)], 1)
+    hint = f"did you mean {near[0]}?" if near else f"name a folder under {logs}, or last"
+    raise UserError(f"{wanted}: no such run; {hint}")
+
+
 class Run:
     """One run's two folders: `logs/<name>` for what is read, `weights/<name>` for checkpoints."""
 
@@ -360,12 +393,11 @@ class Run:
         if source is True and name:
             run = cls(name, log_path, save_path, resumes=True)
         elif source is True:
-            folders = sorted(Path(log_path).glob("*/config.yaml"), key=os.path.getmtime)
             # A sanity check leaves no checkpoint, and is nothing to go on with.
-            folders = [f for f in folders if (Path(save_path) / f.parent.name).is_dir()]
+            folders = [f for f in runs(log_path) if (Path(save_path) / f.name).is_dir()]
             if not folders:
                 raise UserError(f"{log_path} holds no run to go on with; leave from_checkpoint out")
-            run = cls(folders[-1].parent.name, log_path, save_path, resumes=True)
+            run = cls(folders[-1].name, log_path, save_path, resumes=True)
         else:
             path = Path(str(source))
             name = (path.parent if path.suffix == ".pt" else path).name

@@ -106,6 +106,7 @@ def run_ours(
         "weight_decay": 0.01,
         "label_smoothing": 0.0,
         "verdict": False,
+        "report": False,
         "device": args.device,
         "bf16": args.bf16,
         "run_name": "ours",

@@ -81,7 +81,9 @@ def measure(folder: Path, way: str, overrides: list[str], seed: int) -> dict[str
     name = f"{way}-seed{seed}"
     places = [f"train.{key}={WORK / value}" for key, value in PLACES.items()]
     options = [f"train.base_dir={folder}", f"train.seed={seed}", f"train.run_name={name}"]
-    finished(CONFIG, [*options, *places, "train.verdict=false", *overrides], None)
+    finished(
+        CONFIG, [*options, *places, "train.verdict=false", "train.report=false", *overrides], None
+    )
     shutil.rmtree(WORK / "weights" / name, ignore_errors=True)
     found = recalls(WORK / "logs" / name / "predictions.csv")
     rare = sorted(found, key=lambda c: len(list((folder / "train" / c).iterdir())))[:3]

@@ -85,18 +85,20 @@ S14 = (
     *("vit.patch_dim=14", "vit.hidden_dim=384", "vit.num_heads=6", "vit.num_layers=12"),
     *("vit.ff_dim=1536", "vit.dim=224", "train.checkpoint=null"),
 )
+# The verdict would say the rivals' columns again.
+BARE = ("train.verdict=false", "train.report=false")
 COLUMNS = {
-    "ours": Column("ours", ("train.verdict=false",)),  # it would say the rivals' columns again
+    "ours": Column("ours", BARE),
     "head": Column("head alone", baseline="head"),
     "logistic": Column("logistic regression", baseline="logistic"),
     "knn": Column("nearest neighbours", baseline="knn"),
     "timm": Column("timm, train.py's defaults", baseline="timm"),
     "timm-adamw": Column("timm, AdamW", baseline="timm-adamw"),
     "pretrained": Column(
-        "ours, all weights", ("train.mode=pretrained", "train.keep=last"), slow=True
+        "ours, all weights", (*BARE, "train.mode=pretrained", "train.keep=last"), slow=True
     ),
     "scratch": Column(
-        "ours, from scratch", ("train.mode=scratch", "train.keep=last", *S14), slow=True
+        "ours, from scratch", (*BARE, "train.mode=scratch", "train.keep=last", *S14), slow=True
     ),
     "timm-full": Column("timm, all weights", baseline="timm-full", slow=True),
     "mobilenet_v3_large": Column(

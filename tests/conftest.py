@@ -70,6 +70,7 @@ def config_file(tmp_path: Path, image_folder: Path) -> Path:
         "batch_size": 8,
         "lr": 1e-3,
         "device": "cpu",
+        "report": False,  # a process of its own, some seconds
         "run_name": "tiny",
         "log_path": str(tmp_path / "logs"),
         "save_path": str(tmp_path / "weights"),

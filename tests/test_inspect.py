@@ -251,9 +251,11 @@ def test_a_runs_checkpoint_is_shown_in_its_folder(
 
     training.main(["--config", str(config_file), "train.max_epochs=1"])
     best = config_file.parent / "weights/tiny/best.safetensors"
-    (best.parents[1] / "older").mkdir()
-    older = best.parents[1] / "older/best.safetensors"
-    older.write_bytes(b"not the newest")
+    for folder in (best.parents[1] / "older", config_file.parent / "logs/older"):
+        folder.mkdir()
+    (best.parents[1] / "older/best.safetensors").write_bytes(b"not the newest")
+    older = config_file.parent / "logs/older/config.yaml"
+    older.write_text(config_file.read_text())
     os.utime(older, (1, 1))
     capsys.readouterr()
     look.main(["--config", str(config_file), "--checkpoint", "last"])
@@ -279,7 +281,7 @@ def test_a_runs_own_choice_of_the_learning_rate_counts(look: Any, config_file: P
 def test_what_is_not_there(look: Any, config_file: Path) -> None:
     with pytest.raises(UserError, match="has no test images; --split takes train, val"):
         look.main(["--config", str(config_file), "--split", "test"])
-    with pytest.raises(UserError, match="holds no run's best.safetensors"):
+    with pytest.raises(UserError, match="holds no run with weights"):
         look.main(["--config", str(config_file), "--checkpoint", "last"])
 
 

@@ -123,6 +123,23 @@ def test_what_tensorboard_shows_beside_the_curves(config_file: Path) -> None:
     assert told["vit.hidden_dim"].number_value == 48
 
 
+def test_a_report_that_fails_does_not_fail_the_run(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed = subprocess.CompletedProcess([], 2, "", "Traceback\nerror: no room for it\n")
+    asked: list[list[str]] = []
+
+    def no_report(command: list[str], **options: Any) -> Any:
+        asked.append(command)
+        return failed
+
+    monkeypatch.setattr(training.subprocess, "run", no_report)
+    monkeypatch.setattr(training, "git_commit", lambda: None)
+    assert train(config_file, "train.report=true", "train.max_epochs=1") == 0
+    assert asked[0][1:] == ["-m", "tools.report", str(config_file.parent / "logs" / "tiny")]
+    assert "no report.html: no room for it" in capsys.readouterr().out
+
+
 def test_the_best_checkpoint_scores_what_the_summary_says(config_file: Path) -> None:
     train(config_file, "train.max_epochs=4", "train.lr=3e-3")
     result = summary(config_file)

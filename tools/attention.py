@@ -22,14 +22,13 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from config import ConfigError, load_config
+from config import ConfigError
 from dataset import EXTENSIONS, eval_transform, read_image
 from model import VisionTransformer
-from pretrained import build, read
+from pretrained import BEST, build, read, trained
 from tools._attention_maps import Maps, attention_maps, overlay, seen, seen_box
-from utils import UserError, command_line, pick_device, replacing
+from utils import UserError, command_line, pick_device, replacing, runs
 
-BEST = "best.safetensors"
 LONGER, HEAD, GAP, TITLE = 3.4, 1.6, 0.12, 0.5  # inches: a picture's longer side, a head's, between
 TITLE_PAD = 6 / 72  # matplotlib's own, above axes
 DPI = 120
@@ -81,38 +80,17 @@ def show(
 
 def find_checkpoint(wanted: str) -> Path:
     """The file that a path, a run's name, one of its folders, or `last` stands for."""
-    if wanted == "last":
-        runs = sorted(Path("logs").glob("*/config.yaml"), key=lambda path: -path.stat().st_mtime)
-        files = [best_of(config.parent) for config in runs]
-        found = next((file for file in files if file.is_file()), None)
-        if found is None:
-            raise UserError(
-                "logs holds no run with weights: train one, or give --checkpoint a path"
-            )
-        return found
-    path = Path(wanted)
-    if path.is_file():
-        return path
-    tried = [best_of(path), best_of(Path("logs") / path), Path("weights") / path / BEST]
-    found = next((file for file in tried if file.is_file()), None)
+    found = trained(wanted)
+    if found is None and wanted == "last":
+        raise UserError("logs holds no run with weights: train one, or give --checkpoint a path")
     if found is None:
-        names = [config.parent.name for config in Path("logs").glob("*/config.yaml")]
-        near = difflib.get_close_matches(wanted, names, 1)
+        near = difflib.get_close_matches(wanted, [run.name for run in runs("logs")], 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UserError(
             f"{wanted}: no such checkpoint{hint}; --checkpoint takes a run's {BEST}, its name or "
             "folder, or last"
         )
     return found
-
-
-def best_of(folder: Path) -> Path:
-    """The weights of a run, given its folder of weights, or that of logs, whose config says where
-    the others lie."""
-    config = folder / "config.yaml"
-    if (folder / BEST).is_file() or not config.is_file():
-        return folder / BEST
-    return Path(load_config(config)[0].train.save_path) / folder.name / BEST
 
 
 def load_classifier(checkpoint: Path) -> VisionTransformer:

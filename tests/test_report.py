@@ -1,0 +1,639 @@
+"""Reports and comparisons, opened in a real browser."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import TINY_VIT, picture
+from PIL import Image
+
+from config import Config, dump_config
+from metrics import wilson
+from model import VisionTransformer
+from pretrained import save_model
+from tools import _report_numbers as numbers
+from tools import _report_pictures as pictures
+from tools import compare, report
+from tools._report_run import Prediction, read_run
+from utils import UserError, find_run
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--disable-quic",
+]
+SIZES, SCHEMES = (390, 1440), ("light", "dark")
+EVIL = "<script>document.title='run'</script>"
+PREDICTED = ("part", "path", "label", "predicted", "probability", "label_probability")
+
+
+# ----------------------------------------------------------------------------------- runs to report
+
+
+def write_rows(path: Path, columns: tuple[str, ...], rows: list[Any]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+def made_up(classes: list[str], n: int, seed: int = 0, right: float = 0.8) -> list[list[Any]]:
+    """Rows of predictions.csv: so many images, so many of them answered rightly."""
+    rng = np.random.default_rng(seed)
+    rows: list[list[Any]] = []
+    for i in range(n):
+        label = classes[i % len(classes)]
+        sure = float(rng.uniform(0.4, 1))
+        hit = rng.random() < right
+        predicted = label if hit else classes[int(rng.integers(len(classes)))]
+        own = sure if predicted == label else (1 - sure) / 2
+        rows.append(["val", f"{label}/{i // len(classes):02}.png", label, predicted, sure, own])
+    return rows
+
+
+def summary_of(rows: list[list[Any]], classes: list[str]) -> dict[str, Any]:
+    accuracy = sum(row[2] == row[3] for row in rows) / len(rows)
+    low, high = wilson(accuracy, len(rows))
+    scores = {"accuracy": accuracy, "interval": [low, high]}
+    parts = {f"val_{k}": v for k, v in {**scores, "balanced_accuracy": accuracy}.items()}
+    rivals = {"nearest_neighbours": 0.5, "logistic_regression": 0.7, "shuffled_labels": 0.31}
+    guess = {"chance": 1 / len(classes), "largest_class": 1 / len(classes)}
+    return {
+        "mode": "finetune",
+        "best_epoch": 3,
+        "epochs": 4,
+        **parts,
+        "val_loss": 0.5,
+        **{f"test_{k}": None for k in ("accuracy", "balanced_accuracy", "loss", "interval")},
+        "train_loss": 0.2,
+        "train_accuracy": 0.99,
+        "verdict": "learned",
+        "verdict_sentence": f"learned: val accuracy {accuracy:.3f}; a guess reaches 0.333",
+        "verdict_numbers": {"part": "val", "images": len(rows), **scores, **guess, **rivals},
+        "chosen": {"part": "block", "optim": "sgd", "lr": 0.006, "weight_decay": 0.0},
+        "images": {"train": 2 * len(rows), "val": len(rows), "test": 0},
+        "seconds": 12.0,
+        "cache_seconds": 3.0,
+        "search_seconds": None,
+        "parameters": {"total": 1000, "trainable": 100},
+        "weights": "w.safetensors",
+        "device": "cpu",
+        "versions": {"torch": "2.14"},
+        "git_commit": "abc",
+    }
+
+
+def make_run(
+    folder: Path,
+    rows: list[list[Any]],
+    classes: list[str],
+    root: Path | None = None,
+    **train: Any,
+) -> Path:
+    """A finished run's folder of logs, as training.py leaves it."""
+    folder.mkdir(parents=True)
+    settings = {"base_dir": str(root or folder / "gone"), "save_path": str(folder.parent / "w")}
+    config = Config.model_validate({"vit": TINY_VIT, "train": {**settings, **train}})
+    (folder / "config.yaml").write_text(dump_config(config))
+    (folder / "summary.json").write_text(json.dumps(summary_of(rows, classes)))
+    (folder / "run.log").write_text("2026-11-25 15:00:01,000 INFO begun\n")
+    columns = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr")
+    norms = ("grad_norm_mean", "grad_norm_max")
+    epochs = [
+        [e, 1 / e, 1 - 0.3 / e, 1.1 / e, 1 - 0.4 / e, 1e-3 / e, 2.0, 3.0] for e in range(1, 5)
+    ]
+    write_rows(folder / "metrics.csv", (*columns, *norms), epochs)
+    write_rows(
+        folder / "split.csv",
+        ("path", "label", "part", "sha256"),
+        [[row[1], row[2], row[0], "0"] for row in rows],
+    )
+    write_rows(folder / "predictions.csv", PREDICTED, rows)
+    grid = [
+        ["block", "sgd", lr, 0, s, 9, lr * 9, 1, int(lr == 0.1 and s == 9)]
+        for s in (3, 9)
+        for lr in (0.01, 0.1)
+    ]
+    write_rows(
+        folder / "search.csv",
+        ("part", "optim", "lr", "weight_decay", "steps", "images", "accuracy", "loss", "chosen"),
+        grid,
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of four classes, one with a hostile name, with pictures, weights and an audit."""
+    root = tmp_path_factory.mktemp("report")
+    names = {"blue": "blue", "green": "green", "red": "red", "red2": '<b>&$x$ "it\'s"'}
+    classes = list(names.values())
+    for colour, name in names.items():
+        (root / "images" / name).mkdir(parents=True)
+        for i in range(10):
+            tall = picture(colour.rstrip("2"), i, (30, 60) if i % 2 else (50, 40))
+            tall.save(root / "images" / name / f"{i:02}.png")
+    Image.new("RGB", (9, 9)).save(root / "secret.png")
+    folder = make_run(root / "logs" / "tiny", made_up(classes, 40), classes, root / "images")
+    net = VisionTransformer(Config.model_validate({"vit": TINY_VIT}).vit.concrete(len(classes)))
+    net.classes = tuple(classes)
+    save_model(root / "logs" / "w" / "tiny" / "best.safetensors", net)
+    write_rows(
+        folder / "audit.csv",
+        ("path", "label", "suggested", "score", "more"),
+        [["blue/00.png", "blue", "red", "0.93", "x"], ["../secret.png", "red", "", "", ""]],
+    )
+    return folder
+
+
+# ------------------------------------------------------------------------------------- the browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield opened
+        opened.close()
+
+
+class Page:
+    """A page in one size and scheme, with what it said and asked for."""
+
+    def __init__(self, browser: Any, path: Path, width: int = 1440, scheme: str = "light") -> None:
+        self.context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme
+        )
+        self.page = self.context.new_page()
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(path.as_uri())
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.context.close()
+
+    def run(self, script: str) -> Any:
+        return self.page.evaluate(script)
+
+
+@pytest.fixture(scope="module")
+def pages(run: Path) -> dict[str, Path]:
+    """A report and a comparison with a run of a hostile name."""
+    classes = read_run(run).classes
+    other = run.parent / "<img src onerror=alert(1)>$x$"
+    rows = made_up(classes, 40, seed=3, right=0.95)
+    make_run(other, rows, classes, run.parents[1] / "images", lr=1e-3)
+    out = run.parent / "compared.html"
+    assert compare.main([str(run), str(other), "--out", str(out)]) == 0
+    return {"report": report.write_report(run), "compare": out}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", SIZES)
+@pytest.mark.parametrize("name", ["report", "compare"])
+def test_a_page_is_whole_in_a_browser(
+    browser: Any, pages: dict[str, Path], name: str, width: int, scheme: str
+) -> None:
+    with Page(browser, pages[name], width, scheme) as page:
+        images = page.run("[...document.images].map(i => [i.complete, i.naturalWidth, i.alt])")
+        assert page.said == []
+        assert {url.split(":")[0] for url in page.asked} <= {"file", "data"}
+        assert page.asked[0] == pages[name].as_uri()
+        assert sum(url.startswith("file") for url in page.asked) == 1
+        assert all(complete and natural and alt for complete, natural, alt in images)
+        assert (name == "report") == bool(images)
+        over = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert page.run(over) <= 0, "wider than the window"
+        page.page.keyboard.press("Tab")
+        assert page.run("document.activeElement.className") == "skip"
+        assert page.run("document.activeElement.getBoundingClientRect().top") >= 0
+        page.page.keyboard.press("Enter")
+        assert page.run("document.activeElement.id") == "main"
+
+
+@pytest.mark.parametrize("name", ["report", "compare"])
+def test_names_from_outside_stay_text(browser: Any, pages: dict[str, Path], name: str) -> None:
+    with Page(browser, pages[name]) as page:
+        assert page.run("document.querySelectorAll('script, main b:not(.big b)').length") == 0
+        assert page.run("document.querySelectorAll('[onerror]').length") == 0
+        text = page.run("document.body.innerText + document.querySelector('main').textContent")
+        hostile = '<b>&$x$ "it\'s"' if name == "report" else "<img src onerror=alert(1)>$x$"
+        assert hostile in text
+        drawn = page.run("[...document.querySelectorAll('svg text')].map(t => t.textContent)")
+        assert name == "report" or hostile in drawn, "a legend's $ is no formula"
+
+
+def test_a_script_in_a_name_does_not_run(browser: Any, tmp_path: Path) -> None:
+    folder = without_curves(make_run(tmp_path / "run", made_up([EVIL, "b"], 12), [EVIL, "b"]))
+    with Page(browser, report.write_report(folder)) as page:
+        assert page.run("document.title").startswith("run: ")
+        assert page.run("document.scripts.length") == 0
+        assert EVIL in page.run("document.getElementById('matrix').textContent")
+        # Were a name let through all the same, the page's policy would stop it.
+        added = "const s = document.createElement('script'); s.text = 'window.ran = 1'"
+        page.run(f"(() => {{ {added}; document.body.append(s) }})()")
+        assert page.run("window.ran") is None
+
+
+def test_the_matrix_holds_what_predictions_say(
+    browser: Any, pages: dict[str, Path], run: Path
+) -> None:
+    with open(run / "predictions.csv", newline="") as file:
+        counted = Counter((row["label"], row["predicted"]) for row in csv.DictReader(file))
+    with Page(browser, pages["report"]) as page:
+        columns = page.run("[...matrix.tHead.rows[0].cells].slice(1).map(c => c.textContent)")
+        rows = page.run(
+            "[...matrix.tBodies[0].rows].map(r => [r.cells[0].textContent,"
+            " [...r.cells].slice(1).map(c => [c.querySelector('.n').textContent,"
+            " c.querySelector('.p')?.textContent])])"
+        )
+    assert columns == [name for name, _ in rows] and set(columns) == {a for a, _ in counted}
+    for label, cells in rows:
+        images = sum(counted[label, other] for other in columns)
+        for predicted, (number, share) in zip(columns, cells, strict=True):
+            assert int(number) == counted[label, predicted]
+            said = f"{100 * int(number) / images:.0f} %" if number != "0" else None
+            assert share == said
+
+
+CONTRASTS = """() => {
+  const rgb = (c) => {
+    const n = c.match(/-?[\\d.]+(e-?\\d+)?/g).map(Number);
+    return c.startsWith("color(") ? [n[0] * 255, n[1] * 255, n[2] * 255, n[3] ?? 1]
+                                  : [n[0], n[1], n[2], n[3] ?? 1];
+  };
+  const light = (c) => { const f = c.slice(0, 3).map(v => v / 255)
+    .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * f[0] + 0.7152 * f[1] + 0.0722 * f[2]; };
+  const ground = (e) => {
+    if (!e) return [255, 255, 255];
+    const c = rgb(getComputedStyle(e).backgroundColor);
+    if (c[3] >= 1) return c;
+    const below = ground(e.parentElement);
+    return [0, 1, 2].map(i => c[i] * c[3] + below[i] * (1 - c[3]));
+  };
+  const found = [];
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const e = walk.currentNode.parentElement;
+    if (!walk.currentNode.textContent.trim() || !e.getClientRects().length) continue;
+    const style = getComputedStyle(e);
+    const ink = rgb(e.closest("svg") ? style.fill : style.color);
+    const [a, b] = [light(ink), light(ground(e))].sort((x, y) => y - x);
+    found.push([(a + 0.05) / (b + 0.05), walk.currentNode.textContent.trim()]);
+  }
+  return found;
+}"""
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("name", ["report", "compare"])
+def test_every_text_can_be_read(
+    browser: Any, pages: dict[str, Path], name: str, scheme: str
+) -> None:
+    with Page(browser, pages[name], scheme=scheme) as page:
+        found = page.run(CONTRASTS)
+    assert len(found) > 50
+    # WCAG 2.2, 1.4.3: 4.5 to 1.
+    assert [(round(ratio, 2), text) for ratio, text in found if ratio < 4.5] == []
+
+
+def test_pictures_keep_their_shape_inside_their_box(browser: Any, pages: dict[str, Path]) -> None:
+    script = """[...document.querySelectorAll('.box img')].map(i => {
+      const a = i.getBoundingClientRect(), b = i.parentElement.getBoundingClientRect();
+      return [a.width <= b.width + 1 && a.height <= b.height + 1, getComputedStyle(i).objectFit,
+              i.naturalWidth / i.naturalHeight]; })"""
+    with Page(browser, pages["report"]) as page:
+        found = page.run(script)
+    assert found and all(inside and fit == "contain" for inside, fit, _ in found)
+    assert {round(shape, 2) for _, _, shape in found} == {0.5, 1.25}, "30 x 60 and 50 x 40"
+
+
+def test_what_is_drawn_is_named_and_what_scrolls_is_reached(
+    browser: Any, pages: dict[str, Path]
+) -> None:
+    with Page(browser, pages["report"], width=390) as page:
+        charts = page.run(
+            "[...document.querySelectorAll('svg')].map(s => s.getAttribute('aria-label'))"
+        )
+        scrolls = page.run(
+            "[...document.querySelectorAll('.scroll, pre')].map(e => [e.tabIndex, e.role,"
+            " e.ariaLabel])"
+        )
+        links = page.run("[...document.querySelectorAll('nav a')].map(a => a.hash.slice(1))")
+        there = page.run("[...document.querySelectorAll('section')].map(s => s.id)")
+        ids = page.run("[...document.querySelectorAll('[id]')].map(e => e.id)")
+    assert len(charts) == 6 and all(charts) and "Loss by epoch" in charts[0]
+    assert scrolls and all(
+        index == 0 and role == "region" and label for index, role, label in scrolls
+    )
+    assert links == there, "the contents are the sections, in their order"
+    assert len(ids) == len(set(ids))
+
+
+# ---------------------------------------------------------------------------------- what it reports
+
+
+def shown(folder: Path, **options: Any) -> str:
+    return unbroken(report.write_report(folder, **options))
+
+
+def without_curves(folder: Path) -> Path:
+    """They take most of a page's time."""
+    (folder / "metrics.csv").unlink(missing_ok=True)
+    return folder
+
+
+def unbroken(page: Path) -> str:
+    """A page's markup without the places where a name may be broken."""
+    return page.read_text().replace("<wbr>", "")
+
+
+def test_a_report_says_what_was_reached(pages: dict[str, Path], run: Path) -> None:
+    page, said = unbroken(pages["report"]), json.loads((run / "summary.json").read_text())
+    assert "Learned" in page and f"{said['val_accuracy']:.3f}" in page
+    for what in ("logistic regression", "nearest neighbours", "shuffled labels", "chance"):
+        assert what in page
+    assert "w.safetensors" in page and "100 of 1,000" in page and "kept: epoch 3" in page
+    assert "sgd, lr 0.006" in page and "2026-11-25 15:00" in page
+    assert re.search(r"chosen[^<]*\".*0\.900", page), "the chosen setting of search.csv"
+    assert not re.search(r"(src|href)=\"(?!data:|#)", page)
+
+
+def test_it_looks_at_a_few_pictures_of_each_class(
+    pages: dict[str, Path], run: Path, tmp_path: Path
+) -> None:
+    page = unbroken(pages["report"])
+    assert page.count('<div class="three">') == 8, "two of each of four classes"
+    without = without_curves(shutil.copytree(run, tmp_path / run.name))
+    assert "Where it looks" not in shown(without, looks=False)
+
+
+def test_an_audit_is_shown_and_its_paths_stay_below_the_pictures(pages: dict[str, Path]) -> None:
+    page = unbroken(pages["report"])
+    part = page[page.index('id="labels"') : page.index('id="search"')]
+    assert "red?" in part and "labelled blue" in part and "score 0.93" in part
+    assert part.count("<img") == 1 and "picture not found" in part
+
+
+def test_without_weights_or_pictures_a_sentence_stands_there(tmp_path: Path) -> None:
+    (tmp_path / "images" / "a").mkdir(parents=True)
+    rows = made_up(["a", "b"], 12)
+    folder = make_run(tmp_path / "logs" / "one", rows, ["a", "b"], tmp_path / "images")
+    without_curves(folder)
+    assert "weights are gone" in shown(folder)
+    (tmp_path / "logs" / "w" / "one").mkdir(parents=True)
+    (tmp_path / "logs" / "w" / "one" / "best.safetensors").write_bytes(b"damaged")
+    assert "The weights can&#39;t be used" in shown(folder)
+    gone = without_curves(make_run(tmp_path / "logs" / "two", rows, ["a", "b"]))
+    page = shown(gone)
+    assert "none are shown" in page and "Where it looks" not in page
+
+
+def test_runs_that_left_less(run: Path, tmp_path: Path) -> None:
+    """An older version's, one that diverged, one that was stopped, a sanity check."""
+    old = shutil.copytree(run, tmp_path / "old")
+    (old / "predictions.csv").unlink()
+    page = shown(old)
+    assert "no predictions.csv" in page and "Learned" in page and 'id="matrix"' not in page
+
+    diverged = shutil.copytree(old, tmp_path / "diverged")
+    outcome = {"verdict": "not learned", "epochs": 2}
+    sentence = "not learned: the loss is not finite at step 3"
+    (diverged / "summary.json").write_text(json.dumps(outcome | {"verdict_sentence": sentence}))
+    page = shown(diverged)
+    assert "Not learned" in page and "The loss is not finite at step 3." in page
+
+    (diverged / "summary.json").unlink()
+    page = shown(diverged)
+    assert "Not finished" in page and "4 epochs done" in page
+    assert f"--config {diverged}/config.yaml train.from_checkpoint=true" in page
+
+    check = {"mode": "finetune", "overfit": "PASS", "steps": 40, "loss": 0.009, "accuracy": 1.0}
+    (diverged / "summary.json").write_text(json.dumps(check))
+    page = shown(diverged)
+    assert "Sanity check: passed" in page and "Loss by step" in page
+    (diverged / "metrics.csv").unlink()
+    (diverged / "summary.json").write_text(json.dumps(check | {"overfit": "FAIL"}))
+    assert "Sanity check: failed" in shown(diverged)
+
+
+def test_where_there_is_a_test_part_it_is_what_is_shown(tmp_path: Path) -> None:
+    rows = made_up(["a", "b"], 20, right=1)
+    held = [["test", *row[1:3], "b", *row[4:]] for row in rows]
+    folder = make_run(tmp_path / "run", [*rows, *held], ["a", "b"])
+    record = read_run(folder)
+    assert record.part == "test" and len(record.predictions) == 20
+    assert numbers.confusion(record.predictions, record.classes).tolist() == [[0, 10], [0, 10]]
+    assert "The confusion matrix of the test part" in shown(folder)
+
+
+def test_damaged_files_become_notes(run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(run, tmp_path / "damaged")
+    (folder / "config.yaml").write_text("train: {no_such_key: <i>}\n")
+    (folder / "summary.json").write_text("{")
+    (folder / "metrics.csv").write_text("epoch,lr\none,two\n")
+    (folder / "predictions.csv").write_text("part,path\nval,x\n")
+    (folder / "search.csv").write_text("lr\nfast\n")
+    page = shown(folder)
+    for name in ("summary.json", "metrics.csv", "predictions.csv", "search.csv"):
+        assert f"{name} can&#39;t be read" in page
+    assert "no such key" in page and "{no_such_key: &lt;i&gt;}" in page
+
+
+def test_what_is_no_run_is_one_sentence(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run.parents[1])
+    assert find_run("tiny") == Path("logs/tiny") and find_run("last").parent == Path("logs")
+    with pytest.raises(UserError, match="did you mean tiny?"):
+        find_run("tini")
+    with pytest.raises(UserError, match="is not a run: it has no config.yaml"):
+        find_run(str(tmp_path))
+    with pytest.raises(UserError, match="2 to 8 different runs, and got 1"):
+        compare.main(["tiny", "logs/tiny"])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no run yet"):
+        find_run("last")
+
+
+def test_the_exit_status_of_what_is_no_run(tmp_path: Path, capsys: Any) -> None:
+    from utils import command_line
+
+    assert command_line(lambda: report.main([str(tmp_path)])) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_thousand_classes(browser: Any, tmp_path: Path) -> None:
+    classes = [f"class {i:04}" for i in range(1000)]
+    folder = make_run(tmp_path / "many", made_up(classes, 20_000, right=0.7), classes)
+    path = report.write_report(without_curves(folder))
+    assert path.stat().st_size < 2_000_000
+    with Page(browser, path, width=390) as page:
+        assert page.run("document.documentElement.scrollWidth") <= 390
+        heat = page.run("(i => [i.naturalWidth, i.naturalHeight])(document.querySelector('.heat'))")
+        box = page.run("(i => [i.clientWidth, i.clientHeight])(document.querySelector('.heat'))")
+        assert abs(box[0] - box[1]) <= 1, "as wide as high"
+        open_rows = "document.querySelectorAll('#classes > .scroll tbody tr').length"
+        closed = "document.querySelectorAll('#classes details:not([open]) tbody tr').length"
+        assert heat == [500, 500] and page.run("document.getElementById('matrix')") is None
+        assert (page.run(open_rows), page.run(closed)) == (20, 980)
+        assert page.run("document.querySelectorAll('#confusion tbody tr').length") == 15
+
+
+# ------------------------------------------------------------------------------------- the numbers
+
+
+def answer(label: str, predicted: str, probability: float = 0.9) -> Prediction:
+    return Prediction("x", label, predicted, probability, probability)
+
+
+def test_scores_of_classes_are_scikit_learns() -> None:
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    rng, classes = np.random.default_rng(0), list("abcd")
+    true, predicted = rng.choice(classes, 200), rng.choice(classes[:3], 200)
+    given = [answer(t, p) for t, p in zip(true, predicted, strict=True)]
+    counts = numbers.confusion(given, classes)
+    assert (counts == confusion_matrix(true, predicted, labels=classes)).all()
+    rows = {row["name"]: row for row in numbers.per_class(counts, classes)}
+    theirs = precision_recall_fscore_support(true, predicted, labels=classes, zero_division=0)
+    for i, name in enumerate(classes):
+        found = [rows[name][key] or 0 for key in ("precision", "recall", "f1", "support")]
+        assert found == pytest.approx([values[i] for values in theirs])
+    assert rows["d"]["precision"] is None, "never predicted: not 0"
+    most = numbers.frequent_confusions(counts, classes, 1)[0]
+    assert most["count"] == (counts * (1 - np.eye(4))).max()
+
+
+def test_the_calibration_error_is_torchmetrics() -> None:
+    import torch
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    rng = np.random.default_rng(0)
+    sure = torch.tensor(rng.uniform(0.5, 1, 400), dtype=torch.float32)
+    right = rng.random(400) < 0.5 + 0.5 * np.sin(
+        60 * sure.numpy()
+    )  # too sure and too little, by turns
+    given = [answer("a", "a" if r else "b", float(s)) for r, s in zip(right, sure, strict=True)]
+    spread = torch.stack([sure, 1 - sure], 1)
+    target = torch.tensor([0 if p.right else 1 for p in given])
+    theirs = multiclass_calibration_error(spread, target, 2, n_bins=15)
+    assert numbers.calibration(given)["error"] == pytest.approx(float(theirs), abs=1e-6)
+
+
+def test_mcnemar_counts_where_two_networks_differ() -> None:
+    right, wrong = answer("a", "a"), answer("a", "b")
+    first = {str(i): right if i < 9 else wrong for i in range(20)}
+    second = {str(i): wrong if i < 8 else right for i in range(19)}
+    # 8 coins of 18 (9 to 18 are the second's alone, 8 both have): 2 * P(X <= 8).
+    n, only_first, only_second, p = numbers.mcnemar(first, second)
+    assert (n, only_first, only_second) == (19, 8, 10)
+    assert p == pytest.approx(2 * 106_762 / 2**18)
+    assert numbers.mcnemar(first, first)[3] == 1
+
+
+def test_no_class_is_left_out_of_the_looks() -> None:
+    given = [answer("a", "a", p) for p in (0.9, 0.8, 0.7)] + [answer("b", "a")] * 3
+    chosen = pictures.chosen_for_looks(given)
+    assert Counter(p.label for p in chosen) == {"a": 2, "b": 2}
+    assert chosen[0].probability == 0.8, "a usual one, not the surest"
+
+
+# --------------------------------------------------------------------------------- the comparison
+
+
+def compared(tmp_path: Path, *runs: Path) -> str:
+    for run in runs:
+        without_curves(run)
+    compare.write_comparison([read_run(run) for run in runs], tmp_path / "out.html")
+    return (tmp_path / "out.html").read_text()
+
+
+def all_right_but(wrong: int) -> list[list[Any]]:
+    rows = made_up(["a", "b"], 200, right=1)
+    for row in rows[:wrong]:
+        row[3] = "a" if row[2] == "b" else "b"
+    return rows
+
+
+def test_a_difference_is_named_only_where_it_is_more_than_chance(tmp_path: Path) -> None:
+    right, five, six, also_six, half = (
+        make_run(tmp_path / name, all_right_but(wrong), ["a", "b"])
+        for name, wrong in (("right", 0), ("five", 5), ("six", 6), ("also", 6), ("half", 100))
+    )
+    page = compared(tmp_path, half, right)
+    assert "right is better" in page and "p &lt; 0.001" in page and "200 pictures" in page
+    page = compared(tmp_path, right, five)  # 5 coins fall alike once in 16 times
+    assert "No difference beyond chance" in page and "p = 0.062" in page
+    page = compared(tmp_path, right, six)
+    assert "right is better" in page and "p = 0.031" in page
+    page = compared(tmp_path, right, six, also_six)
+    assert "No difference beyond chance" in page and "p = 0.062" in page and "Bonferroni" in page
+    assert "not surely before all" in compared(tmp_path, right, six, half)
+
+
+def test_other_pictures_are_compared_by_intervals_other_parts_not_at_all(tmp_path: Path) -> None:
+    one = make_run(tmp_path / "one", made_up(["a", "b"], 200, right=0.2), ["a", "b"])
+    two = make_run(tmp_path / "two", made_up(["c", "d"], 200, right=0.99), ["c", "d"])
+    page = compared(tmp_path, one, two)
+    assert "don&#39;t overlap" in page and "two is better" in page
+    summary = json.loads((two / "summary.json").read_text())
+    moved = {f"test_{k}": summary[f"val_{k}"] for k in ("accuracy", "interval")}
+    (two / "summary.json").write_text(json.dumps(summary | moved))
+    assert "can&#39;t be compared" in compared(tmp_path, one, two)
+
+
+def test_settings_that_differ_and_no_others(browser: Any, tmp_path: Path) -> None:
+    rows, root = made_up(["a", "b"], 20), tmp_path
+    one = make_run(tmp_path / "one", rows, ["a", "b"], root, lr=1e-3, seed=1, run_name="one")
+    two = make_run(tmp_path / "two", rows, ["a", "b"], root, lr=2e-3, seed=1, run_name="two")
+    (tmp_path / "w").mkdir()
+    compared(tmp_path, one, two)
+    with Page(browser, tmp_path / "out.html") as page:
+        script = "[...document.querySelector('#settings-table').tBodies[0].rows].map(r => "
+        cells = page.run(script + "[...r.cells].map(c => c.textContent))")
+    assert cells == [["train.lr", "0.001", "0.002"]]
+    (two / "config.yaml").write_text("vit: {nothing: 1}")
+    assert "The settings of two can&#39;t be read" in compared(tmp_path, one, two)
+
+
+def test_runs_without_scores_are_named(tmp_path: Path) -> None:
+    rows = made_up(["a", "b"], 20)
+    one, two = (make_run(tmp_path / name, rows, ["a", "b"]) for name in ("one", "two"))
+    (two / "summary.json").write_text('{"verdict": "not learned", "epochs": 1}')
+    page = compared(tmp_path, one, two)
+    assert "Nothing to compare yet" in page and "two has no scores" in page
+
+
+def test_colours_are_the_pages_own(pages: dict[str, Path]) -> None:
+    """No colour of a chart is fixed, or it could not be read on dark."""
+    charts = re.findall(r"<svg class=\"chart\".*?</svg>", unbroken(pages["report"]), re.DOTALL)
+    assert len(charts) == 6
+    for chart in charts:
+        assert not re.findall(r"(?:fill|stroke): #\w+", chart)
+        assert "var(--hit)" in chart and "var(--muted)" in chart

@@ -1,0 +1,148 @@
+"""The numbers of a report: confusion, classes, calibration, McNemar, and the settings tried."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from metrics import wilson
+from tools._report_run import Prediction
+
+BINS = 15  # as Guo et al.
+
+
+def confusion(predictions: list[Prediction], classes: list[str]) -> np.ndarray:
+    """The images of each class (rows) by what they were taken for (columns), (C, C)."""
+    index = {name: i for i, name in enumerate(classes)}
+    counts = np.zeros((len(classes), len(classes)), dtype=int)
+    where = [(index[p.label], index[p.predicted]) for p in predictions]
+    np.add.at(counts, tuple(np.array(where, dtype=int).reshape(-1, 2).T), 1)
+    return counts
+
+
+def shares(counts: np.ndarray) -> np.ndarray:
+    """A confusion matrix with each class's row divided by its images; rows without any are 0."""
+    return counts / counts.sum(1, keepdims=True).clip(min=1)
+
+
+def per_class(counts: np.ndarray, classes: list[str]) -> list[dict[str, Any]]:
+    """Precision, recall, F1 and support of each class that occurs, the lowest F1 first.
+
+    Precision is None where a class was never predicted, recall where it has no images.
+    """
+    rows = []
+    for i, name in enumerate(classes):
+        hits, support, predicted = int(counts[i, i]), int(counts[i].sum()), int(counts[:, i].sum())
+        if not support + predicted:
+            continue
+        rows.append(
+            {
+                "name": name,
+                "precision": hits / predicted if predicted else None,
+                "recall": hits / support if support else None,
+                "interval": wilson(hits / support, support) if support else None,
+                "f1": 2 * hits / (support + predicted),
+                "support": support,
+            }
+        )
+    return sorted(rows, key=lambda row: (row["f1"], row["name"]))
+
+
+def frequent_confusions(
+    counts: np.ndarray, classes: list[str], most: int = 15
+) -> list[dict[str, Any]]:
+    """The pairs of classes that are taken for one another most often."""
+    wrong = counts * (1 - np.eye(len(counts), dtype=int))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    pairs = [divmod(int(i), len(counts)) for i in order]
+    return [
+        {
+            "label": classes[a],
+            "predicted": classes[b],
+            "count": int(wrong[a, b]),
+            "share": wrong[a, b] / counts[a].sum(),
+        }
+        for a, b in pairs
+        if wrong[a, b]
+    ]
+
+
+def calibration(predictions: list[Prediction]) -> dict[str, Any]:
+    """Reliability: how often the network is right where it is so and so sure, in BINS equal bins,
+    and the expected calibration error, the mean gap weighted by the images.
+
+    Guo et al. 2017, arXiv:1706.04599, equations 2, 3 and 5. A bin is (low, high], as there.
+    """
+    sure = np.array([p.probability for p in predictions])
+    right = np.array([p.right for p in predictions], dtype=float)
+    place = (np.ceil(sure * BINS).astype(int) - 1).clip(0, BINS - 1)
+    images = np.bincount(place, minlength=BINS)
+    there = images.clip(min=1)
+    accuracy = np.bincount(place, right, BINS) / there
+    confidence = np.bincount(place, sure, BINS) / there
+    return {
+        "images": images,
+        "right": np.bincount(place, right, BINS).astype(int),
+        "accuracy": accuracy,
+        "confidence": confidence,
+        "error": float((images * np.abs(accuracy - confidence)).sum() / len(predictions)),
+        "mean_confidence": float(sure.mean()),
+        "mean_accuracy": float(right.mean()),
+    }
+
+
+def mcnemar(
+    first: Mapping[str, Prediction], second: Mapping[str, Prediction]
+) -> tuple[int, int, int, float]:
+    """Two networks on the images (keys) that both have: their number, those that only the first
+    gets right, those that only the second does, and how likely so uneven a share is by chance.
+
+    McNemar's exact test, two-sided: the images on which they differ are fair coins.
+    McNemar 1947, https://doi.org/10.1007/BF02295996
+    """
+    from scipy.stats import binomtest  # type: ignore[import-untyped]  # slow to import
+
+    both = first.keys() & second.keys()
+    only_first = sum(first[key].right and not second[key].right for key in both)
+    only_second = sum(second[key].right and not first[key].right for key in both)
+    differ = only_first + only_second
+    chance = float(binomtest(only_first, differ).pvalue) if differ else 1.0
+    return len(both), only_first, only_second, chance
+
+
+def search_grid(tried: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """search.csv as a grid: a row for each trained part, optimiser and decay, a column a rate."""
+    if not tried:
+        return None
+    last = {(side(row), row["lr"]): row for row in tried}  # later rounds come later
+    rates = sorted({lr for _, lr in last})
+    accuracies = [row["accuracy"] for row in last.values()]
+    low, span = min(accuracies), max(max(accuracies) - min(accuracies), 1e-9)
+    most = max(row["steps"] for row in tried)
+
+    def cell(row: dict[str, Any] | None) -> dict[str, Any] | None:
+        if row is None:
+            return None
+        shade = (row["accuracy"] - low) / span
+        return {**row, "share": 0.1 + 0.9 * shade, "final": row["steps"] == most}
+
+    rows = [
+        {"name": name, "cells": [cell(last.get((name, lr))) for lr in rates]}
+        for name in dict.fromkeys(name for name, _ in last)
+    ]
+    tries = Counter(row["steps"] for row in tried)
+    rounds = ", ".join(f"{n} for {steps:g} steps" for steps, n in sorted(tries.items()))
+    sentence = (
+        f"Settings tried inside the training part ({rounds}): accuracy and loss of each one's last "
+        "round. The held-out parts were not looked at."
+    )
+    return {"rates": [f"{lr:.2g}" for lr in rates], "rows": rows, "sentence": sentence}
+
+
+def side(row: dict[str, Any]) -> str:
+    trains = {"block": "last block and head", "head": "norm and head"}
+    part = trains.get(row["part"], row["part"])
+    return f"{part}, {row['optim']}, decay {row['weight_decay']:g}"

@@ -1,0 +1,155 @@
+"""The pictures of a report: thumbnails, attention laid over them, large confusion matrices.
+
+All are data URLs, small and undistorted.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dataset import eval_transform, read_image
+from tools._report_numbers import shares
+from tools._report_run import Prediction, Record
+
+LONGER = 200  # pixels of a thumbnail's longer side
+QUALITY = 80
+LOOKS_CLASSES, LOOKS_EACH = 6, 2  # images with attention: of so many classes, each so many
+LOOKS_SECONDS = 20.0  # no more are begun after: a large network on a CPU
+LARGEST_MATRIX = 500  # cells a side; beyond, several share one
+HIT, MISS = (0, 114, 178), (213, 94, 0)  # Okabe and Ito's blue and vermillion
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small picture as a data URL; None where it can't be read any more."""
+
+    url: str | None
+    width: int = LONGER
+    height: int = LONGER
+
+
+def thumbnail(path: Path | None) -> Thumbnail:
+    try:
+        return as_thumbnail(small(path)) if path else Thumbnail(None)
+    except Exception:  # damaged files make Pillow raise nearly anything
+        return Thumbnail(None)
+
+
+def small(path: Path) -> Image.Image:
+    picture = Image.fromarray(read_image(path))
+    picture.thumbnail((LONGER, LONGER))
+    return picture
+
+
+def as_thumbnail(picture: Image.Image) -> Thumbnail:
+    file = BytesIO()
+    picture.save(file, "JPEG", quality=QUALITY, optimize=True)
+    return Thumbnail(_url(file, "jpeg"), *picture.size)
+
+
+def _url(file: BytesIO, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def below(root: Path | None, path: str) -> Path | None:
+    """A listed path in its folder; None where it leads out of it."""
+    if root is None:
+        return None
+    whole = root / path
+    return whole if whole.resolve().is_relative_to(root.resolve()) else None
+
+
+def confusion_image(counts: np.ndarray) -> Thumbnail:
+    """A confusion matrix too large for a table: a pixel a cell, blue where right, vermillion where
+    wrong, the stronger the larger the share of its class; the rest is transparent."""
+    share = shares(counts)
+    right = share * np.eye(len(share))
+    step = -(-len(share) // LARGEST_MATRIX)
+    right, wrong = (_shrunk(values, step) for values in (right, share - right))
+    hit = right >= wrong
+    pixels = np.zeros((*hit.shape, 4), dtype=np.uint8)
+    pixels[..., :3] = np.where(hit[..., None], HIT, MISS)
+    # A root, as one confusion in twenty should be seen.
+    pixels[..., 3] = np.rint(255 * np.sqrt(np.maximum(right, wrong)))
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", optimize=True)
+    return Thumbnail(_url(file, "png"), *hit.shape)
+
+
+def _shrunk(values: np.ndarray, step: int) -> np.ndarray:
+    """The largest value of each square of step x step."""
+    C = -(-len(values) // step) * step
+    padded = np.zeros((C, C))
+    padded[: len(values), : len(values)] = values
+    return padded.reshape(C // step, step, C // step, step).max((1, 3))
+
+
+# --------------------------------------------------------------------------------------- attention
+
+
+def chosen_for_looks(predictions: list[Prediction]) -> list[Prediction]:
+    """A few images of each class: the surest mistake where there is one, and the middle of those
+    that it gets right; of many classes those with the most mistakes."""
+    by_class: dict[str, list[Prediction]] = {}
+    for answer in predictions:
+        by_class.setdefault(answer.label, []).append(answer)
+    order = sorted(by_class, key=lambda name: -sum(not p.right for p in by_class[name]))
+    chosen = []
+    for name in sorted(order[:LOOKS_CLASSES]):
+        right: list[Prediction] = []
+        wrong: list[Prediction] = []
+        for answer in sorted(by_class[name], key=lambda p: -p.probability):
+            (right if answer.right else wrong).append(answer)
+        middle = right[len(right) // 2 :] + right[: len(right) // 2]
+        mixed = [*wrong[:1], *middle, *wrong[1:]]
+        chosen += sorted(mixed[:LOOKS_EACH], key=lambda p: not p.right)
+    return chosen
+
+
+def looks(record: Record) -> Iterator[dict[str, Any]]:
+    """What the trained network looks at: each chosen image, its rollout and its relevance for the
+    answer. Stops early where the time is up. Raises UserError where the weights can't be used."""
+    import torch
+
+    from pretrained import build, read
+    from tools._attention_maps import attention_maps, overlay, seen
+
+    if record.weights is None or record.pictures is None:
+        return
+    net = build(read(record.weights))
+    transform = eval_transform(net.preprocessing, net.vit.input_channels)
+    began = time.monotonic()
+    for answer in chosen_for_looks(record.predictions):
+        path = below(record.pictures, answer.path)
+        try:
+            pixels = read_image(path) if path else None
+        except Exception:  # as above
+            pixels = None
+        if pixels is None:
+            continue
+        image = transform(torch.from_numpy(pixels.copy()).permute(2, 0, 1))[None]  # B c h w
+        known = answer.predicted in (net.classes or ())
+        target = (net.classes or ()).index(answer.predicted) if known else None
+        maps = attention_maps(net, image, target)
+        picture = Image.fromarray(pixels)
+        picture.thumbnail((LONGER, LONGER))
+        drawn = (
+            ("the picture", seen(picture, net.preprocessing)),
+            ("rollout", overlay(picture, maps.rollout[0], net.preprocessing)),
+            (
+                "for the answer",
+                overlay(picture, maps.relevance[0], net.preprocessing),
+            ),
+        )
+        yield {"answer": answer, "images": [(what, as_thumbnail(p)) for what, p in drawn]}
+        if time.monotonic() > began + LOOKS_SECONDS:
+            return

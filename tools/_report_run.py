@@ -1,0 +1,182 @@
+"""What a run left in its folder, read for a report: nothing is required, and nothing trusted."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from config import Config, ConfigError, load_config
+from utils import read_metrics
+
+PARTS = {"test": "test", "val": "validation"}  # the first that was predicted is reported
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A row of predictions.csv; label and predicted are classes' names."""
+
+    path: str
+    label: str
+    predicted: str
+    probability: float
+    label_probability: float
+
+    @property
+    def right(self) -> bool:
+        return self.label == self.predicted
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run as its files tell it; what is missing is empty, or None."""
+
+    folder: Path
+    summary: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    config: Config | None
+    config_text: str
+    part: str
+    predictions: list[Prediction]
+    images: dict[str, int]
+    classes: list[str]
+    search: list[dict[str, Any]]
+    audit: list[dict[str, str]]
+    began: str | None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    @property
+    def pictures(self) -> Path | None:
+        """The folder that the pictures' paths start from, where it is there."""
+        root = Path(self.config.train.base_dir) if self.config else None
+        return root if root and root.is_dir() else None
+
+    @property
+    def weights(self) -> Path | None:
+        """The trained network, where it is still there."""
+        if self.config is None:
+            return None
+        path = Path(self.config.train.save_path) / self.name / "best.safetensors"
+        return path if path.is_file() else None
+
+    @property
+    def scored(self) -> str | None:
+        """The part whose accuracy is reported: test, or val where there is none."""
+        return next((p for p in PARTS if self.summary.get(f"{p}_accuracy") is not None), None)
+
+    @property
+    def overfit(self) -> bool:
+        return "overfit" in self.summary or bool(
+            self.config and self.config.overfit_one_batch.overfit
+        )
+
+
+def read_run(folder: Path) -> Record:
+    """Read what is there of a run's files; a damaged one becomes a note."""
+    notes: list[str] = []
+    config, text = _config(folder, notes)
+    try:
+        metrics = read_metrics(folder / "metrics.csv")
+    except (ValueError, KeyError, TypeError):
+        metrics = []
+        notes.append("metrics.csv can't be read, so there are no curves.")
+    predictions = _predictions(folder, notes)
+    part = next((name for name in PARTS if predictions.get(name)), "val")
+    split = _rows(folder / "split.csv")
+    images: dict[str, int] = {}
+    for row in split:
+        images[row.get("part") or ""] = images.get(row.get("part") or "", 0) + 1
+    classes = {row.get("label") or "" for row in split} - {""}
+    for answer in predictions.get(part, []):
+        classes |= {answer.label, answer.predicted}
+    return Record(
+        folder=folder,
+        summary=_summary(folder / "summary.json", notes),
+        metrics=metrics,
+        config=config,
+        config_text=text,
+        part=part,
+        predictions=predictions.get(part, []),
+        images=images,
+        classes=sorted(classes),
+        search=_search(folder, notes),
+        audit=[row for row in _rows(folder / "audit.csv") if row.get("path")],
+        began=_began(folder / "run.log"),
+        notes=notes,
+    )
+
+
+def _config(folder: Path, notes: list[str]) -> tuple[Config | None, str]:
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return None, ""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        return load_config(path)[0], text
+    except ConfigError as error:
+        faults = "; ".join(line.strip() for line in str(error).splitlines()[1:]) or str(error)
+        notes.append(f"config.yaml is of another version and shown as it is ({faults}).")
+        return None, text
+
+
+def _summary(path: Path, notes: list[str]) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        notes.append("summary.json can't be read, so the scores are missing.")
+        return {}
+    return found
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8", errors="replace") as file:
+        return list(csv.DictReader(file))
+
+
+def _predictions(folder: Path, notes: list[str]) -> dict[str, list[Prediction]]:
+    """By part."""
+    found: dict[str, list[Prediction]] = {}
+    try:
+        for row in _rows(folder / "predictions.csv"):
+            sure = float(row["probability"]), float(row["label_probability"])
+            answer = Prediction(row["path"], row["label"], row["predicted"], *sure)
+            found.setdefault(row["part"], []).append(answer)
+    except (KeyError, TypeError, ValueError):
+        notes.append("predictions.csv can't be read, so nothing is said of single images.")
+        return {}
+    return found
+
+
+def _search(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
+    """The rows of search.csv, numbers as numbers."""
+    numbers = ("lr", "weight_decay", "steps", "accuracy", "loss")
+    try:
+        return [
+            {**row, **{key: float(row[key]) for key in numbers}, "chosen": row["chosen"] == "1"}
+            for row in _rows(folder / "search.csv")
+        ]
+    except (KeyError, TypeError, ValueError):
+        notes.append("search.csv can't be read, so the learning rates tried are missing.")
+        return []
+
+
+def _began(path: Path) -> str | None:
+    """The date and time of the log's first line."""
+    if not path.is_file():
+        return None
+    with open(path, encoding="utf-8", errors="replace") as file:
+        found = re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d", file.readline())
+    return found.group() if found else None
