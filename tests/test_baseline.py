@@ -138,6 +138,11 @@ def test_the_learning_rates_scale_as_in_train_py() -> None:
     assert networks.AUGREG2.scaled(16) == pytest.approx(2e-4 * (16 / 512) ** 0.5)
 
 
+def test_batch_norm_is_scored_with_its_final_statistics(finetune: Path) -> None:
+    found = run(finetune, "mobilenet_v3_large", "train.max_epochs=8", "vit.dim=32")
+    assert found["test_accuracy"] > 0.6, "a third is chance"
+
+
 def test_mobilenet_from_scratch_and_from_weights(finetune: Path) -> None:
     short = ["train.max_epochs=1", "vit.dim=32"]
     found = run(finetune, "mobilenet_v3_large", *short)

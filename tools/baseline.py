@@ -32,6 +32,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 
 from config import Config, ConfigError, Mode, Preprocessing, TrainConfig, dump_config, load_config
@@ -259,6 +260,9 @@ def learn(task: Task, learner: nn.Module, loaders: Loaders, recipe: Recipe) -> O
                     "epoch %d: train loss %.4f, train accuracy %.4f",
                     *(epoch, learned["train_loss"], learned["train_accuracy"]),
                 )
+    # A network with BatchNorm gets the statistics of its final weights: its running averages
+    # (momentum 0.01 in MobileNetV3) lag so far behind a short training that it scores as chance.
+    update_bn(loader, learner, task.device)
     seconds = time.perf_counter() - started
     found: dict[str, dict[str, Any]] = {
         part: dict(evaluate(learner, loaders[part], task.device, train.bf16, part))
