@@ -618,6 +618,7 @@ def plot_search(rows: list[dict[str, Any]], path: Path) -> None:
     optimiser and weight decay, a column a learning rate, the scores of the last round that it took
     part in."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # never opens a window
+    from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
 
     def side(row: dict[str, Any]) -> tuple[str, str, float]:
@@ -633,11 +634,15 @@ def plot_search(rows: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(2.6 + 0.85 * len(rates), 1.9 + 0.6 * len(sides)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    image = axes.imshow(grid, cmap="cividis_r", aspect="auto")
-    middle = (np.nanmin(grid) + np.nanmax(grid)) / 2
+    known = grid[np.isfinite(grid)]
+    least, most_loss = (known.min(), known.max()) if known.size else (1.0, 1.0)
+    # Logarithmic: one setting that went wrong would leave all others the same colour.
+    scale = LogNorm(least, max(most_loss, 1.01 * least))
+    image = axes.imshow(grid, cmap="cividis_r", aspect="auto", norm=scale)
+    middle = math.sqrt(least * most_loss)
     for (where, lr), row in last.items():
         y, x = sides.index(where), rates.index(lr)
-        colour = "black" if row["loss"] < middle else "white"
+        colour = "white" if middle <= row["loss"] < math.inf else "black"
         final, mark = row["steps"] == most, "\nchosen" if row["chosen"] else ""
         text = f"{row['accuracy']:.3f}\n{row['loss']:.3f}{mark}"
         weight = "bold" if final else "normal"
