@@ -549,8 +549,8 @@ def settings(net: VisionTransformer, train: TrainConfig) -> list[Setting]:
 
 
 def recipes_own(candidates: list[Setting], train: TrainConfig) -> Setting:
-    """The setting that a run keeps unless another one is clearly better: what trains, the optimiser and
-    the learning rate of the mode's recipe, with the first weight decay of the grid."""
+    """The setting that a run keeps unless another one is clearly better: the learning rate and the
+    optimiser of the mode's recipe, with the first weight decay of the grid."""
     kind = candidates[0].part, train.recipe_optim
     near = [s for s in candidates if (s.part, s.optim) == kind]
     return min(near, key=lambda s: abs(math.log(s.lr / train.recipe_lr)))
