@@ -564,7 +564,7 @@ def _captioned(images: list[tuple[Path, str]]) -> Any:
     for axes in grid:
         axes.set_axis_off()
     for axes, (path, text) in zip(grid, images, strict=False):
-        with Image.open(path) as image:
+        with contextlib.suppress(OSError), Image.open(path) as image:  # it may be gone by now
             image.thumbnail((240, 240))
             axes.imshow(np.asarray(image.convert("RGB")))
         axes.set_title(textwrap.fill(text, 28), fontsize=8)
