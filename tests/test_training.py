@@ -615,7 +615,8 @@ def test_the_first_versions_file_still_trains(
     text = OLD_FILE.replace("Data-Dir", str(tmp_path / "images"))
     (tmp_path / "old.yaml").write_text(text.replace("Pretrained-Weights", str(tmp_path / "w.npz")))
     monkeypatch.chdir(tmp_path)
-    assert train(Path("old.yaml"), "train.max_epochs=1", "train.warmup_epochs=0") == 0
+    options = ["train.max_epochs=1", "train.warmup_epochs=0", "train.report=false"]
+    assert train(Path("old.yaml"), *options) == 0
     out = capsys.readouterr().out
     assert "is the old way to write train.mode: pretrained" in out
     assert torch.cuda.is_available() or "cuda is not on this machine; using" in out
