@@ -33,7 +33,7 @@ from torch import Tensor
 
 from config import Config, ConfigError, Preprocessing, ViTConfig, load_config
 from model import VisionTransformer, resample_positions
-from utils import UserError, download, log, replacing, runs
+from utils import BEST, UserError, download, log, replacing, runs
 
 WEIGHTS = Path("weights")
 GOOGLE_BUCKET = "https://storage.googleapis.com/vit_models"
@@ -626,9 +626,6 @@ def _from_hub(name: str) -> Path:
 
 
 # --------------------------------------------------------------------------- Weights -> a model
-
-
-BEST = "best.safetensors"
 
 
 def trained(wanted: str, log_path: str = "logs", save_path: str = "weights") -> Path | None:

@@ -40,6 +40,7 @@ from utils import (
     replacing,
     seed_everything,
     setup_log,
+    write_csv,
 )
 
 BINS = 101
@@ -779,10 +780,7 @@ def save(report: Report, net: VisionTransformer, folder: Path) -> None:
                 value = None if heads is None else getattr(heads, which)().item()
                 row[f"{kind}_{which}"] = value
         rows.append(row | {"marks": "; ".join(layer.marks)})
-    with replacing(folder / "table.csv") as path, open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(folder / "table.csv", rows)
     shown = [layer for layer in report.layers if not minor(layer.name)]
     activations = {layer.name: layer.activation for layer in shown}
     gradients = {layer.name: layer.gradient for layer in shown if layer.gradient}

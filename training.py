@@ -91,11 +91,11 @@ from utils import (
     minutes,
     pick_device,
     plot_search,
-    replacing,
     seed_everything,
     setup_log,
     unbroken,
     versions,
+    write_csv,
     write_json,
     write_text,
 )
@@ -759,10 +759,7 @@ def write_search(folder: Path, trials: list[Trial], finals: list[Trial], winner:
         for t in [*trials, *finals]
     ]
     plot_search(rows, folder / "search.png")
-    with replacing(folder / "search.csv") as path, open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, SEARCH_COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(folder / "search.csv", rows, SEARCH_COLUMNS)
 
 
 def read_choice(path: Path) -> Setting | None:
@@ -1094,7 +1091,7 @@ def conclude(
     }
     write_json(run.folder / "summary.json", summary)
     rows = predictions(split, given)
-    write_predictions(run.folder / "predictions.csv", rows)
+    write_csv(run.folder / "predictions.csv", rows, PREDICTED)
     to_tensorboard(run, split, config, summary, [row for row in rows if row["part"] == part])
     report_end(summary, run)
     return summary
@@ -1126,13 +1123,6 @@ def predictions(split: Split, given: dict[str, tuple[Tensor, Tensor]]) -> list[d
             sure = round(highest[i].item(), 6), round(own[i].item(), 6)
             rows.append(dict(zip(PREDICTED, (part, path, *names, *sure), strict=True)))
     return rows
-
-
-def write_predictions(path: Path, rows: list[dict[str, Any]]) -> None:
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, PREDICTED)
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def to_tensorboard(

@@ -20,7 +20,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
 from logging.handlers import MemoryHandler
 from pathlib import Path
@@ -143,6 +143,17 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_csv(
+    path: Path, rows: Iterable[Mapping[str, Any]], columns: Iterable[str] | None = None
+) -> None:
+    """Write a table, whole or not at all, under the columns named, or those of its first row."""
+    rows = list(rows)
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0] if columns is None else columns))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 # ---------------------------------------------------------------------------------- downloads
@@ -329,6 +340,7 @@ def log_to(path: Path) -> None:
     log.addHandler(file)
 
 
+BEST = "best.safetensors"  # the network of a run that is kept
 LEFT_BY_A_RUN = ("config.yaml", "summary.json", "metrics.csv")
 
 
@@ -369,7 +381,7 @@ class Run:
         self.resumes = resumes
         self.folder = Path(log_path) / name
         self.weights = Path(save_path) / name
-        self.best = self.weights / "best.safetensors"
+        self.best = self.weights / BEST
         self.last = self.weights / "last.pt"
         self.split = self.folder / "split.csv"
 
@@ -475,10 +487,7 @@ class MetricsLog:
         """Add an epoch: a value a column, None where it was not measured."""
         self.rows.append(row)
         self.best_epoch = best_epoch
-        with replacing(self.path) as temporary, open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns)
-            writer.writeheader()
-            writer.writerows(self.rows)
+        write_csv(self.path, self.rows, self.columns)
         self._event(row)
         # Drawing takes 0.3 s, longer than an epoch of the cached mode may.
         if time.monotonic() > self.drawn + PLOT_SECONDS:

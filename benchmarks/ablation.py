@@ -31,7 +31,7 @@ from dataset import ImageDataset, Sample, eval_transform, load_split
 from features import Trunk
 from model import Block, VisionTransformer
 from pretrained import HALF, IMAGENET, load_model
-from utils import UserError, command_line, keep_freed_memory, replacing
+from utils import UserError, command_line, keep_freed_memory, replacing, write_csv
 
 EPOCHS, BATCH, SEEDS = 12, 16, (0, 1, 2)
 LR, WRONG_LR, WEIGHT_DECAY, WARMUP_EPOCHS, DROPOUT = 3e-4, 1e-3, 0.01, 2, 0.1
@@ -330,10 +330,7 @@ def save(rows: dict[str, dict[str, Any]], path: Path) -> None:
     right = float(rows[RIGHT]["test_accuracy"])
     for row in rows.values():
         row["points_lost"] = f"{100 * (right - float(row['test_accuracy'])):.1f}"
-    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows[name] for name in ROWS if name in rows)
+    write_csv(path, [rows[name] for name in ROWS if name in rows], COLUMNS)
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:

@@ -12,7 +12,6 @@ benchmarks/results/attention.csv, a row a picture.
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 from collections.abc import Iterator
 from typing import Any
@@ -31,11 +30,11 @@ from dataset import eval_transform
 from model import VisionTransformer
 from pretrained import load_model
 from tools import _pilot_backdrops as backdrops
-from tools._attention_maps import attention_maps, seen_box
+from tools._attention_maps import as_input, attention_maps, seen_box
 from tools._pilot_cast import NAMES
 from tools._pilot_paper import pick
 from tools.draw_pilots import draw_pilot_with_mask
-from utils import UserError, command_line, replacing
+from utils import UserError, command_line, write_csv
 
 MAPS = ("rollout", "relevance", "heads")
 SMALLER = {"pasted at half size": 2, "pasted at a third": 3}
@@ -53,10 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         for way, picture in pictures.items():
             found = measure(net, picture)
             rows.append({"way": way, "pilot": name, "number": number, **found})
-    with replacing(RESULTS / "attention.csv") as path, open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(RESULTS / "attention.csv", rows)
     print_table(rows)
     return 0
 
@@ -104,9 +100,7 @@ def measure(net: VisionTransformer, picture: Picture) -> dict[str, Any]:
     """The figure's share of the patches, each map's share of attention in it by that, and the
     class that the network says."""
     image, mask = picture
-    transform = eval_transform(net.preprocessing, net.vit.input_channels)
-    images = transform(torch.from_numpy(np.array(image)).permute(2, 0, 1))[None]  # B c h w
-    maps = attention_maps(net, images)
+    maps = attention_maps(net, as_input(net, np.array(image)))
     cells = mask_cells(mask, net)
     area = float(cells.mean())
     found = {name: getattr(maps, name)[0] for name in MAPS}

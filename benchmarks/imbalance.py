@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks.finetune import RESULTS
 from benchmarks.results import linked
 from tools.repeat import finished
-from utils import command_line, replacing
+from utils import command_line, write_csv
 
 MOST, LEAST, TESTED = 100, 5, 80
 WAYS = {
@@ -46,10 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         for way, overrides in WAYS.items():
             rows.append({"way": way, "seed": seed, **measure(folder, way, overrides, seed)})
             print(rows[-1], flush=True)
-    with replacing(RESULTS / "imbalance.csv") as path, open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(RESULTS / "imbalance.csv", rows)
     for way in WAYS:
         mine = [row for row in rows if row["way"] == way]
         means = {k: statistics.fmean(r[k] for r in mine) for k in ("balanced", "rarest")}

@@ -37,7 +37,7 @@ from benchmarks.finetune import RESULTS
 from config import ConfigError
 from dataset import EXTENSIONS
 from tools.repeat import finished, mean_and_std, reported, spread, took
-from utils import UserError, command_line, replacing, write_text
+from utils import UserError, command_line, write_csv, write_text
 
 SEEDS, SLOW_SEEDS = 5, 1
 TRAINING = "python training.py --config"
@@ -324,10 +324,7 @@ def save() -> None:
         for column in COLUMNS:
             if (cell := gather(row, column)) is not None:
                 cells[row, column] = cell
-    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        writer.writeheader()
-        writer.writerows(cells[r, c] for r in ROWS for c in COLUMNS if (r, c) in cells)
+    write_csv(path, [cells[r, c] for r in ROWS for c in COLUMNS if (r, c) in cells], FIELDS)
     write_text(RESULTS / "results.md", table(cells) + "\n")
 
 

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from config import Preprocessing
+from dataset import eval_transform
 from model import VisionTransformer, attention_kept
 
 PALETTE = "inferno"  # perceptually uniform, and read alike by the colour-blind
@@ -35,6 +36,12 @@ class Maps:
     rollout: Tensor
     relevance: Tensor
     heads: Tensor
+
+
+def as_input(net: VisionTransformer, pixels: np.ndarray) -> Tensor:
+    """A picture (h, w, 3) as evaluation gives it to the network, (1, c, dim, dim)."""
+    transform = eval_transform(net.preprocessing, net.vit.input_channels)
+    return transform(torch.from_numpy(pixels.copy()).permute(2, 0, 1))[None]
 
 
 def attention_maps(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dataset import eval_transform, read_image
+from dataset import read_image
 from tools._report_numbers import shares
 from tools._report_run import Prediction, Record
 
@@ -118,15 +118,12 @@ def chosen_for_looks(predictions: list[Prediction]) -> list[Prediction]:
 def looks(record: Record) -> Iterator[dict[str, Any]]:
     """What the trained network looks at: each chosen image, its rollout and its relevance for the
     answer. Stops early where the time is up. Raises UserError where the weights can't be used."""
-    import torch
-
     from pretrained import build, read
-    from tools._attention_maps import attention_maps, overlay, seen
+    from tools._attention_maps import as_input, attention_maps, overlay, seen
 
     if record.weights is None or record.pictures is None:
         return
     net = build(read(record.weights))
-    transform = eval_transform(net.preprocessing, net.vit.input_channels)
     began = time.monotonic()
     for answer in chosen_for_looks(record.predictions):
         path = below(record.pictures, answer.path)
@@ -136,10 +133,9 @@ def looks(record: Record) -> Iterator[dict[str, Any]]:
             pixels = None
         if pixels is None:
             continue
-        image = transform(torch.from_numpy(pixels.copy()).permute(2, 0, 1))[None]  # B c h w
         known = answer.predicted in (net.classes or ())
         target = (net.classes or ()).index(answer.predicted) if known else None
-        maps = attention_maps(net, image, target)
+        maps = attention_maps(net, as_input(net, pixels), target)
         picture = Image.fromarray(pixels)
         picture.thumbnail((LONGER, LONGER))
         drawn = (

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from config import Config, ConfigError, load_config
-from utils import read_metrics
+from utils import BEST, read_metrics
 
 PARTS = {"test": "test", "val": "validation"}  # the first that was predicted is reported
 
@@ -63,7 +63,7 @@ class Record:
         """The trained network, where it is still there."""
         if self.config is None:
             return None
-        path = Path(self.config.train.save_path) / self.name / "best.safetensors"
+        path = Path(self.config.train.save_path) / self.name / BEST
         return path if path.is_file() else None
 
     @property

@@ -18,16 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from config import ConfigError
-from dataset import EXTENSIONS, eval_transform, read_image
+from dataset import EXTENSIONS, read_image
 from model import VisionTransformer
-from pretrained import BEST, build, read, trained
-from tools._attention_maps import Maps, attention_maps, overlay, seen, seen_box
-from utils import UserError, command_line, pick_device, replacing, runs
+from pretrained import build, read, trained
+from tools._attention_maps import Maps, as_input, attention_maps, overlay, seen, seen_box
+from utils import BEST, UserError, command_line, pick_device, replacing, runs
 
 LONGER, HEAD, GAP, TITLE = 3.4, 1.6, 0.12, 0.5  # inches: a picture's longer side, a head's, between
 TITLE_PAD = 6 / 72  # matplotlib's own, above axes
@@ -64,9 +63,7 @@ def show(
     net: VisionTransformer, pixels: np.ndarray, target: int | None, title: str, path: Path
 ) -> str:
     """Draw the panel of a picture (h, w, 3), and say what the network takes it for."""
-    transform = eval_transform(net.preprocessing, net.vit.input_channels)
-    image = transform(torch.from_numpy(pixels.copy()).permute(2, 0, 1))[None]  # B c h w
-    maps = attention_maps(net, image.to(net.pos_embed.device), target)
+    maps = attention_maps(net, as_input(net, pixels).to(net.pos_embed.device), target)
     sure = maps.probabilities[0]
     names, predicted = class_names(net), int(sure.argmax())
     asked = predicted if target is None else target

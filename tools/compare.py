@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("runs", nargs="+", help="folders of logs, or runs' names")
     parser.add_argument("--out", type=Path, help="the page to write")
     args = parser.parse_args(argv)
-    folders = list({find_run(run).resolve(): find_run(run) for run in args.runs}.values())
+    folders = list({folder.resolve(): folder for folder in map(find_run, args.runs)}.values())
     if not 2 <= len(folders) <= MOST:
         raise UserError(f"a comparison takes 2 to {MOST} different runs, and got {len(folders)}")
     records = [read_run(folder) for folder in folders]
