@@ -47,23 +47,14 @@ from dataset import (
     EpochSampler,
     ImageDataset,
     Split,
-    available_memory,
     eval_transform,
     loader_options,
     train_sampler,
     train_transform,
 )
+from images import available_memory
 from model import Block, Tail, Tokens, VisionTransformer
-from utils import (
-    UserError,
-    autocast,
-    check_disk,
-    existing,
-    free_bytes,
-    log,
-    same_disk,
-    write_text,
-)
+from utils import UserError, autocast, check_disk, existing, free_bytes, log, same_disk, write_text
 
 KEY_LENGTH = 16
 FORMAT = 1  # raise it whenever the same inputs would give other bytes

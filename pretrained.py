@@ -31,7 +31,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from config import Config, ConfigError, Preprocessing, ViTConfig, load_config
+from config import Config, ConfigError, Preprocessing, ViTConfig
+from config_file import load_config
 from model import VisionTransformer, resample_positions
 from utils import BEST, UserError, download, log, replacing, runs
 

@@ -26,9 +26,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from config import Config, ConfigError, TrainConfig, load_config
-from dataset import PARTS, FileIndex, ImageDataset, Split, eval_transform, load_split
+from config import Config, ConfigError, TrainConfig
+from config_file import load_config
+from dataset import PARTS, ImageDataset, Split, eval_transform, load_split
 from features import cache_folder
+from images import FileIndex
 from model import Block, Tail, Tokens, VisionTransformer, attention_kept, parameter_groups
 from pretrained import build_for, trained
 from utils import (

@@ -33,25 +33,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from config import (
-    BATCH,
-    RECIPES,
-    SGD_FACTOR,
-    Config,
-    ConfigError,
-    TrainConfig,
-    dump_config,
-    load_config,
-)
-from dataset import (
-    PARTS,
-    FileIndex,
-    Split,
-    eval_transform,
-    load_split,
-    make_loaders,
-    write_split,
-)
+from config import BATCH, RECIPES, SGD_FACTOR, Config, ConfigError, TrainConfig
+from config_file import dump_config, load_config
+from dataset import PARTS, Split, eval_transform, load_split, make_loaders, write_split
 from features import (
     Loaders,
     Plan,
@@ -64,6 +48,7 @@ from features import (
     open_cache,
     plan_cache,
 )
+from images import FileIndex
 from metrics import (
     MOST_FOR_RIVALS,
     NOT_LEARNED,

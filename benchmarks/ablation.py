@@ -27,8 +27,9 @@ from tqdm import tqdm
 
 from benchmarks.finetune import RESULTS, ROOT
 from config import Preprocessing, TrainConfig
-from dataset import ImageDataset, Sample, eval_transform, load_split
+from dataset import ImageDataset, eval_transform, load_split
 from features import Trunk
+from images import Sample
 from model import Block, VisionTransformer
 from pretrained import HALF, IMAGENET, load_model
 from utils import UserError, command_line, keep_freed_memory, replacing, write_csv

@@ -34,8 +34,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from config import TrainConfig, ViTConfig
-from dataset import Sample, eval_transform, load_split, read_image
+from dataset import eval_transform, load_split
 from features import Trunk
+from images import Sample, read_image
 from model import VisionTransformer
 from pretrained import export, load_model, save_model
 from utils import autocast, command_line, keep_freed_memory, replacing

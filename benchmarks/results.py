@@ -35,7 +35,7 @@ import numpy as np
 
 from benchmarks.finetune import RESULTS
 from config import ConfigError
-from dataset import EXTENSIONS
+from images import EXTENSIONS
 from tools.repeat import finished, mean_and_std, reported, spread, took
 from utils import UserError, command_line, write_csv, write_text
 

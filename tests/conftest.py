@@ -11,7 +11,7 @@ import torch
 import yaml
 from PIL import Image
 
-from dataset import FileIndex
+from images import FileIndex
 
 # Nothing in the tests may reach the network.
 os.environ["HF_HUB_OFFLINE"] = "0"  # the hub's client is tested against a local server

@@ -20,7 +20,8 @@ from conftest import COLOURS, REPO, TINY_VIT, picture
 import pretrained
 import training
 from benchmarks import results
-from config import ViTConfig, load_config
+from config import ViTConfig
+from config_file import load_config
 from model import VisionTransformer
 from tools import _baseline_networks as networks
 from tools import baseline, repeat

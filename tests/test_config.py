@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from conftest import REPO
 
-from config import Config, ConfigError, TrainConfig, dump_config, load_config
+from config import Config, ConfigError, TrainConfig
+from config_file import dump_config, load_config
 
 OLD_FILE = """\
 vit: {patch_dim: 16, input_channels: 3, num_classes: 5, hidden_dim: 768, num_heads: 12, \

@@ -16,15 +16,8 @@ from PIL import Image
 
 import dataset
 from config import Preprocessing, TrainConfig
-from dataset import (
-    EpochSampler,
-    container_memory,
-    eval_transform,
-    load_split,
-    make_loaders,
-    read_image,
-    write_split,
-)
+from dataset import EpochSampler, eval_transform, load_split, make_loaders, write_split
+from images import container_memory, read_image
 from utils import UserError
 
 CPU = torch.device("cpu")

@@ -20,13 +20,15 @@ import yaml
 from conftest import REPO, TINY_VIT, picture
 from torch import Tensor
 
-import dataset
 import features
+import images
 import pretrained
 import training
-from config import Config, ConfigError, ViTConfig, load_config
-from dataset import FileIndex, load_split, make_loaders
+from config import Config, ConfigError, ViTConfig
+from config_file import load_config
+from dataset import load_split, make_loaders
 from features import Plan, TokenCache, Trunk, packed
+from images import FileIndex
 from model import Tail, Tokens, VisionTransformer
 from tools import cache as cache_tool
 from utils import UserError, command_line, read_metrics
@@ -419,7 +421,7 @@ def test_a_second_run_computes_and_decodes_nothing(
 ) -> None:
     train(finetune, "train.run_name=a")
     assert sum(seen) == 36
-    monkeypatch.setattr("dataset.read_image", lambda path: pytest.fail(f"{path} was decoded"))
+    monkeypatch.setattr("images.read_image", lambda path: pytest.fail(f"{path} was decoded"))
     train(finetune, "train.run_name=b", "train.seed=1")
     assert sum(seen) == 36
 
@@ -741,8 +743,8 @@ def test_without_room_the_pictures_are_decoded_once(
     index = FileIndex(finetune.parent / "data/cache/files.json")
     index.update(load_split(config.train, known=index).samples)
     reads: list[Any] = []
-    original = dataset.read_image
-    monkeypatch.setattr(dataset, "read_image", lambda path: reads.append(path) or original(path))
+    original = images.read_image
+    monkeypatch.setattr(images, "read_image", lambda path: reads.append(path) or original(path))
     monkeypatch.setattr(features, "MOST_OF_FREE", 0)
     train(finetune)
     assert len(reads) == 36

@@ -20,7 +20,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 import pretrained
-from config import TrainConfig, ViTConfig, load_config
+from config import TrainConfig, ViTConfig
+from config_file import load_config
 from dataset import load_split
 from model import Attention, Block, Mlp, VisionTransformer, attention_kept
 from pretrained import save_model

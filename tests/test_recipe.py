@@ -19,7 +19,8 @@ from PIL import Image
 import pretrained
 import training
 import utils
-from config import TrainConfig, ViTConfig, load_config
+from config import TrainConfig, ViTConfig
+from config_file import load_config
 from dataset import EpochSampler, load_split
 from metrics import LEARNED, NOT_LEARNED
 from model import VisionTransformer

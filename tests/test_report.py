@@ -16,7 +16,8 @@ import pytest
 from conftest import TINY_VIT, picture
 from PIL import Image
 
-from config import Config, dump_config
+from config import Config
+from config_file import dump_config
 from metrics import wilson
 from model import VisionTransformer
 from pretrained import save_model

@@ -27,7 +27,8 @@ from torch import Tensor
 import pretrained
 import training
 import utils
-from config import ConfigError, TrainConfig, ViTConfig, load_config
+from config import ConfigError, TrainConfig, ViTConfig
+from config_file import load_config
 from metrics import evaluate
 from model import VisionTransformer
 from utils import MetricsLog, UserError, read_metrics

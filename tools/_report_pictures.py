@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dataset import read_image
+from images import read_image
 from tools._report_numbers import shares
 from tools._report_run import Prediction, Record
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from config import Config, ConfigError, load_config
+from config import Config, ConfigError
+from config_file import load_config
 from utils import BEST, read_metrics
 
 PARTS = {"test": "test", "val": "validation"}  # the first that was predicted is reported

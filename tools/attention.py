@@ -22,7 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from config import ConfigError
-from dataset import EXTENSIONS, read_image
+from images import EXTENSIONS, read_image
 from model import VisionTransformer
 from pretrained import build, read, trained
 from tools._attention_maps import Maps, as_input, attention_maps, overlay, seen, seen_box

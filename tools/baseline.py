@@ -35,8 +35,9 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 
-from config import Config, ConfigError, Mode, Preprocessing, TrainConfig, dump_config, load_config
-from dataset import PARTS, FileIndex, Split, load_split, make_loaders, write_split
+from config import Config, ConfigError, Mode, Preprocessing, TrainConfig
+from config_file import dump_config, load_config
+from dataset import PARTS, Split, load_split, make_loaders, write_split
 from features import (
     Loaders,
     TokenLoader,
@@ -46,6 +47,7 @@ from features import (
     open_cache,
     plan_cache,
 )
+from images import FileIndex
 from metrics import evaluate, logistic_regression, nearest_neighbours, score_lines, scores, wilson
 from model import Tail, VisionTransformer
 from pretrained import IMAGENET, build_for

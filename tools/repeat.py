@@ -23,7 +23,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from config import ConfigError, TrainConfig, load_config
+from config import ConfigError, TrainConfig
+from config_file import load_config
 from utils import UserError, command_line, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
