@@ -14,7 +14,6 @@ config.json and preprocessor_config.json beside it, and by these rules, which th
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -31,10 +30,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from config import Config, ConfigError, Preprocessing, ViTConfig
-from config_file import load_config
+from config import Config, Preprocessing, ViTConfig
 from model import VisionTransformer, resample_positions
-from utils import BEST, UserError, download, log, replacing, runs
+from utils import UserError, download, log, replacing
 
 WEIGHTS = Path("weights")
 GOOGLE_BUCKET = "https://storage.googleapis.com/vit_models"
@@ -627,27 +625,6 @@ def _from_hub(name: str) -> Path:
 
 
 # --------------------------------------------------------------------------- Weights -> a model
-
-
-def trained(wanted: str, log_path: str = "logs", save_path: str = "weights") -> Path | None:
-    """The weights that a file, a run's name, one of its two folders, or `last` (the newest run that
-    has some) stands for; None where there are none."""
-    if wanted == "last":
-        files = (_best_of(run, save_path) for run in reversed(runs(log_path)))
-        return next((file for file in files if file.is_file()), None)
-    path = Path(wanted)
-    if path.is_file():
-        return path
-    tried = [path / BEST, _best_of(path, save_path), _best_of(Path(log_path) / path, save_path)]
-    return next((f for f in [*tried, Path(save_path) / path / BEST] if f.is_file()), None)
-
-
-def _best_of(folder: Path, save_path: str) -> Path:
-    """Where the weights of a run lie, given its folder of logs: its config says it."""
-    with contextlib.suppress(ConfigError):  # of an older version, say
-        if (folder / "config.yaml").is_file():
-            save_path = load_config(folder / "config.yaml")[0].train.save_path
-    return Path(save_path) / folder.name / BEST
 
 
 def load_model(

@@ -29,10 +29,11 @@ from torch import Tensor, nn
 from config import Config, ConfigError, TrainConfig
 from config_file import load_config
 from dataset import PARTS, ImageDataset, Split, eval_transform, load_split
+from engine.run import trained
 from features import cache_folder
 from images import FileIndex
 from model import Block, Tail, Tokens, VisionTransformer, attention_kept, parameter_groups
-from pretrained import build_for, trained
+from pretrained import build_for
 from utils import (
     UserError,
     command_line,

@@ -36,6 +36,8 @@ from tqdm import tqdm
 from config import BATCH, RECIPES, SGD_FACTOR, Config, ConfigError, TrainConfig
 from config_file import dump_config, load_config
 from dataset import PARTS, Split, eval_transform, load_split, make_loaders, write_split
+from engine.plots import plot_search
+from engine.run import COLUMNS, MetricsLog, Run, log_outcome
 from features import (
     Loaders,
     Plan,
@@ -63,8 +65,6 @@ from metrics import (
 from model import Tail, Tokens, VisionTransformer, parameter_groups
 from pretrained import build_for, metadata_of, read_arrays, save_model
 from utils import (
-    MetricsLog,
-    Run,
     UserError,
     autocast,
     check_disk,
@@ -72,10 +72,8 @@ from utils import (
     git_commit,
     keep_freed_memory,
     log,
-    log_outcome,
     minutes,
     pick_device,
-    plot_search,
     seed_everything,
     setup_log,
     unbroken,
@@ -83,20 +81,6 @@ from utils import (
     write_csv,
     write_json,
     write_text,
-)
-
-COLUMNS = (
-    "epoch",
-    "train_loss",
-    "train_accuracy",
-    "val_loss",
-    "val_accuracy",
-    "val_balanced_accuracy",
-    "lr",
-    "grad_norm_mean",
-    "grad_norm_max",
-    "seconds",
-    "images_per_second",
 )
 
 

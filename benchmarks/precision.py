@@ -16,7 +16,8 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.finetune import RESULTS, ROOT
-from utils import command_line, read_metrics, replacing
+from engine.run import read_metrics
+from utils import command_line, replacing
 
 # What it was measured with; a search would choose each run's own setting.
 SETTING = ["train.lr=3e-4", "train.max_epochs=12", "train.warmup_epochs=1"]

@@ -27,11 +27,12 @@ import training
 from config import Config, ConfigError, ViTConfig
 from config_file import load_config
 from dataset import load_split, make_loaders
+from engine.run import read_metrics
 from features import Plan, TokenCache, Trunk, packed
 from images import FileIndex
 from model import Tail, Tokens, VisionTransformer
 from tools import cache as cache_tool
-from utils import UserError, command_line, read_metrics
+from utils import UserError, command_line
 
 CPU = torch.device("cpu")
 DEEP = {**TINY_VIT, "num_layers": 4}

@@ -18,10 +18,10 @@ from PIL import Image
 
 import pretrained
 import training
-import utils
 from config import TrainConfig, ViTConfig
 from config_file import load_config
 from dataset import EpochSampler, load_split
+from engine.run import Run
 from metrics import LEARNED, NOT_LEARNED
 from model import VisionTransformer
 from utils import UserError
@@ -312,7 +312,7 @@ def test_an_averaged_run_resumes_exactly(
     assert not torch.equal(best["norm.weight"], last["model"]["norm.weight"])
     # The schedule of 4 epochs is not that of 2, so only what was restored is compared.
     job = net_and_job(mode="scratch", ema=0.9)
-    job.load_state_dict(last, utils.Run("tiny", "logs", "weights"))
+    job.load_state_dict(last, Run("tiny", "logs", "weights"))
     for value, saved in zip(job.average.values, last["average"]["values"], strict=True):
         assert torch.equal(value, saved)
     assert config.exists()

@@ -18,6 +18,7 @@ from PIL import Image
 
 from config import Config
 from config_file import dump_config
+from engine.run import find_run
 from metrics import wilson
 from model import VisionTransformer
 from pretrained import save_model
@@ -25,7 +26,7 @@ from tools import _report_numbers as numbers
 from tools import _report_pictures as pictures
 from tools import compare, report
 from tools._report_run import Prediction, read_run
-from utils import UserError, find_run
+from utils import UserError
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 QUIET = [

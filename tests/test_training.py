@@ -29,9 +29,10 @@ import training
 import utils
 from config import ConfigError, TrainConfig, ViTConfig
 from config_file import load_config
+from engine.run import COLUMNS, MetricsLog, read_metrics
 from metrics import evaluate
 from model import VisionTransformer
-from utils import MetricsLog, UserError, read_metrics
+from utils import UserError
 
 
 def train(config_file: Path, *overrides: str) -> int:
@@ -68,7 +69,7 @@ def test_what_a_run_leaves_behind(config_file: Path) -> None:
     assert {path.name for path in weights.iterdir()} == {"best.safetensors", "last.pt"}
 
     rows = read_metrics(logs / "metrics.csv")
-    assert [row["epoch"] for row in rows] == [1, 2, 3] and tuple(rows[0]) == training.COLUMNS
+    assert [row["epoch"] for row in rows] == [1, 2, 3] and tuple(rows[0]) == COLUMNS
     assert all(value is not None for row in rows for value in row.values())
     assert rows[-1]["train_loss"] < rows[0]["train_loss"] < 1.3
 

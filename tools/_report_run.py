@@ -11,7 +11,7 @@ from typing import Any
 
 from config import Config, ConfigError
 from config_file import load_config
-from utils import BEST, read_metrics
+from engine.run import BEST, read_metrics
 
 PARTS = {"test": "test", "val": "validation"}  # the first that was predicted is reported
 

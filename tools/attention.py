@@ -22,11 +22,12 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from config import ConfigError
+from engine.run import BEST, runs, trained
 from images import EXTENSIONS, read_image
 from model import VisionTransformer
-from pretrained import build, read, trained
+from pretrained import build, read
 from tools._attention_maps import Maps, as_input, attention_maps, overlay, seen, seen_box
-from utils import BEST, UserError, command_line, pick_device, replacing, runs
+from utils import UserError, command_line, pick_device, replacing
 
 LONGER, HEAD, GAP, TITLE = 3.4, 1.6, 0.12, 0.5  # inches: a picture's longer side, a head's, between
 TITLE_PAD = 6 / 72  # matplotlib's own, above axes

@@ -38,6 +38,7 @@ from tqdm import tqdm
 from config import Config, ConfigError, Mode, Preprocessing, TrainConfig
 from config_file import dump_config, load_config
 from dataset import PARTS, Split, load_split, make_loaders, write_split
+from engine.run import Run
 from features import (
     Loaders,
     TokenLoader,
@@ -61,7 +62,6 @@ from tools._baseline_networks import (
     timm_recipe,
 )
 from utils import (
-    Run,
     UserError,
     autocast,
     command_line,

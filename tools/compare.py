@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from config import ConfigError
+from engine.run import find_run
 from tools._report_charts import curves_together
 from tools._report_numbers import mcnemar
 from tools._report_render import render, score, whole
 from tools._report_run import PARTS, Prediction, Record, read_run
-from utils import UserError, command_line, find_run, minutes, write_text
+from utils import UserError, command_line, minutes, write_text
 
 MOST = 8  # runs: so many colours are told apart
 SURE = 0.05  # what happens by chance less often is more than chance

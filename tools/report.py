@@ -14,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from config import ConfigError
+from engine.run import find_run
 from metrics import LEARNED, NO_BETTER, NOT_LEARNED, wilson
 from tools._report_charts import confidences, curves, reliability
 from tools._report_numbers import (
@@ -27,7 +28,7 @@ from tools._report_numbers import (
 from tools._report_pictures import Thumbnail, below, confusion_image, looks, thumbnail
 from tools._report_render import render
 from tools._report_run import PARTS, Prediction, Record, read_run
-from utils import UserError, command_line, find_run, minutes, write_text
+from utils import UserError, command_line, minutes, write_text
 
 MOST_IN_A_TABLE = 25  # classes: with more the confusion matrix is an image
 SHOWN = 10  # pictures of a kind

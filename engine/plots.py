@@ -1,0 +1,86 @@
+"""The pictures of a run: learning curves, and the grid of a search."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils import replacing
+
+
+def plot_curves(rows: list[dict[str, Any]], best_epoch: int | None, path: Path) -> None:
+    """Draw the losses, the accuracies and the learning rate by epoch into a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # never opens a window
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    panels = (
+        ("Loss", {"train_loss": "training", "val_loss": "validation"}),
+        ("Accuracy", {"train_accuracy": "training", "val_accuracy": "validation"}),
+        ("Learning rate", {"lr": "learning rate"}),
+    )
+    # Okabe and Ito's palette, which colour-blind readers can tell apart.
+    colours = ("#0072B2", "#D55E00")
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (title, lines) in zip(figure.subplots(1, 3), panels, strict=True):
+        for colour, (column, label) in zip(colours, lines.items(), strict=False):
+            points = [(r["epoch"], r[column]) for r in rows if r.get(column) is not None]
+            if points:
+                axes.plot(*zip(*points, strict=True), "o-", ms=3, color=colour, label=label)
+        if best_epoch is not None:
+            axes.axvline(best_epoch, color="#777777", ls=":", lw=1, label=f"best ({best_epoch})")
+        axes.set(title=title, xlabel="epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def plot_search(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw the grid of a search (search.csv's rows) into a PNG: a row for each trained part,
+    optimiser and weight decay, a column a learning rate, the scores of the last round that it took
+    part in."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # never opens a window
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+
+    def side(row: dict[str, Any]) -> tuple[str, str, float]:
+        return row["part"], row["optim"], row["weight_decay"]
+
+    last = {(side(r), r["lr"]): r for r in rows}  # later rounds come later
+    sides = list(dict.fromkeys(side for side, _ in last))
+    rates = sorted({lr for _, lr in last})
+    most = max(r["steps"] for r in rows)
+    grid = np.full((len(sides), len(rates)), np.nan)
+    for (where, lr), row in last.items():
+        grid[sides.index(where), rates.index(lr)] = row["loss"]
+    figure = Figure(figsize=(2.6 + 0.85 * len(rates), 1.9 + 0.6 * len(sides)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    known = grid[np.isfinite(grid)]
+    least, most_loss = (known.min(), known.max()) if known.size else (1.0, 1.0)
+    # Logarithmic: one setting that went wrong would leave all others the same colour.
+    scale = LogNorm(least, max(most_loss, 1.01 * least))
+    image = axes.imshow(grid, cmap="cividis_r", aspect="auto", norm=scale)
+    middle = math.sqrt(least * most_loss)
+    for (where, lr), row in last.items():
+        y, x = sides.index(where), rates.index(lr)
+        colour = "white" if middle <= row["loss"] < math.inf else "black"
+        final, mark = row["steps"] == most, "\nchosen" if row["chosen"] else ""
+        text = f"{row['accuracy']:.3f}\n{row['loss']:.3f}{mark}"
+        weight = "bold" if final else "normal"
+        axes.text(x, y, text, ha="center", va="center", color=colour, fontsize=8, weight=weight)
+    names = {"block": "last block and head", "head": "norm and head"}
+    axes.set_xticks(range(len(rates)), [f"{lr:.2g}" for lr in rates])
+    labels = [f"{names[part]}\n{optim}, decay {decay:g}" for part, optim, decay in sides]
+    axes.set_yticks(range(len(sides)), labels)
+    axes.set_xlabel("learning rate")
+    axes.set_title("Accuracy and loss inside the training part (bold: finalists)", fontsize=10)
+    figure.colorbar(image, label="loss")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

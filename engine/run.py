@@ -1,0 +1,309 @@
+"""A run's two folders, its metrics.csv, its TensorBoard events and its log."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import difflib
+import math
+import os
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from config import ConfigError
+from config_file import load_config
+from engine.plots import plot_curves
+from utils import UserError, log_to, replacing, write_csv
+
+PLOT_SECONDS = 10
+BEST = "best.safetensors"  # the network of a run that is kept
+LEFT_BY_A_RUN = ("config.yaml", "summary.json", "metrics.csv")
+
+
+def runs(log_path: str | Path) -> list[Path]:
+    """The folders of logs of all runs, the newest last."""
+    return sorted((c.parent for c in Path(log_path).glob("*/config.yaml")), key=_made)
+
+
+def _made(folder: Path) -> float:
+    return os.path.getmtime(folder / "config.yaml")
+
+
+def find_run(wanted: str, log_path: str | Path = "logs") -> Path:
+    """The folder of logs that a path, a run's name or `last` stands for; UserError for others."""
+    logs = Path(log_path)
+    if wanted == "last":
+        if not (found := runs(logs)):
+            raise UserError(f"{logs} holds no run yet: train one, or name a run's folder")
+        return found[-1]
+    for folder in (Path(wanted), logs / wanted):
+        if any((folder / name).is_file() for name in LEFT_BY_A_RUN):
+            return folder
+    if Path(wanted).exists():
+        raise UserError(
+            f"{wanted} is not a run: it has no {', '.join(LEFT_BY_A_RUN[:-1])} or "
+            f"{LEFT_BY_A_RUN[-1]}; name a folder under {logs}"
+        )
+    near = difflib.get_close_matches(Path(wanted).name, [run.name for run in runs(logs)], 1)
+    hint = f"did you mean {near[0]}?" if near else f"name a folder under {logs}, or last"
+    raise UserError(f"{wanted}: no such run; {hint}")
+
+
+class Run:
+    """One run's two folders: `logs/<name>` for what is read, `weights/<name>` for checkpoints."""
+
+    def __init__(self, name: str, log_path: str, save_path: str, resumes: bool = False) -> None:
+        self.name = name
+        self.resumes = resumes
+        self.folder = Path(log_path) / name
+        self.weights = Path(save_path) / name
+        self.best = self.weights / BEST
+        self.last = self.weights / "last.pt"
+        self.split = self.folder / "split.csv"
+
+    @classmethod
+    def create(cls, name: str | None, log_path: str, save_path: str, mode: str) -> Run:
+        """A new run; without a name, one made of the time and the mode. Raises UserError where
+        it exists: results are never overwritten."""
+        run = cls(name or f"{time.strftime('%Y%m%d-%H%M%S')}-{mode}", log_path, save_path)
+        for folder in (run.folder, run.weights):
+            if folder.exists() and any(folder.iterdir()):
+                raise UserError(
+                    f"{folder} exists: go on with it by --config {run.folder}/config.yaml "
+                    "train.from_checkpoint=true, choose another train.run_name, or remove it"
+                )
+        return run
+
+    @classmethod
+    def reopen(cls, source: str | bool, name: str | None, log_path: str, save_path: str) -> Run:
+        """The run to go on with: True is `name`, or without one the newest under `log_path`;
+        a path is that run's folder of logs or of weights, or its last.pt."""
+        if source is True and name:
+            run = cls(name, log_path, save_path, resumes=True)
+        elif source is True:
+            # A sanity check leaves no checkpoint, and is nothing to go on with.
+            folders = [f for f in runs(log_path) if (Path(save_path) / f.name).is_dir()]
+            if not folders:
+                raise UserError(f"{log_path} holds no run to go on with; leave from_checkpoint out")
+            run = cls(folders[-1].name, log_path, save_path, resumes=True)
+        else:
+            path = Path(str(source))
+            name = (path.parent if path.suffix == ".pt" else path).name
+            run = cls(name, log_path, save_path, resumes=True)
+            if path.resolve() not in [p.resolve() for p in (run.folder, run.weights, run.last)]:
+                raise UserError(
+                    f"{path} is not a run under {log_path} and {save_path}; name its own settings "
+                    "with --config, or set train.log_path and train.save_path"
+                )
+        if not run.split.exists():
+            raise UserError(f"{run.split} is not there: no run to go on with by that name")
+        return run
+
+    def open(self) -> None:
+        """Make the folder and begin its log."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        log_to(self.folder / "run.log")
+
+    def save_last(self, state: dict[str, Any]) -> None:
+        """Write all that going on needs: tensors and plain values only, read with weights_only."""
+        with replacing(self.last, _tensor_bytes(state)) as temporary:
+            torch.save(state, temporary)
+
+    def load_last(self) -> dict[str, Any] | None:
+        """What `save_last` wrote, on the CPU; None where the run stopped before its first save."""
+        if not self.last.exists():
+            return None
+        try:
+            return torch.load(self.last, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise UserError(
+                f"{self.last} can't be read ({error}); remove it to start over"
+            ) from error
+
+
+def _tensor_bytes(state: Any) -> int:
+    if isinstance(state, torch.Tensor):
+        return state.numel() * state.element_size()
+    if isinstance(state, dict):
+        return sum(_tensor_bytes(value) for value in state.values())
+    if isinstance(state, (list, tuple)):
+        return sum(_tensor_bytes(value) for value in state)
+    return 0
+
+
+class MetricsLog:
+    """metrics.csv, a row an epoch, the same numbers as TensorBoard events, and curves.png.
+
+    After a stop, `rows` holds what was kept: those up to `last_epoch`. The events are written
+    anew from them, so that a resumed run leaves the same files as an uninterrupted one.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        columns: tuple[str, ...],
+        last_epoch: int = 0,
+        best_epoch: int | None = None,
+    ) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only runs need it
+
+        self.path = folder / "metrics.csv"
+        self.plot = folder / "curves.png"
+        self.columns = columns
+        self.best_epoch = best_epoch or None
+        self.drawn = -math.inf
+        self.rows = [row for row in read_metrics(self.path) if row["epoch"] <= last_epoch]
+        for old in folder.glob("events.out.tfevents.*"):
+            old.unlink()
+        self.events = SummaryWriter(str(folder))
+        for row in self.rows:
+            self._event(row)
+
+    def write(self, best_epoch: int | None, **row: float | None) -> None:
+        """Add an epoch: a value a column, None where it was not measured."""
+        self.rows.append(row)
+        self.best_epoch = best_epoch
+        write_csv(self.path, self.rows, self.columns)
+        self._event(row)
+        # Drawing takes 0.3 s, longer than an epoch of the cached mode may.
+        if time.monotonic() > self.drawn + PLOT_SECONDS:
+            self._draw()
+
+    def _draw(self) -> None:
+        plot_curves(self.rows, self.best_epoch, self.plot)
+        self.drawn = time.monotonic()
+
+    def _event(self, row: dict[str, Any]) -> None:
+        for name in self.columns:
+            if name != "epoch" and row.get(name) is not None:
+                group = name if "_" not in name else name.replace("_", "/", 1)
+                self.events.add_scalar(group, row[name], int(row["epoch"]))
+        self.events.flush()
+
+    def close(self) -> None:
+        """Draw the curves as they are now; nothing more is written."""
+        if self.rows:
+            self._draw()
+        self.events.close()
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.close()
+
+
+def log_outcome(
+    folder: Path,
+    epoch: int,
+    settings: dict[str, Any],
+    reached: dict[str, float],
+    confusion: np.ndarray,
+    classes: tuple[str, ...],
+    images: list[tuple[Path, str]],
+) -> None:
+    """Add to a run's TensorBoard events what it ended with: hparams, the confusion matrix (true
+    classes by predicted ones), and images with their captions."""
+    from torch.utils.tensorboard import SummaryWriter
+    from torch.utils.tensorboard.summary import hparams
+
+    plain = {k: v if isinstance(v, (bool, int, float)) else str(v) for k, v in settings.items()}
+    with SummaryWriter(str(folder), filename_suffix=".outcome") as events:
+        for summary in hparams(plain, reached):
+            events.file_writer.add_summary(summary)
+        for name, value in reached.items():
+            events.add_scalar(name, value, epoch)
+        events.add_figure("confusion", _confusion(confusion, classes), epoch)
+        if images:
+            events.add_figure("predictions", _captioned(images), epoch)
+
+
+def _confusion(matrix: np.ndarray, classes: tuple[str, ...]) -> Any:
+    from matplotlib.figure import Figure
+
+    C = len(classes)
+    side = min(3 + 0.5 * C, 16)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    shares = matrix / matrix.sum(1, keepdims=True).clip(min=1)
+    axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
+    if C <= 25:
+        for (y, x), count in np.ndenumerate(matrix):
+            colour = "black" if shares[y, x] > 0.5 else "white"
+            axes.text(x, y, str(count), ha="center", va="center", color=colour, fontsize=9)
+    if C <= 60:
+        axes.set_xticks(range(C), classes, rotation=90)
+        axes.set_yticks(range(C), classes)
+    axes.set(xlabel="predicted", ylabel="true")
+    return figure
+
+
+def _captioned(images: list[tuple[Path, str]]) -> Any:
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    columns = min(4, len(images))
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(2.6 * columns, 2.9 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, (path, text) in zip(grid, images, strict=False):
+        with contextlib.suppress(OSError), Image.open(path) as image:  # it may be gone by now
+            image.thumbnail((240, 240))
+            axes.imshow(np.asarray(image.convert("RGB")))
+        axes.set_title(textwrap.fill(text, 28), fontsize=8)
+    return figure
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.csv as numbers, None where a cell is empty; [] without a file."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        rows: list[dict[str, Any]] = []
+        for row in csv.DictReader(file):
+            values: dict[str, Any] = {k: float(v) if v else None for k, v in row.items()}
+            rows.append(values | {"epoch": int(row["epoch"])})
+        return rows
+
+
+COLUMNS = (
+    "epoch",
+    "train_loss",
+    "train_accuracy",
+    "val_loss",
+    "val_accuracy",
+    "val_balanced_accuracy",
+    "lr",
+    "grad_norm_mean",
+    "grad_norm_max",
+    "seconds",
+    "images_per_second",
+)
+
+
+def trained(wanted: str, log_path: str = "logs", save_path: str = "weights") -> Path | None:
+    """The weights that a file, a run's name, one of its two folders, or `last` (the newest run that
+    has some) stands for; None where there are none."""
+    if wanted == "last":
+        files = (_best_of(run, save_path) for run in reversed(runs(log_path)))
+        return next((file for file in files if file.is_file()), None)
+    path = Path(wanted)
+    if path.is_file():
+        return path
+    tried = [path / BEST, _best_of(path, save_path), _best_of(Path(log_path) / path, save_path)]
+    return next((f for f in [*tried, Path(save_path) / path / BEST] if f.is_file()), None)
+
+
+def _best_of(folder: Path, save_path: str) -> Path:
+    """Where the weights of a run lie, given its folder of logs: its config says it."""
+    with contextlib.suppress(ConfigError):  # of an older version, say
+        if (folder / "config.yaml").is_file():
+            save_path = load_config(folder / "config.yaml")[0].train.save_path
+    return Path(save_path) / folder.name / BEST
