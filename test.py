@@ -33,7 +33,7 @@ from engine.run import trained
 from features import cache_folder
 from images import FileIndex
 from model import Block, Tail, Tokens, VisionTransformer, attention_kept, parameter_groups
-from pretrained import build_for
+from pretrained.build import build_for
 from utils import (
     UserError,
     command_line,

@@ -63,7 +63,9 @@ from metrics import (
     wilson,
 )
 from model import Tail, Tokens, VisionTransformer, parameter_groups
-from pretrained import build_for, metadata_of, read_arrays, save_model
+from pretrained.build import build_for
+from pretrained.read import read_arrays
+from pretrained.write import metadata_of, save_model
 from utils import (
     UserError,
     autocast,

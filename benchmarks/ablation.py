@@ -31,7 +31,8 @@ from dataset import ImageDataset, eval_transform, load_split
 from features import Trunk
 from images import Sample
 from model import Block, VisionTransformer
-from pretrained import HALF, IMAGENET, load_model
+from pretrained.build import load_model
+from pretrained.layouts import HALF, IMAGENET
 from utils import UserError, command_line, keep_freed_memory, replacing, write_csv
 
 EPOCHS, BATCH, SEEDS = 12, 16, (0, 1, 2)

@@ -28,7 +28,7 @@ from benchmarks.finetune import RESULTS
 from config import Preprocessing
 from dataset import eval_transform
 from model import VisionTransformer
-from pretrained import load_model
+from pretrained.build import load_model
 from tools import _pilot_backdrops as backdrops
 from tools._attention_maps import as_input, attention_maps, seen_box
 from tools._pilot_cast import NAMES

@@ -38,7 +38,8 @@ from dataset import eval_transform, load_split
 from features import Trunk
 from images import Sample, read_image
 from model import VisionTransformer
-from pretrained import export, load_model, save_model
+from pretrained.build import load_model
+from pretrained.write import export, save_model
 from utils import autocast, command_line, keep_freed_memory, replacing
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,7 +17,8 @@ from benchmarks.attention import mask_cells, pasted
 from config import ConfigError, Preprocessing, ViTConfig
 from dataset import eval_transform
 from model import Attention, VisionTransformer, attention_kept
-from pretrained import load_model, save_model
+from pretrained.build import load_model
+from pretrained.write import save_model
 from tools import attention
 from tools._attention_maps import (
     attention_maps,

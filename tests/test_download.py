@@ -16,7 +16,9 @@ from conftest import FIXTURES
 
 import pretrained
 import utils
-from utils import UserError, download
+from pretrained import names
+from pretrained.names import GOOGLE_BUCKET, GOOGLE_FILES, download, resolve
+from utils import UserError
 
 
 class Server:
@@ -80,9 +82,9 @@ class Server:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(utils, "DOWNLOAD_TRIES", 3)
-    monkeypatch.setattr(utils, "DOWNLOAD_TIMEOUT_S", 5)
-    monkeypatch.setattr(utils.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(names, "DOWNLOAD_TRIES", 3)
+    monkeypatch.setattr(names, "DOWNLOAD_TIMEOUT_S", 5)
+    monkeypatch.setattr(names.time, "sleep", lambda seconds: None)
     server = Server()
     yield server
     server.http.shutdown()
@@ -156,8 +158,8 @@ def test_no_disk_space(server: Server, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_googles_names(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path)
-    monkeypatch.setattr(pretrained, "GOOGLE_BUCKET", server.url)
+    monkeypatch.setattr(names, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(names, "GOOGLE_BUCKET", server.url)
     server.files["imagenet21k/ViT-B_16.npz"] = (FIXTURES / "google_tiny.npz").read_bytes()
     server.break_after = [100_000]
     net = pretrained.load_model("google-in21k", num_classes=3)
@@ -169,7 +171,7 @@ def test_googles_names(server: Server, tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_names_stand_for_googles_public_files() -> None:
     base = "https://storage.googleapis.com/vit_models"
-    urls = {name: f"{pretrained.GOOGLE_BUCKET}/{f}" for name, f in pretrained.GOOGLE_FILES.items()}
+    urls = {name: f"{GOOGLE_BUCKET}/{f}" for name, f in GOOGLE_FILES.items()}
     augreg = "augreg/B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0.npz"
     assert urls["google-in21k"] == f"{base}/imagenet21k/ViT-B_16.npz"
     assert urls["google-in21k-augreg"] == f"{base}/{augreg}"
@@ -179,19 +181,19 @@ def test_the_names_stand_for_googles_public_files() -> None:
 def test_a_download_that_is_no_weights_file_is_not_kept(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(names, "WEIGHTS", tmp_path)
     content = bytearray((FIXTURES / "google_tiny.npz").read_bytes())
     content[5000] ^= 0xFF
     server.files["bad.npz"] = bytes(content)
     with pytest.raises(UserError, match="damaged"):
-        pretrained.resolve(f"{server.url}/bad.npz")
+        resolve(f"{server.url}/bad.npz")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_hugging_face_repository(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path / "weights")
+    monkeypatch.setattr(names, "WEIGHTS", tmp_path / "weights")
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     config = transformers.ViTConfig(
         hidden_size=128,
@@ -214,7 +216,7 @@ def test_a_hugging_face_repository(
 
 
 def test_the_hub_out_of_reach(server: Server, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(names, "WEIGHTS", tmp_path)
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     server.http.shutdown()
     server.http.server_close()

@@ -31,6 +31,8 @@ from engine.run import read_metrics
 from features import Plan, TokenCache, Trunk, packed
 from images import FileIndex
 from model import Tail, Tokens, VisionTransformer
+from pretrained.build import build_for
+from pretrained.read import read_arrays
 from tools import cache as cache_tool
 from utils import UserError, command_line
 
@@ -77,7 +79,7 @@ def train(config_file: Path, *overrides: str) -> int:
 def prepared(config_file: Path, *overrides: str) -> tuple[Config, Any, Any]:
     config, _ = load_config(config_file, list(overrides))
     split = load_split(config.train)
-    return config, split, pretrained.build_for(config, split.classes)
+    return config, split, build_for(config, split.classes)
 
 
 def plan(config_file: Path, *overrides: str) -> Plan:
@@ -195,7 +197,7 @@ def test_the_cached_run_is_an_ordinary_one(
     result = json.loads((logs / "summary.json").read_text())
     assert result["cache_seconds"] > 0 and result["best_epoch"] > 0
     before = pretrained.read(finetune.parent / "random.safetensors").state
-    after, _ = pretrained.read_arrays(weights / "best.safetensors")
+    after, _ = read_arrays(weights / "best.safetensors")
     changed = {n for n in after if n not in before or not torch.equal(after[n], before[n])}
     assert changed == {n for n in after if n.startswith(("blocks.3.", "norm.", "head."))}
     config, split, _ = prepared(finetune)
@@ -239,8 +241,7 @@ def test_stopped_and_resumed(finetune: Path, monkeypatch: pytest.MonkeyPatch) ->
     train(finetune.parent / "logs/stopped/config.yaml", "train.from_checkpoint=true")
     for file in ("best.safetensors", "last.pt"):
         whole, stopped = (
-            pretrained.read_arrays(finetune.parent / "weights" / r / file)[0]
-            for r in ("whole", "stopped")
+            read_arrays(finetune.parent / "weights" / r / file)[0] for r in ("whole", "stopped")
         )
         assert whole.keys() == stopped.keys()
         assert all(torch.equal(whole[n], stopped[n]) for n in whole)
@@ -364,7 +365,7 @@ def test_the_tail_of_the_trunk_is_the_network(depth: int) -> None:
 
 def other_weights(config_file: Path) -> list[str]:
     path = config_file.parent / "random.safetensors"
-    state, metadata = pretrained.read_arrays(path)
+    state, metadata = read_arrays(path)
     net = pretrained.load_model(path)
     with torch.no_grad():
         net.blocks[1].mlp.fc1.bias[3] += 1e-3
@@ -553,7 +554,7 @@ def test_a_picture_that_changes_meanwhile_is_not_cached_as_what_it_was(
     index = FileIndex(finetune.parent / "files.json")
     index.update(load_split(config.train, known=index).samples)
     split = load_split(config.train, known=FileIndex(index.path))  # nothing is decoded
-    net = pretrained.build_for(config, split.classes)
+    net = build_for(config, split.classes)
     picture("red", 99).save(finetune.parent / "images" / "red" / "03.png")
     with pytest.raises(UserError, match="03.png was changed while it was in use"):
         features.open_cache(Plan(net, split, config.train), net, config.train, CPU)

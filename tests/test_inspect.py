@@ -19,12 +19,12 @@ from conftest import REPO, TINY_VIT
 from PIL import Image
 from torch import Tensor, nn
 
-import pretrained
 from config import TrainConfig, ViTConfig
 from config_file import load_config
 from dataset import load_split
 from model import Attention, Block, Mlp, VisionTransformer, attention_kept
-from pretrained import save_model
+from pretrained.build import build_for
+from pretrained.write import save_model
 from utils import UserError
 
 SMALL = REPO / "weights/vit-s14.safetensors"  # of the quick start, where it was made
@@ -220,7 +220,7 @@ def test_a_healthy_network_passes(
     overrides += [f"train.checkpoint={weights}"] if mode != "scratch" else []
     config, _ = load_config(config_file, overrides)
     split = load_split(config.train)
-    net = pretrained.build_for(config, split.classes)
+    net = build_for(config, split.classes)
     images, labels = look.real_batch(split, config, net, "train", 6)
     assert sorted(labels.tolist()) == [0, 0, 1, 1, 2, 2]
     report = look.examine(net, images, labels, config.train.settled(27), 3)
@@ -394,7 +394,7 @@ def test_what_is_broken_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def build(*args: Any) -> VisionTransformer:
-        net = pretrained.build_for(*args)
+        net = build_for(*args)
         breaks(net)
         return net
 

@@ -19,6 +19,9 @@ from torch import Tensor, nn
 import pretrained
 from config import Config, TrainConfig, ViTConfig
 from model import VisionTransformer
+from pretrained.build import build, build_for
+from pretrained.read import convert
+from pretrained.write import save_weights
 from utils import UserError
 
 SMALL = ViTConfig(
@@ -122,7 +125,7 @@ def test_mae_and_deit_wrap_their_arrays(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_b16_in_timm_and_huggingface() -> None:
     theirs = randomise(timm.create_model("vit_base_patch16_224", num_classes=10))
-    ours = pretrained.build(pretrained.convert(theirs.state_dict()))
+    ours = build(convert(theirs.state_dict()))
     x = images(224, 1)
     hf = transformers.ViTForImageClassification(
         transformers.ViTConfig(num_labels=10, layer_norm_eps=1e-6)
@@ -132,13 +135,13 @@ def test_b16_in_timm_and_huggingface() -> None:
         logits = ours(x)
         assert relative(logits, theirs(x)) <= 1e-6
         assert relative(logits, hf(x).logits) <= 1e-6
-    back = pretrained.build(pretrained.convert(hf.state_dict(), {"eps": 1e-6, "num_heads": 12}))
+    back = build(convert(hf.state_dict(), {"eps": 1e-6, "num_heads": 12}))
     assert all(torch.equal(v, back.state_dict()[k]) for k, v in ours.state_dict().items())
 
 
 def test_s16_in_timm_both_ways() -> None:
     theirs = randomise(timm.create_model("vit_small_patch16_224", num_classes=10))
-    ours = pretrained.build(pretrained.convert(theirs.state_dict()))
+    ours = build(convert(theirs.state_dict()))
     assert ours.vit.num_heads == 6
     with torch.inference_mode():
         assert relative(ours(images(224, 1)), theirs(images(224, 1))) <= 1e-6
@@ -251,8 +254,8 @@ def test_the_size_for_use_can_differ_from_the_tables(tmp_path: Path) -> None:
     """DINOv2's table is for 518 pixels, its use for 224."""
     arrays = timm_model(num_classes=0).state_dict()
     metadata = {"preprocessing": {"image_size": 32}}
-    weights = pretrained.convert(arrays, metadata)
-    pretrained.save_weights(tmp_path / "w.safetensors", weights, "here")
+    weights = convert(arrays, metadata)
+    save_weights(tmp_path / "w.safetensors", weights, "here")
     again = pretrained.read(tmp_path / "w.safetensors")
     assert again.vit.dim == 64 and again.preprocessing.image_size == 32
 
@@ -280,24 +283,24 @@ def test_arrays_that_do_not_fit_are_named(change: Any, message: str) -> None:
     arrays = good()
     change(arrays)
     with pytest.raises(UserError) as caught:
-        pretrained.convert(arrays)
+        convert(arrays)
     assert message in str(caught.value)
 
 
 def test_unknown_arrays() -> None:
     with pytest.raises(UserError, match="no Vision Transformer in a known layout.*conv1.weight"):
-        pretrained.convert({"conv1.weight": torch.zeros(1)})
+        convert({"conv1.weight": torch.zeros(1)})
 
 
 def test_heads_that_nothing_says() -> None:
     theirs = timm_model(embed_dim=96, num_heads=3)
     with pytest.raises(UserError, match="how many heads a width of 96 has"):
-        pretrained.convert(theirs.state_dict())
-    assert pretrained.convert(theirs.state_dict(), {"num_heads": 3}).vit.num_heads == 3
+        convert(theirs.state_dict())
+    assert convert(theirs.state_dict(), {"num_heads": 3}).vit.num_heads == 3
 
 
 def test_rules_are_named_in_the_notes() -> None:
-    notes = " ".join(pretrained.convert(good()).notes)
+    notes = " ".join(convert(good()).notes)
     for word in ("num_heads 2 by the rule", "gelu exact", "eps 1e-06", "preprocessing"):
         assert word in notes
 
@@ -363,7 +366,7 @@ def test_a_mismatch_lists_every_key(tmp_path: Path) -> None:
     save_file(good(), tmp_path / "w.safetensors")
     config = config_with(tmp_path / "w.safetensors", {"hidden_dim": 768, "num_layers": 12})
     with pytest.raises(UserError) as caught:
-        pretrained.build_for(config, ("a", "b"))
+        build_for(config, ("a", "b"))
     for part in ("hidden_dim: 768 in the config, 128", "num_layers: 12 in the config, 2"):
         assert part in str(caught.value)
     assert "patch_dim" not in str(caught.value)
@@ -372,12 +375,12 @@ def test_a_mismatch_lists_every_key(tmp_path: Path) -> None:
 def test_classes_unlike_the_folders(tmp_path: Path) -> None:
     config = config_with(tmp_path / "none", {"num_classes": 5})
     with pytest.raises(UserError, match="num_classes is 5, but .* has 2 classes"):
-        pretrained.build_for(config, ("a", "b"))
+        build_for(config, ("a", "b"))
 
 
 def test_the_weights_own_gelu_and_eps_win(tmp_path: Path) -> None:
     config = config_with(FIXTURES / "google_tiny.npz", {"eps": 1e-5, "gelu": "exact"})
-    net = pretrained.build_for(config, ("a", "b", "c"))
+    net = build_for(config, ("a", "b", "c"))
     assert (net.vit.eps, net.vit.gelu) == (1e-6, "tanh")
     assert net.blocks[0].mlp.act.approximate == "tanh"
     assert net.blocks[0].norm1.eps == net.norm.eps == 1e-6
@@ -388,13 +391,13 @@ def test_a_head_for_the_same_classes_is_kept(tmp_path: Path) -> None:
     net = randomise(VisionTransformer(vit, classes=("a", "b")))
     pretrained.save_model(tmp_path / "best.safetensors", net)
     config = config_with(tmp_path / "best.safetensors", {})
-    again = pretrained.build_for(config, ("a", "b"))
+    again = build_for(config, ("a", "b"))
     assert torch.equal(again(images(32)), net(images(32)))
     for classes in (("a", "c"), ("b", "a"), ("a", "b", "c")):
-        fresh = pretrained.build_for(config, classes)
+        fresh = build_for(config, classes)
         assert not fresh.head.weight.any() and fresh.classes == classes  # type: ignore[union-attr]
 
 
 def test_vit_keys_left_out_come_from_the_weights() -> None:
-    net = pretrained.build_for(config_with(FIXTURES / "google_tiny.npz", {"dim": 32}), ("a", "b"))
+    net = build_for(config_with(FIXTURES / "google_tiny.npz", {"dim": 32}), ("a", "b"))
     assert (net.vit.hidden_dim, net.vit.dim, net.pos_embed.shape[1]) == (48, 32, 5)

@@ -24,6 +24,8 @@ from dataset import EpochSampler, load_split
 from engine.run import Run
 from metrics import LEARNED, NOT_LEARNED
 from model import VisionTransformer
+from pretrained.build import build_for
+from pretrained.read import read_arrays
 from utils import UserError
 
 CPU = torch.device("cpu")
@@ -123,7 +125,7 @@ def test_a_resumed_run_keeps_the_setting_that_was_found(
     training.main(["--config", str(config), "train.from_checkpoint=true"])
     assert summary(finetune)["chosen"] == whole["chosen"]
     both = [
-        pretrained.read_arrays(finetune.parent / f"weights/{run}/best.safetensors")[0]
+        read_arrays(finetune.parent / f"weights/{run}/best.safetensors")[0]
         for run in ("whole", "tiny")
     ]
     assert all(torch.equal(both[0][name], both[1][name]) for name in both[0])
@@ -186,7 +188,7 @@ def test_one_training_image_a_class_is_too_few_to_search(
 
 def test_side_jobs_leave_the_network_alone(finetune: Path) -> None:
     config, _ = load_config(finetune)
-    net = pretrained.build_for(config, load_split(config.train).classes)
+    net = build_for(config, load_split(config.train).classes)
     twin = training.branch(net)
     shared = {n for n, p in net.named_parameters() if p is twin.get_parameter(n)}
     assert shared == {n for n, p in net.named_parameters() if not p.requires_grad}
@@ -308,7 +310,7 @@ def test_an_averaged_run_resumes_exactly(
     config = config_file.parent / "logs/tiny/config.yaml"
     last = torch.load(config_file.parent / "weights/tiny/last.pt", weights_only=True)
     assert last["average"]["steps"] == 8 and last["average"]["values"]
-    best, _ = pretrained.read_arrays(config_file.parent / "weights/tiny/best.safetensors")
+    best, _ = read_arrays(config_file.parent / "weights/tiny/best.safetensors")
     assert not torch.equal(best["norm.weight"], last["model"]["norm.weight"])
     # The schedule of 4 epochs is not that of 2, so only what was restored is compared.
     job = net_and_job(mode="scratch", ema=0.9)
@@ -400,7 +402,7 @@ def test_the_recipe_stays_unless_another_is_surely_better(spread: float, chosen:
 def test_two_cores_try_settings_as_one_does(finetune: Path) -> None:
     config, _ = load_config(finetune, ["train.max_epochs=4", "train.lr=2e-4"])
     split = load_split(config.train)
-    net, train_ = pretrained.build_for(config, split.classes), config.train.settled(36)
+    net, train_ = build_for(config, split.classes), config.train.settled(36)
     plan = training.plan_cache(net, split, train_)
     assert plan is not None
     loader = training.open_cache(plan, net, train_, CPU).loaders(plan, split, train_, CPU)["train"]

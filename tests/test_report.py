@@ -21,7 +21,7 @@ from config_file import dump_config
 from engine.run import find_run
 from metrics import wilson
 from model import VisionTransformer
-from pretrained import save_model
+from pretrained.write import save_model
 from tools import _report_numbers as numbers
 from tools import _report_pictures as pictures
 from tools import compare, report

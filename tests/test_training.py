@@ -32,6 +32,8 @@ from config_file import load_config
 from engine.run import COLUMNS, MetricsLog, read_metrics
 from metrics import evaluate
 from model import VisionTransformer
+from pretrained.build import build_for
+from pretrained.read import read_arrays
 from utils import UserError
 
 
@@ -159,10 +161,7 @@ def test_the_best_checkpoint_scores_what_the_summary_says(config_file: Path) -> 
 def test_a_run_is_repeatable(config_file: Path) -> None:
     train(config_file, "train.run_name=a")
     train(config_file, "train.run_name=b")
-    a, b = (
-        pretrained.read_arrays(config_file.parent / f"weights/{x}/best.safetensors")[0]
-        for x in "ab"
-    )
+    a, b = (read_arrays(config_file.parent / f"weights/{x}/best.safetensors")[0] for x in "ab")
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
@@ -186,7 +185,7 @@ def test_finetune_changes_the_last_block_and_head_only(config_file: Path) -> Non
     without_vit(config_file)
     train(config_file, "train.mode=finetune", f"train.checkpoint={weights}")
     before = pretrained.read(weights).state
-    after, _ = pretrained.read_arrays(config_file.parent / "weights/tiny/best.safetensors")
+    after, _ = read_arrays(config_file.parent / "weights/tiny/best.safetensors")
     changed = {n for n in after if n not in before or not torch.equal(after[n], before[n])}
     assert changed == {n for n in after if n.startswith(("blocks.1.", "norm.", "head."))}
 
@@ -234,9 +233,7 @@ def test_a_stopped_and_resumed_run_ends_like_an_uninterrupted_one(
     rows = [without_clocks(read_metrics(logs / r / "metrics.csv")) for r in ("whole", "stopped")]
     assert rows[0] == rows[1]
     for file in ("best.safetensors", "last.pt"):
-        whole, stopped = (
-            pretrained.read_arrays(weights / r / file)[0] for r in ("whole", "stopped")
-        )
+        whole, stopped = (read_arrays(weights / r / file)[0] for r in ("whole", "stopped"))
         assert all(torch.equal(whole[n], stopped[n]) for n in whole)
     both = [summary(config_file, r) for r in ("whole", "stopped")]
     for result in both:
@@ -455,7 +452,7 @@ def test_compile_trains_the_same(config_file: Path) -> None:
 def test_evaluation_is_without_dropout_and_restores_the_mode(config_file: Path) -> None:
     config, _ = load_config(config_file, ["vit.dropout=0.5"])
     split = training.load_split(config.train)
-    net = pretrained.build_for(config, split.classes)
+    net = build_for(config, split.classes)
     torch.nn.init.normal_(net.head.weight)  # type: ignore[arg-type]
     cpu = torch.device("cpu")
     loaders = training.make_loaders(split, config.train, net.preprocessing, 3, cpu)
@@ -530,7 +527,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     message = fail(config_file)
     for part in ("loss is not finite at step 2 of epoch 2 (lr 0.00", "last good checkpoint is"):
         assert part in message
-    arrays, _ = pretrained.read_arrays(config_file.parent / "weights/tiny/last.pt")
+    arrays, _ = read_arrays(config_file.parent / "weights/tiny/last.pt")
     assert all(bool(array.isfinite().all()) for array in arrays.values())
 
 

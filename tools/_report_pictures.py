@@ -118,7 +118,8 @@ def chosen_for_looks(predictions: list[Prediction]) -> list[Prediction]:
 def looks(record: Record) -> Iterator[dict[str, Any]]:
     """What the trained network looks at: each chosen image, its rollout and its relevance for the
     answer. Stops early where the time is up. Raises UserError where the weights can't be used."""
-    from pretrained import build, read
+    from pretrained.build import build
+    from pretrained.read import read
     from tools._attention_maps import as_input, attention_maps, overlay, seen
 
     if record.weights is None or record.pictures is None:

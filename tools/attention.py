@@ -25,7 +25,8 @@ from config import ConfigError
 from engine.run import BEST, runs, trained
 from images import EXTENSIONS, read_image
 from model import VisionTransformer
-from pretrained import build, read
+from pretrained.build import build
+from pretrained.read import read
 from tools._attention_maps import Maps, as_input, attention_maps, overlay, seen, seen_box
 from utils import UserError, command_line, pick_device, replacing
 

