@@ -30,10 +30,10 @@ from config import Config, ConfigError, TrainConfig
 from config_file import load_config
 from dataset import PARTS, ImageDataset, Split, eval_transform, load_split
 from engine.run import trained
-from features import cache_folder
 from images import FileIndex
 from model import Block, Tail, Tokens, VisionTransformer, attention_kept, parameter_groups
 from pretrained.build import build_for
+from tokens.plan import cache_folder
 from utils import (
     UserError,
     command_line,

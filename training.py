@@ -38,18 +38,6 @@ from config_file import dump_config, load_config
 from dataset import PARTS, Split, eval_transform, load_split, make_loaders, write_split
 from engine.plots import plot_search
 from engine.run import COLUMNS, MetricsLog, Run, log_outcome
-from features import (
-    Loaders,
-    Plan,
-    TokenLoader,
-    Trunk,
-    cache_folder,
-    class_tokens,
-    damage,
-    may_cache,
-    open_cache,
-    plan_cache,
-)
 from images import FileIndex
 from metrics import (
     MOST_FOR_RIVALS,
@@ -66,6 +54,10 @@ from model import Tail, Tokens, VisionTransformer, parameter_groups
 from pretrained.build import build_for
 from pretrained.read import read_arrays
 from pretrained.write import metadata_of, save_model
+from tokens.builder import open_cache
+from tokens.cache import Loaders, TokenLoader, class_tokens
+from tokens.plan import Plan, cache_folder, damage, may_cache, plan_cache
+from tokens.trunk import Trunk
 from utils import (
     UserError,
     autocast,

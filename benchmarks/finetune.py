@@ -35,11 +35,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from config import TrainConfig, ViTConfig
 from dataset import eval_transform, load_split
-from features import Trunk
 from images import Sample, read_image
 from model import VisionTransformer
 from pretrained.build import load_model
 from pretrained.write import export, save_model
+from tokens.trunk import Trunk
 from utils import autocast, command_line, keep_freed_memory, replacing
 
 ROOT = Path(__file__).resolve().parents[1]

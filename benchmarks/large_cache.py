@@ -21,8 +21,9 @@ from tqdm import tqdm
 
 from config import ViTConfig
 from dataset import EpochSampler
-from features import TokenCache, TokenLoader, record_type
 from model import Tail, VisionTransformer
+from tokens.cache import TokenCache, TokenLoader
+from tokens.plan import record_type
 from utils import check_disk, command_line
 
 

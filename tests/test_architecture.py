@@ -13,7 +13,7 @@ from conftest import REPO
 LEAVES = {"config", "utils"}
 MIDDLE = LEAVES | {"config_file", "images"}
 INNER = MIDDLE | {"model", "dataset", "metrics"}
-CORE = INNER | {"pretrained", "features"}
+CORE = INNER | {"pretrained", "tokens"}
 ALLOWED = {
     "config": set(),
     "utils": set(),
@@ -23,7 +23,6 @@ ALLOWED = {
     "dataset": MIDDLE,
     "metrics": LEAVES,
     "pretrained": MIDDLE | {"model", "dataset"},
-    "features": MIDDLE | {"model", "dataset"},
     "training": CORE | {"engine"},
     "test": CORE | {"engine"},
 }

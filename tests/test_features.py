@@ -20,7 +20,6 @@ import yaml
 from conftest import REPO, TINY_VIT, picture
 from torch import Tensor
 
-import features
 import images
 import pretrained
 import training
@@ -28,11 +27,14 @@ from config import Config, ConfigError, ViTConfig
 from config_file import load_config
 from dataset import load_split, make_loaders
 from engine.run import read_metrics
-from features import Plan, TokenCache, Trunk, packed
 from images import FileIndex
 from model import Tail, Tokens, VisionTransformer
 from pretrained.build import build_for
 from pretrained.read import read_arrays
+from tokens.builder import Builder, open_cache, waiting_for
+from tokens.cache import TokenCache, TokenLoader
+from tokens.plan import Plan, damage, plan_cache
+from tokens.trunk import PackedBlock, Trunk, packed
 from tools import cache as cache_tool
 from utils import UserError, command_line
 
@@ -329,7 +331,7 @@ def test_packed_blocks_equal_the_plain_ones(gelu: str) -> None:
     blocks: list[Any] = list(VisionTransformer(vit).blocks)
     quick = packed(blocks, 4, 197, CPU)
     if torch.backends.mkldnn.is_available():
-        assert all(isinstance(block, features.PackedBlock) for block in quick)
+        assert all(isinstance(block, PackedBlock) for block in quick)
     x = y = torch.randn(3, 197, 192)
     with torch.no_grad():
         for plain, block in zip(blocks, quick, strict=True):
@@ -346,7 +348,7 @@ def test_without_packed_products_the_plain_blocks_are_used(
             raise NotImplementedError("no such operator")
         return 1.001 * self.block(x)
 
-    monkeypatch.setattr(features.PackedBlock, "__call__", call)
+    monkeypatch.setattr(PackedBlock, "__call__", call)
     blocks: list[Any] = list(VisionTransformer(ViTConfig(**TINY_VIT, num_classes=3)).blocks)
     assert packed(blocks, 4, 17, CPU) is blocks
 
@@ -481,13 +483,13 @@ def test_a_damaged_cache_is_found_and_made_anew(
 def test_every_flipped_byte_of_the_header_is_found(finetune: Path) -> None:
     train(finetune, "train.max_epochs=1")
     path = plan(finetune).path
-    assert features.damage(path) is None
+    assert damage(path) is None
     header = (path / "header.json").read_bytes()
     for position in range(len(header)):
         flip(path / "header.json", position)
-        assert features.damage(path), f"byte {position} of {header!r}"
+        assert damage(path), f"byte {position} of {header!r}"
         (path / "header.json").write_bytes(header)
-    assert features.damage(path) is None
+    assert damage(path) is None
 
 
 def stopping_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -504,7 +506,7 @@ def stopping_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_stopped_build_goes_on_where_it_was(
     finetune: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(features, "HIDDEN_BYTES", 4 * 17 * 96 * 5)  # batches of 5
+    monkeypatch.setattr("tokens.trunk.HIDDEN_BYTES", 4 * 17 * 96 * 5)  # batches of 5
     with monkeypatch.context() as patch:
         stopping_after(3, patch)
         with pytest.raises(KeyboardInterrupt, match="go on with: python training.py"):
@@ -557,15 +559,15 @@ def test_a_picture_that_changes_meanwhile_is_not_cached_as_what_it_was(
     net = build_for(config, split.classes)
     picture("red", 99).save(finetune.parent / "images" / "red" / "03.png")
     with pytest.raises(UserError, match="03.png was changed while it was in use"):
-        features.open_cache(Plan(net, split, config.train), net, config.train, CPU)
+        open_cache(Plan(net, split, config.train), net, config.train, CPU)
     (finetune.parent / "images" / "red" / "03.png").unlink()
     with pytest.raises(UserError, match="03.png was changed while it was in use"):
-        features.open_cache(Plan(net, split, config.train), net, config.train, CPU)
+        open_cache(Plan(net, split, config.train), net, config.train, CPU)
     # A worker process' error arrives with that process' traceback.
     with_workers = config.train.model_copy(update={"num_workers": 1})
 
     def opened() -> None:
-        features.open_cache(Plan(net, split, with_workers), net, with_workers, CPU)
+        open_cache(Plan(net, split, with_workers), net, with_workers, CPU)
 
     capsys.readouterr()
     assert command_line(opened) == 2
@@ -586,18 +588,18 @@ def test_a_build_whose_last_step_fails_is_not_lost(
         original(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr("features.os.replace", replace)
+        patch.setattr("tokens.builder.os.replace", replace)
         with pytest.raises(PermissionError):
             train(finetune, "train.run_name=a")
     assert sum(seen) == 36
     train(finetune, "train.run_name=b")
-    assert sum(seen) == 36 and features.damage(plan(finetune).path) is None
+    assert sum(seen) == 36 and damage(plan(finetune).path) is None
 
 
 def test_a_build_that_goes_on_copies_what_was_made_meanwhile(
     finetune: Path, monkeypatch: pytest.MonkeyPatch, seen: list[int]
 ) -> None:
-    monkeypatch.setattr(features, "HIDDEN_BYTES", 4 * 17 * 96 * 5)  # batches of 5
+    monkeypatch.setattr("tokens.trunk.HIDDEN_BYTES", 4 * 17 * 96 * 5)  # batches of 5
     folder = finetune.parent / "images"
     extra = [folder / name / f"{name}{i}.png" for name in ("red", "green") for i in range(6)]
     for i, path in enumerate(extra):
@@ -663,14 +665,14 @@ def test_two_runs_do_not_make_the_same_cache_at_once(
     config, split, net = prepared(finetune)
     wanted = Plan(net, split, config.train)
     training.setup_log()
-    with features.waiting_for(wanted.folder / f"{wanted.key}.lock"):
+    with waiting_for(wanted.folder / f"{wanted.key}.lock"):
         other = threading.Thread(
-            target=features.open_cache, args=(wanted, net, config.train, CPU), daemon=True
+            target=open_cache, args=(wanted, net, config.train, CPU), daemon=True
         )
         other.start()
         other.join(0.5)
         assert other.is_alive() and not seen
-        features.Builder(wanted, net, config.train, CPU).build()
+        Builder(wanted, net, config.train, CPU).build()
         assert sum(seen) == 36
     other.join(30)
     assert not other.is_alive() and sum(seen) == 36
@@ -690,19 +692,17 @@ def test_the_size_is_said_and_checked_before_a_byte_is_written(
     size = plan(finetune).bytes
     assert size == 36 * (17 * 48 * 4 + 48 * 4)
     config, split, net = prepared(finetune, "train.cache=on")
-    wanted = features.plan_cache(net, split, config.train)
+    wanted = plan_cache(net, split, config.train)
     assert wanted is not None
     free(monkeypatch, size - 1)
     with pytest.raises(UserError, match="no disk space for the token cache in .*train.cache=off"):
         train(finetune, "train.cache=on")
     assert not wanted.folder.exists() and not (finetune.parent / "logs").exists()
     training.setup_log()
-    assert (
-        features.plan_cache(net, split, config.train.model_copy(update={"cache": "auto"})) is None
-    )
+    assert plan_cache(net, split, config.train.model_copy(update={"cache": "auto"})) is None
     assert "no token cache: it would take 0 MB of 0 MB free" in capsys.readouterr().out
     free(monkeypatch, 10**9)
-    features.open_cache(wanted, net, config.train, CPU)
+    open_cache(wanted, net, config.train, CPU)
     assert (wanted.path / "tokens.bin").stat().st_size == size
 
 
@@ -727,12 +727,12 @@ def test_a_folder_that_can_not_be_written_to(
         raise OSError(30, "Read-only file system")
 
     with monkeypatch.context() as patch:
-        patch.setattr("features.os.access", lambda path, mode: False)
+        patch.setattr("tokens.plan.os.access", lambda path, mode: False)
         train(finetune)
         assert "no token cache: " in capsys.readouterr().out
         assert not (finetune.parent / "data").exists()
     train(finetune, "train.run_name=b")
-    monkeypatch.setattr("features.os.access", lambda path, mode: False)
+    monkeypatch.setattr("tokens.plan.os.access", lambda path, mode: False)
     monkeypatch.setattr(Path, "touch", denied)
     train(finetune, "train.run_name=c")
     assert "no token cache" not in capsys.readouterr().out, "a finished one is still read"
@@ -747,7 +747,7 @@ def test_without_room_the_pictures_are_decoded_once(
     reads: list[Any] = []
     original = images.read_image
     monkeypatch.setattr(images, "read_image", lambda path: reads.append(path) or original(path))
-    monkeypatch.setattr(features, "MOST_OF_FREE", 0)
+    monkeypatch.setattr("tokens.plan.MOST_OF_FREE", 0)
     train(finetune)
     assert len(reads) == 36
 
@@ -777,14 +777,14 @@ def test_memory_does_not_grow_with_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """600 MB of records (a sparse file: no disk is needed) pass through a few megabytes."""
-    monkeypatch.setattr(features, "LARGE_SHARE", 0)
+    monkeypatch.setattr("tokens.cache.LARGE_SHARE", 0)
     record = np.dtype([("tokens", "float16", (197, 768)), ("cls", "float32", (768,))])
     (tmp_path / "records.txt").write_text("".join(f"{i}\n" for i in range(2000)))
     with open(tmp_path / "tokens.bin", "wb") as file:
         file.truncate(2000 * record.itemsize)
     cache = TokenCache(tmp_path, record)
     rows = np.arange(2000)[:, None]
-    loader = features.TokenLoader(cache, rows, torch.zeros(2000, dtype=torch.long), 20)
+    loader = TokenLoader(cache, rows, torch.zeros(2000, dtype=torch.long), 20)
     sizes = []
     for tokens, labels in loader:
         assert (
@@ -801,7 +801,7 @@ def test_memory_does_not_grow_with_the_cache(
 def test_batches_are_those_of_the_images(finetune: Path) -> None:
     config, split, net = prepared(finetune, "train.views=3")
     wanted = Plan(net, split, config.train)
-    cache = features.open_cache(wanted, net, config.train, CPU)
+    cache = open_cache(wanted, net, config.train, CPU)
     tokens = cache.loaders(wanted, split, config.train, CPU)
     images = make_loaders(split, config.train, net.preprocessing, 3, CPU)
     for epoch in (1, 2, 5):
@@ -953,7 +953,7 @@ def test_the_tool_prunes_what_is_of_no_use(
     shutil.copytree(path, partial)
     text = tool("prune", "--dry-run")
     assert "would remove" in text and "unfinished, 100%" in text and partial.exists()
-    with features.waiting_for(path.with_suffix(".lock")):
+    with waiting_for(path.with_suffix(".lock")):
         assert "being made, 100%" in tool("ls") and tool("prune") == "nothing to remove\n"
         with pytest.raises(UserError, match="is being made by a run"):
             tool("rm", path.name)

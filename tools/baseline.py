@@ -39,20 +39,14 @@ from config import Config, ConfigError, Mode, Preprocessing, TrainConfig
 from config_file import dump_config, load_config
 from dataset import PARTS, Split, load_split, make_loaders, write_split
 from engine.run import Run
-from features import (
-    Loaders,
-    TokenLoader,
-    cache_folder,
-    class_tokens,
-    damage,
-    open_cache,
-    plan_cache,
-)
 from images import FileIndex
 from metrics import evaluate, logistic_regression, nearest_neighbours, score_lines, scores, wilson
 from model import Tail, VisionTransformer
 from pretrained.build import build_for
 from pretrained.layouts import IMAGENET
+from tokens.builder import open_cache
+from tokens.cache import Loaders, TokenLoader, class_tokens
+from tokens.plan import cache_folder, damage, plan_cache
 from tools._baseline_networks import (
     AUGREG2,
     TRAIN_PY,

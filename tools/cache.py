@@ -21,7 +21,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from features import caches, damage, megabytes, read_header
+from tokens.plan import caches, damage, megabytes, read_header
 from utils import UserError, command_line
 
 DAY = 24 * 3600

@@ -1,0 +1,232 @@
+"""What a token cache is of, and what it looks like on the disk.
+
+    <data>/cache/<key>/header.json   what it was made of, with a hash of itself
+    <data>/cache/<key>/records.txt   the identity of each record, a line each
+    <data>/cache/<key>/tokens.bin    the records, all of one size
+    <data>/cache/<key>.partial/      the same, unfinished: a later run goes on with it
+
+The key is a hash of the trunk's weights and architecture, the precision, and the set of records. A
+record is one image, by its content, under one draw of one transform. So whatever changes makes a
+new key, and what did not change is copied from an older cache instead of being computed again.
+The tokens carry no checksum: what a failing disk does to them is not noticed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import torchvision
+
+from config import TrainConfig
+from dataset import PARTS, ImageDataset, Split, eval_transform, train_transform
+from model import VisionTransformer
+from utils import check_disk, existing, free_bytes, log, same_disk, write_text
+
+KEY_LENGTH = 16
+FORMAT = 1  # raise it whenever the same inputs would give other bytes
+MOST_OF_FREE = 0.9  # of the free disk: `cache: auto` leaves the rest to others
+Draw = tuple[ImageDataset, tuple[int, int]]  # an image under one draw of a transform
+
+
+class Plan:
+    """What a run's cache holds: its key, its size, and where each record comes from.
+
+    `ids` names the records of each image of a part, one for each of its draws; `draws` says what a
+    record is made of.
+    """
+
+    def __init__(
+        self, net: VisionTransformer, split: Split, train: TrainConfig, checkpoints: int = 0
+    ) -> None:
+        self.folder = cache_folder(train)
+        self.reserved = checkpoints if same_disk(self.folder, Path(train.save_path)) else 0
+        self.remedy = f"`python -m tools.cache prune{data_option(train)}` frees some, train.data "
+        self.remedy += "names another place"
+        self.record = record_type(net, train.cache_dtype)
+        self.ids: dict[str, list[list[str]]] = {}
+        self.draws: dict[str, Draw] = {}
+        for part in PARTS:
+            self._add(part, net, split, train)
+        self.recipe = {
+            "format": FORMAT,
+            "trunk": trunk_hash(net),
+            "blocks": net.frozen_depth,
+            "dtype": train.cache_dtype,
+            "shape": list(self.record["tokens"].shape),
+            "bf16": train.bf16,
+        }
+        self.key = key_of(self.recipe, self.draws)
+        self.path = self.folder / self.key
+        self.bytes = len(self.draws) * self.record.itemsize
+        self.about = {"images": str(split.root), "weights": train.checkpoint}
+
+    def check_disk(self) -> None:
+        """Raise UserError where the disk has no room for what is still to be written."""
+        what = f"the token cache in {self.folder} ({self.remedy}; train.cache=off does without)"
+        if missing := self.missing_bytes():
+            check_disk(self.folder, missing + self.reserved, what)
+
+    def _add(self, part: str, net: VisionTransformer, split: Split, train: TrainConfig) -> None:
+        """A part's images, under the draws that its loader asks for."""
+        preprocessing, channels = net.preprocessing, net.vit.input_channels
+        settings: list[Any] = [torchvision.__version__, PIL.__version__]
+        samples = split.part(part)
+        self.ids[part] = [[] for _ in samples]
+
+        def add(transform: Any, draws: Iterable[int], *more: int) -> None:
+            name = sha256(repr(transform), [*settings, *more])[:16]
+            images = ImageDataset(samples, transform, split.decoded, train.seed)
+            for i, (sample, ids) in enumerate(zip(samples, self.ids[part], strict=True)):
+                for n in draws:
+                    ids.append(f"{sample.sha256}-{name}-{n}")
+                    self.draws[ids[-1]] = (images, (i, n))
+
+        add(eval_transform(preprocessing, channels), [1])
+        if part == "train" and train.draws and train.draws > 1:
+            assert train.max_epochs != "auto"
+            augmented = range(2, min(train.draws, train.max_epochs) + 1)  # an epoch uses one
+            add(train_transform(preprocessing, train, channels), augmented, train.seed)
+
+    def said(self) -> str:
+        return f"{len(self.draws):,} records, {megabytes(self.bytes)} in {self.path}"
+
+    def missing_bytes(self) -> int:
+        """What is still to be written; 0 where the cache is there."""
+        for folder in (self.path, self.path.with_suffix(".partial")):
+            with contextlib.suppress(OSError):
+                return self.bytes - min(self.bytes, (folder / "tokens.bin").stat().st_size)
+        return self.bytes
+
+
+def cache_folder(train: TrainConfig) -> Path:
+    return Path(train.data) / "cache"
+
+
+def may_cache(train: TrainConfig) -> bool:
+    """Whether the config lets a run cache tokens; whether they fit the disk is seen later."""
+    return train.mode == "finetune" and train.cache != "off"
+
+
+def data_option(train: TrainConfig) -> str:
+    return "" if train.data == "data" else f" --data {train.data}"
+
+
+def plan_cache(
+    net: VisionTransformer, split: Split, train: TrainConfig, checkpoints: int = 0
+) -> Plan | None:
+    """What the run's cache holds; None, with a line that says why, where it runs without one.
+
+    `checkpoints`: the bytes that the run is going to write besides.
+    """
+    if not may_cache(train):
+        return None
+    plan = Plan(net, split, train, checkpoints)
+    if damage(plan.path) and train.cache == "auto" and not may_write(plan.folder):
+        log.info(
+            "no token cache: %s can't be written to; train.data names another place", plan.folder
+        )
+        return None
+    missing, free = plan.missing_bytes(), free_bytes(plan.folder) - plan.reserved
+    if train.cache == "auto" and missing and missing > MOST_OF_FREE * free:
+        log.info(
+            "no token cache: it would take %s of %s free in %s, so every epoch runs the whole "
+            "network; %s",
+            megabytes(missing),
+            megabytes(max(0, free)),
+            plan.folder,
+            plan.remedy,
+        )
+        return None
+    return plan
+
+
+def may_write(folder: Path) -> bool:
+    """Whether a folder, there already or not, can be written to."""
+    there = existing(folder)
+    return there.is_dir() and os.access(there, os.W_OK)
+
+
+def sha256(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def key_of(recipe: dict[str, Any], ids: Iterable[str]) -> str:
+    return sha256(recipe, sorted(ids))[:KEY_LENGTH]
+
+
+def record_type(net: VisionTransformer, dtype: str) -> np.dtype:
+    """One image's Tokens as they lie in the file: (N, D) in `dtype`, the class token in float32."""
+    L, D = net.vit.num_layers, net.vit.hidden_dim
+    N = 1 if net.frozen_depth == L else net.pos_embed.shape[1]
+    fields: list[Any] = [("tokens", dtype, (N, D))]
+    if net.frozen_depth == L - 1:
+        fields.append(("cls", "float32", (D,)))
+    return np.dtype(fields, align=True)
+
+
+def trunk_hash(net: VisionTransformer) -> str:
+    """A hash of all that the trunk's output depends on: its parameters and its architecture."""
+    vit = net.vit
+    architecture = [vit.patch_dim, vit.num_heads, vit.num_layers, vit.eps, vit.gelu]
+    digest = hashlib.sha256(json.dumps(architecture).encode())
+    for name, parameter in net.named_parameters():
+        if not parameter.requires_grad:
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def write_header(folder: Path, plan: Plan, ids: list[str]) -> None:
+    """header.json and records.txt, before the first record."""
+    content = {"key": plan.key, "recipe": plan.recipe, "records": len(ids), "about": plan.about}
+    content["record_bytes"] = plan.record.itemsize
+    write_text(folder / "records.txt", "\n".join(ids) + "\n")
+    header = {"content": content, "sha256": sha256(content)}
+    write_text(folder / "header.json", json.dumps(header, indent=2) + "\n")
+
+
+def read_header(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """A cache's header and the identities of its records; ValueError where they are not whole."""
+    try:
+        text = (folder / "header.json").read_text(encoding="utf-8")
+        header = json.loads(text)
+        content, stamp = header["content"], header["sha256"]
+        ids = (folder / "records.txt").read_text(encoding="utf-8").splitlines()
+        key = key_of(content["recipe"], ids)
+    except OSError as error:
+        raise ValueError(f"{error.filename} can't be read") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"its header is not whole: {error!r:.80}") from None
+    whole = text == json.dumps(header, indent=2) + "\n" and stamp == sha256(content)
+    if not whole or content["key"] != key or folder.name.partition(".")[0] != key:
+        raise ValueError("its header was changed")
+    return content, ids
+
+
+def damage(folder: Path) -> str | None:
+    """Why a finished cache can't be read, None where nothing is wrong with it."""
+    try:
+        header, ids = read_header(folder)
+        size = (folder / "tokens.bin").stat().st_size
+    except (OSError, ValueError) as error:
+        return str(error)
+    if size != len(ids) * header["record_bytes"]:
+        return f"tokens.bin has {size:,} bytes instead of {len(ids) * header['record_bytes']:,}"
+    return None
+
+
+def caches(folder: Path, suffix: str = "") -> list[Path]:
+    """The finished caches in a folder, or those of another suffix; nothing else that lies there."""
+    return sorted(p for p in folder.glob("[0-9a-f]" * KEY_LENGTH + suffix) if p.is_dir())
+
+
+def megabytes(size: float) -> str:
+    return f"{size / 1e6:,.0f} MB" if size < 1e10 else f"{size / 1e9:,.1f} GB"
