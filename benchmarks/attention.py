@@ -27,13 +27,13 @@ from tqdm import tqdm
 from benchmarks.finetune import RESULTS
 from config import Preprocessing
 from dataset import eval_transform
+from inspection.attention_maps import as_input, attention_maps, seen_box
 from model import VisionTransformer
 from pretrained.build import load_model
-from tools import _pilot_backdrops as backdrops
-from tools._attention_maps import as_input, attention_maps, seen_box
-from tools._pilot_cast import NAMES
-from tools._pilot_paper import pick
-from tools.draw_pilots import draw_pilot_with_mask
+from tools.draw_pilots import backdrops
+from tools.draw_pilots.__main__ import draw_pilot_with_mask
+from tools.draw_pilots.cast import NAMES
+from tools.draw_pilots.paper import pick
 from utils import UserError, command_line, write_csv
 
 MAPS = ("rollout", "relevance", "heads")

@@ -16,11 +16,7 @@ import training
 from benchmarks.attention import mask_cells, pasted
 from config import ConfigError, Preprocessing, ViTConfig
 from dataset import eval_transform
-from model import Attention, VisionTransformer, attention_kept
-from pretrained.build import load_model
-from pretrained.write import save_model
-from tools import attention
-from tools._attention_maps import (
+from inspection.attention_maps import (
     attention_maps,
     heads,
     on_picture,
@@ -29,6 +25,10 @@ from tools._attention_maps import (
     rollout,
     seen_box,
 )
+from model import Attention, VisionTransformer, attention_kept
+from pretrained.build import load_model
+from pretrained.write import save_model
+from tools import attention
 from utils import command_line
 
 SMALL = REPO / "weights/vit-s14.safetensors"  # of the quick start, where it was made
@@ -374,7 +374,7 @@ def test_so_many_of_a_folder_are_spread_over_it(trained: Path) -> None:
 
 @pytest.mark.skipif(not SMALL.exists(), reason="the quick start's weights are not here")
 def test_pretrained_attention_lies_on_the_figure() -> None:
-    from tools.draw_pilots import draw_pilot_with_mask
+    from tools.draw_pilots.__main__ import draw_pilot_with_mask
 
     net = load_model(SMALL, num_classes=5, image_size=140)
     transform = eval_transform(net.preprocessing)

@@ -23,8 +23,9 @@ from benchmarks import results
 from config import ViTConfig
 from config_file import load_config
 from model import VisionTransformer
-from tools import _baseline_networks as networks
-from tools import baseline, repeat
+from tools import repeat
+from tools.baseline import __main__ as baseline
+from tools.baseline import networks
 from utils import UserError, command_line
 
 pytestmark = pytest.mark.usefixtures("new_files_are_remembered")

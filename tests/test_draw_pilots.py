@@ -9,8 +9,8 @@ import pytest
 from numpy.random import default_rng
 from PIL import Image
 
-from tools import draw_pilots
-from tools.draw_pilots import MARKER, NAMES, README, draw_pilot, draw_pilot_with_mask, main
+from tools.draw_pilots import __main__ as draw_pilots
+from tools.draw_pilots.__main__ import MARKER, NAMES, README, draw_pilot, draw_pilot_with_mask, main
 
 
 def draw(out: Path, *more: str) -> int:

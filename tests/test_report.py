@@ -19,13 +19,14 @@ from PIL import Image
 from config import Config
 from config_file import dump_config
 from engine.run import find_run
+from inspection import numbers
+from inspection.record import Prediction, read_run
 from metrics import wilson
 from model import VisionTransformer
 from pretrained.write import save_model
-from tools import _report_numbers as numbers
-from tools import _report_pictures as pictures
-from tools import compare, report
-from tools._report_run import Prediction, read_run
+from tools import compare
+from tools.report import __main__ as report
+from tools.report import pictures
 from utils import UserError
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

@@ -24,10 +24,10 @@ from tqdm import tqdm
 from config import ConfigError
 from engine.run import BEST, runs, trained
 from images import EXTENSIONS, read_image
+from inspection.attention_maps import Maps, as_input, attention_maps, overlay, seen, seen_box
 from model import VisionTransformer
 from pretrained.build import build
 from pretrained.read import read
-from tools._attention_maps import Maps, as_input, attention_maps, overlay, seen, seen_box
 from utils import UserError, command_line, pick_device, replacing
 
 LONGER, HEAD, GAP, TITLE = 3.4, 1.6, 0.12, 0.5  # inches: a picture's longer side, a head's, between

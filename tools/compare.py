@@ -15,12 +15,13 @@ from typing import Any
 
 from config import ConfigError
 from engine.run import find_run
-from tools._report_charts import curves_together
-from tools._report_numbers import mcnemar
-from tools._report_render import render, score, whole
-from tools._report_run import PARTS, Prediction, Record, read_run
+from inspection.charts import curves_together
+from inspection.numbers import mcnemar
+from inspection.record import PARTS, Prediction, Record, read_run
+from inspection.render import render, score, whole
 from utils import UserError, command_line, minutes, write_text
 
+TEMPLATE = Path(__file__).with_name("compare.html")
 MOST = 8  # runs: so many colours are told apart
 SURE = 0.05  # what happens by chance less often is more than chance
 NOT_SETTINGS = ("train.run_name", "train.log_path", "train.save_path")  # they differ in any case
@@ -76,7 +77,7 @@ def write_comparison(records: list[Record], out: Path) -> Path:
     }
     contents = [("scores", "Scores"), ("differences", "Settings"), ("curves", "Curves")]
     values["contents"] = contents if values["curves"] else contents[:2]
-    write_text(out, render("_compare_page.html", **values))
+    write_text(out, render(TEMPLATE, **values))
     return out
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tools._pilot_hair import Hair
-from tools._pilot_paper import RGB
+from tools.draw_pilots.hair import Hair
+from tools.draw_pilots.paper import RGB
 
 
 @dataclass(frozen=True)

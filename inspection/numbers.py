@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from inspection.record import Prediction
 from metrics import wilson
-from tools._report_run import Prediction
 
 BINS = 15  # as Guo et al.
 

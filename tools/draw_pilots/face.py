@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tools._pilot_hair import FrontHair
-from tools._pilot_paper import (
+from tools.draw_pilots.hair import FrontHair
+from tools.draw_pilots.paper import (
     DUSK,
     MIRROR,
     RGB,

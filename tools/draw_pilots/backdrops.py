@@ -8,7 +8,7 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageDraw
 
-from tools._pilot_paper import DUSK, RGB, WHITE, Palette, mix, often, pick, shift
+from tools.draw_pilots.paper import DUSK, RGB, WHITE, Palette, mix, often, pick, shift
 
 PALETTES: tuple[Palette, ...] = (
     ((150, 205, 236), (236, 246, 250), (74, 128, 190)),

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from tools._pilot_paper import (
+from tools.draw_pilots.paper import (
     DUSK,
     RGB,
     Palette,

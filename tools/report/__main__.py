@@ -15,9 +15,8 @@ from tqdm import tqdm
 
 from config import ConfigError
 from engine.run import find_run
-from metrics import LEARNED, NO_BETTER, NOT_LEARNED, wilson
-from tools._report_charts import confidences, curves, reliability
-from tools._report_numbers import (
+from inspection.charts import confidences, curves, reliability
+from inspection.numbers import (
     calibration,
     confusion,
     frequent_confusions,
@@ -25,11 +24,13 @@ from tools._report_numbers import (
     search_grid,
     shares,
 )
-from tools._report_pictures import Thumbnail, below, confusion_image, looks, thumbnail
-from tools._report_render import render
-from tools._report_run import PARTS, Prediction, Record, read_run
+from inspection.record import PARTS, Prediction, Record, read_run
+from inspection.render import render
+from metrics import LEARNED, NO_BETTER, NOT_LEARNED, wilson
+from tools.report.pictures import Thumbnail, below, confusion_image, looks, thumbnail
 from utils import UserError, command_line, minutes, write_text
 
+TEMPLATE = Path(__file__).with_name("page.html")
 MOST_IN_A_TABLE = 25  # classes: with more the confusion matrix is an image
 SHOWN = 10  # pictures of a kind
 WORST = 20  # classes that stand in the open, where there are many
@@ -83,7 +84,7 @@ def write_report(folder: Path, looks: bool = True) -> Path:
     """Write a run's report.html, whole or not at all; without `looks` no network is loaded."""
     record = read_run(folder)
     path = folder / "report.html"
-    write_text(path, render("_report_page.html", **page(record, looks)))
+    write_text(path, render(TEMPLATE, **page(record, looks)))
     return path
 
 

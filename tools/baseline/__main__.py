@@ -47,7 +47,7 @@ from pretrained.layouts import IMAGENET
 from tokens.builder import open_cache
 from tokens.cache import Loaders, TokenLoader, class_tokens
 from tokens.plan import cache_folder, damage, plan_cache
-from tools._baseline_networks import (
+from tools.baseline.networks import (
     AUGREG2,
     TRAIN_PY,
     Recipe,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from numpy.random import Generator
 
-from tools._pilot_cast import Pilot
-from tools._pilot_clothes import (
+from tools.draw_pilots.cast import Pilot
+from tools.draw_pilots.clothes import (
     Outfit,
     draw_bandage,
     draw_body,
@@ -16,8 +16,8 @@ from tools._pilot_clothes import (
     draw_hairband,
     draw_neck,
 )
-from tools._pilot_face import MOUTHS, Look, draw_brows, draw_head
-from tools._pilot_hair import (
+from tools.draw_pilots.face import MOUTHS, Look, draw_brows, draw_head
+from tools.draw_pilots.hair import (
     FrontHair,
     Hair,
     draw_back_hair,
@@ -25,7 +25,7 @@ from tools._pilot_hair import (
     draw_tail,
     plan_front_hair,
 )
-from tools._pilot_paper import RGB, Frame, Pen, at_half_turn, ellipse, mix, often, pick, shift
+from tools.draw_pilots.paper import RGB, Frame, Pen, at_half_turn, ellipse, mix, often, pick, shift
 
 
 def draw_figure(pen: Pen, name: str, pilot: Pilot, rng: Generator) -> None:

@@ -25,11 +25,10 @@ from numpy.random import Generator, default_rng
 from PIL import Image, ImageFilter
 from tqdm import tqdm
 
-from tools import _pilot_backdrops as backdrops
-from tools import _pilot_light as light
-from tools._pilot_cast import NAMES, PILOTS
-from tools._pilot_figure import draw_figure
-from tools._pilot_paper import Frame, Ink, Pen, often, pick
+from tools.draw_pilots import backdrops, light
+from tools.draw_pilots.cast import NAMES, PILOTS
+from tools.draw_pilots.figure import draw_figure
+from tools.draw_pilots.paper import Frame, Ink, Pen, often, pick
 
 DRAWING_VERSION = 1  # raise it whenever a change alters any pixel
 STAND_INS = "drawn stand-ins made by this program, not Safebooru pictures"

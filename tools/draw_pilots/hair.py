@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
-from tools._pilot_paper import (
+from tools.draw_pilots.paper import (
     DUSK,
     MIRROR,
     RGB,

@@ -9,20 +9,20 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-HERE = Path(__file__).parent
+SHARED = Path(__file__).parent / "templates"  # what pages have in common
 
 
-def render(template: str, **values: Any) -> str:
-    """A page from a template beside this file; every value is escaped."""
+def render(template: Path, **values: Any) -> str:
+    """A page from a template, which may build on the shared ones; every value is escaped."""
     pages = Environment(
-        loader=FileSystemLoader(HERE),
+        loader=FileSystemLoader((template.parent, SHARED)),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     pages.filters |= {"score": score, "percent": percent, "whole": whole, "soft": soft}
-    return pages.get_template(template).render(**values)
+    return pages.get_template(template.name).render(**values)
 
 
 def soft(name: str) -> Markup:

@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 
 from images import read_image
-from tools._report_numbers import shares
-from tools._report_run import Prediction, Record
+from inspection.numbers import shares
+from inspection.record import Prediction, Record
 
 LONGER = 200  # pixels of a thumbnail's longer side
 QUALITY = 80
@@ -118,9 +118,9 @@ def chosen_for_looks(predictions: list[Prediction]) -> list[Prediction]:
 def looks(record: Record) -> Iterator[dict[str, Any]]:
     """What the trained network looks at: each chosen image, its rollout and its relevance for the
     answer. Stops early where the time is up. Raises UserError where the weights can't be used."""
+    from inspection.attention_maps import as_input, attention_maps, overlay, seen
     from pretrained.build import build
     from pretrained.read import read
-    from tools._attention_maps import as_input, attention_maps, overlay, seen
 
     if record.weights is None or record.pictures is None:
         return
