@@ -26,8 +26,11 @@ import training
 from config import Config, ConfigError, ViTConfig
 from config_file import load_config
 from dataset import load_split, make_loaders
+from engine.job import Job
+from engine.preview import checkpoint_bytes
 from engine.run import read_metrics
 from images import FileIndex
+from metrics import evaluate
 from model import Tail, Tokens, VisionTransformer
 from pretrained.build import build_for
 from pretrained.read import read_arrays
@@ -36,7 +39,7 @@ from tokens.cache import TokenCache, TokenLoader
 from tokens.plan import Plan, damage, plan_cache
 from tokens.trunk import PackedBlock, Trunk, packed
 from tools import cache as cache_tool
-from utils import UserError, command_line
+from utils import UserError, command_line, setup_log
 
 CPU = torch.device("cpu")
 DEEP = {**TINY_VIT, "num_layers": 4}
@@ -107,14 +110,14 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def losses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The loss of every training step."""
     found: list[float] = []
-    original = training.Job.step
+    original = Job.step
 
     def noting(*args: Any) -> Any:
         result = original(*args)
         found.append(result[0])
         return result
 
-    monkeypatch.setattr(training.Job, "step", noting)
+    monkeypatch.setattr(Job, "step", noting)
     return found
 
 
@@ -205,7 +208,7 @@ def test_the_cached_run_is_an_ordinary_one(
     config, split, _ = prepared(finetune)
     net = pretrained.load_model(weights / "best.safetensors")
     loaders = make_loaders(split, config.train, net.preprocessing, 3, CPU)
-    scores = training.evaluate(net, loaders["val"], CPU)
+    scores = evaluate(net, loaders["val"], CPU)
     assert scores["accuracy"] == result["val_accuracy"]
     assert scores["loss"] == pytest.approx(result["val_loss"], rel=1e-4)
 
@@ -226,20 +229,20 @@ def test_dropout_and_a_test_part(finetune: Path, image_folder: Path) -> None:
 def test_stopped_and_resumed(finetune: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ["train.max_epochs=5", "train.views=2", "vit.dropout=0.1"]
     train(finetune, "train.run_name=whole", *options)
-    original, calls = training.Job.step, iter(range(1000))
+    original, calls = Job.step, iter(range(1000))
 
     def stop_in_epoch_4(*args: Any) -> Any:
         if next(calls) == 3 * 4 + 2:
             raise KeyboardInterrupt
         return original(*args)
 
-    monkeypatch.setattr(training.Job, "step", stop_in_epoch_4)
+    monkeypatch.setattr(Job, "step", stop_in_epoch_4)
     with pytest.raises(KeyboardInterrupt, match="stopped with 3 epochs done; go on with"):
         train(finetune, "train.run_name=stopped", *options)
     # Less than half a minute has gone by, so this was written because of the stop alone.
     last = torch.load(finetune.parent / "weights/stopped/last.pt", weights_only=True)
     assert last["progress"]["epoch"] == 3
-    monkeypatch.setattr(training.Job, "step", original)
+    monkeypatch.setattr(Job, "step", original)
     train(finetune.parent / "logs/stopped/config.yaml", "train.from_checkpoint=true")
     for file in ("best.safetensors", "last.pt"):
         whole, stopped = (
@@ -258,7 +261,6 @@ def test_the_best_network_is_that_of_the_best_epoch(
     finetune: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where it is written later: at the end, or with a later epoch."""
-    evaluate = training.evaluate
     for save in ("auto", "2", "3"):
         accuracies = iter((0.2, 0.9, 0.5, 0.4, 0.3))
         rows: list[dict[str, float]] = []
@@ -664,7 +666,7 @@ def test_two_runs_do_not_make_the_same_cache_at_once(
 ) -> None:
     config, split, net = prepared(finetune)
     wanted = Plan(net, split, config.train)
-    training.setup_log()
+    setup_log()
     with waiting_for(wanted.folder / f"{wanted.key}.lock"):
         other = threading.Thread(
             target=open_cache, args=(wanted, net, config.train, CPU), daemon=True
@@ -698,7 +700,7 @@ def test_the_size_is_said_and_checked_before_a_byte_is_written(
     with pytest.raises(UserError, match="no disk space for the token cache in .*train.cache=off"):
         train(finetune, "train.cache=on")
     assert not wanted.folder.exists() and not (finetune.parent / "logs").exists()
-    training.setup_log()
+    setup_log()
     assert plan_cache(net, split, config.train.model_copy(update={"cache": "auto"})) is None
     assert "no token cache: it would take 0 MB of 0 MB free" in capsys.readouterr().out
     free(monkeypatch, 10**9)
@@ -710,7 +712,7 @@ def test_the_checkpoints_need_room_beside_the_cache(
     finetune: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, _, net = prepared(finetune)
-    both = plan(finetune).bytes + training.checkpoint_bytes(config.train.settled(30), net)
+    both = plan(finetune).bytes + checkpoint_bytes(config.train.settled(30), net)
     free(monkeypatch, both - 1)
     with pytest.raises(UserError, match="no disk space for the token cache"):
         train(finetune, "train.cache=on")

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from config import TrainConfig, ViTConfig
 from config_file import load_config
 from dataset import load_split
+from engine.job import build_optimizer
 from model import Attention, Block, Mlp, VisionTransformer, attention_kept
 from pretrained.build import build_for
 from pretrained.write import save_model
@@ -176,7 +177,6 @@ def test_dead_and_linear_units(look: Any) -> None:
 
 @pytest.mark.parametrize("optim", ["adamw", "sgd"])
 def test_the_optimiser_is_trainings(look: Any, optim: str) -> None:
-    import training
 
     net, train = network(), settled(optim=optim)
 
@@ -188,7 +188,7 @@ def test_the_optimiser_is_trainings(look: Any, optim: str) -> None:
             found |= {names[p]: [g["lr"], g["weight_decay"], *more] for p in g["params"]}
         return found
 
-    wanted = by_name(training.build_optimizer(net, train))
+    wanted = by_name(build_optimizer(net, train))
     found = by_name(look.build_optimizer(net, train))
     assert found == {name: pytest.approx(values) for name, values in wanted.items()}
     assert len(wanted) == len(list(net.parameters()))

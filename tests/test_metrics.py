@@ -10,8 +10,8 @@ from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-import metrics
-from metrics import LEARNED, NO_BETTER, NOT_LEARNED, verdict, wilson
+from engine.verdict import LEARNED, NO_BETTER, NOT_LEARNED, logistic_regression, rivals, verdict
+from metrics import wilson
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 10), (3, 3), (135, 153), (153, 153), (480, 500)])
@@ -34,15 +34,15 @@ def clouds(n: int, spread: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray
 
 def test_rivals_know_what_is_easy_and_guess_what_is_noise() -> None:
     known, queries = clouds(20, 0.3), clouds(20, 0.3, seed=1)
-    assert min(metrics.rivals(*known, *queries).values()) == 1
+    assert min(rivals(*known, *queries).values()) == 1
     noise = np.random.default_rng(2).normal(size=(2, 60, 8))
-    guesses = metrics.rivals(noise[0], known[1], noise[1], queries[1])
+    guesses = rivals(noise[0], known[1], noise[1], queries[1])
     assert max(guesses.values()) < 0.6
 
 
 def test_logistic_regression_is_scikit_learns() -> None:
     (known, labels), (queries, _) = clouds(20, 1.5), clouds(20, 1.5, seed=1)
-    answers, C = metrics.logistic_regression(known, labels, queries)
+    answers, C = logistic_regression(known, labels, queries)
     scale = StandardScaler().fit(known)
     model = LogisticRegression(C=C, max_iter=500).fit(scale.transform(known), labels)
     assert (answers == model.predict(scale.transform(queries))).all()
@@ -51,7 +51,7 @@ def test_logistic_regression_is_scikit_learns() -> None:
 def test_rivals_of_one_image_a_class() -> None:
     known, labels = clouds(1, 0.3)
     queries = clouds(20, 0.3, seed=1)
-    found = metrics.rivals(known, labels, *queries)
+    found = rivals(known, labels, *queries)
     assert found["nearest_neighbours"] == 1 and found["logistic_regression"] > 0.5
 
 

@@ -15,17 +15,35 @@ import torch
 import yaml
 from conftest import TINY_VIT, picture
 from PIL import Image
+from tqdm import tqdm
 
 import pretrained
 import training
 from config import TrainConfig, ViTConfig
 from config_file import load_config
 from dataset import EpochSampler, load_split
+from engine.checkpoint import Keeper
+from engine.job import Job, Setting, branch, build_criterion, build_mix
 from engine.run import Run
-from metrics import LEARNED, NOT_LEARNED
+from engine.search import (
+    FINALISTS,
+    SEARCH_FOLDS,
+    Trial,
+    choose,
+    recipes_own,
+    search_steps,
+    settings,
+    still_to_find,
+    stratified_folds,
+    try_settings,
+)
+from engine.verdict import LEARNED, NOT_LEARNED, dealt
 from model import VisionTransformer
 from pretrained.build import build_for
 from pretrained.read import read_arrays
+from tokens.builder import open_cache
+from tokens.cache import TokenLoader
+from tokens.plan import plan_cache
 from utils import UserError
 
 CPU = torch.device("cpu")
@@ -64,7 +82,7 @@ def summary(config_file: Path) -> dict[str, Any]:
 
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Less of a search than for real pictures."""
-    monkeypatch.setattr(training, "LEAST_STEPS", 700)
+    monkeypatch.setattr("engine.search.LEAST_STEPS", 700)
 
 
 # --------------------------------------------------------------------------------------- lr: auto
@@ -75,7 +93,7 @@ def test_the_search_looks_at_training_images_only(
 ) -> None:
     quick(monkeypatch)
     rows: set[int] = set()
-    original = training.try_settings
+    original = try_settings
 
     def noting(net: Any, candidates: Any, loader: Any, folds: Any, *rest: Any) -> Any:
         for learned, scored in folds:
@@ -83,9 +101,9 @@ def test_the_search_looks_at_training_images_only(
             rows.update(loader.rows[np.concatenate([learned, scored])].flatten().tolist())
         return original(net, candidates, loader, folds, *rest)
 
-    monkeypatch.setattr(training, "try_settings", noting)
+    monkeypatch.setattr("engine.search.try_settings", noting)
     result = train(finetune, "train.max_epochs=20")
-    cache = training.TokenLoader
+    cache = TokenLoader
     assert cache is not None and len(rows) == result["images"]["train"] == 36
     with open(finetune.parent / "logs/tiny/search.csv", newline="") as file:
         table = list(csv.DictReader(file))
@@ -109,18 +127,18 @@ def test_a_resumed_run_keeps_the_setting_that_was_found(
     whole = train(finetune, *options)
     for folder in ("logs", "weights"):
         (finetune.parent / folder / "tiny").rename(finetune.parent / folder / "whole")
-    original = training.Keeper.keep
+    original = Keeper.keep
 
     def stop_after_2(self: Any, row: dict[str, Any]) -> None:
         original(self, row)
         if row["epoch"] == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training.Keeper, "keep", stop_after_2)
+    monkeypatch.setattr(Keeper, "keep", stop_after_2)
     with pytest.raises(KeyboardInterrupt):
         train(finetune, *options)
-    monkeypatch.setattr(training.Keeper, "keep", original)
-    monkeypatch.setattr(training, "try_settings", None)  # a search would fail
+    monkeypatch.setattr(Keeper, "keep", original)
+    monkeypatch.setattr("engine.search.try_settings", None)  # a search would fail
     config = finetune.parent / "logs/tiny/config.yaml"
     training.main(["--config", str(config), "train.from_checkpoint=true"])
     assert summary(finetune)["chosen"] == whole["chosen"]
@@ -135,26 +153,26 @@ def test_settings_that_are_tried() -> None:
     net = VisionTransformer(ViTConfig(**TINY_VIT, num_classes=3))
     net.freeze_trunk(1)
     plain = TrainConfig()
-    auto = plain.settled(600).model_copy(update=training.still_to_find(plain))
-    grid = training.settings(net, auto)
+    auto = plain.settled(600).model_copy(update=still_to_find(plain))
+    grid = settings(net, auto)
     assert len(grid) == len(set(grid)) == 16
     sides = {("block", "adamw"), ("block", "sgd"), ("head", "adamw")}
     assert {(s.part, s.optim) for s in grid} == sides
-    recipe = training.recipes_own(grid, auto)
+    recipe = recipes_own(grid, auto)
     assert (recipe.part, recipe.optim, recipe.lr) == ("block", "sgd", 6e-3)
     for optim, highest in (("adamw", 3e-2), ("sgd", 0.9)):
-        one = training.settings(net, auto.model_copy(update={"optim": optim}))
+        one = settings(net, auto.model_copy(update={"optim": optim}))
         assert len(set(one)) == 16 and {s.optim for s in one} == {optim}
         assert max(s.lr for s in one) == pytest.approx(highest)
     fixed = auto.model_copy(update={"weight_decay": 0.5})
-    assert {s.weight_decay for s in training.settings(net, fixed)} == {0.5}
-    wide = training.settings(net, auto.model_copy(update={"batch_size": 64}))
+    assert {s.weight_decay for s in settings(net, fixed)} == {0.5}
+    wide = settings(net, auto.model_copy(update={"batch_size": 64}))
     assert wide[0].lr == pytest.approx(2 * grid[0].lr)
     net.freeze_trunk(2)
     auto = auto.model_copy(update={"finetune_blocks": 0})
-    heads = training.settings(net, auto)
+    heads = settings(net, auto)
     assert len(set(heads)) == 16 and {(s.part, s.optim) for s in heads} == {("head", "adamw")}
-    assert training.recipes_own(heads, auto).lr == 3e-3
+    assert recipes_own(heads, auto).lr == 3e-3
 
 
 @pytest.mark.parametrize(
@@ -169,9 +187,9 @@ def test_settings_that_are_tried() -> None:
 def test_the_search_costs_less_than_the_trunk_pass(images: int, dim: int, steps: int) -> None:
     net = VisionTransformer(ViTConfig(**TINY_VIT | {"patch_dim": 14, "dim": dim}, num_classes=3))
     rows, labels = np.zeros((images, 4), dtype=int), torch.zeros(images)
-    loader = training.TokenLoader(None, rows, labels, 16)  # type: ignore[arg-type]
-    first, second = training.search_steps(net, loader, 16)
-    total = 16 * first + training.FINALISTS * training.SEARCH_FOLDS * second
+    loader = TokenLoader(None, rows, labels, 16)  # type: ignore[arg-type]
+    first, second = search_steps(net, loader, 16)
+    total = 16 * first + FINALISTS * SEARCH_FOLDS * second
     assert 0.98 * steps <= total <= steps and first * 16 == pytest.approx(steps / 4, rel=0.03)
 
 
@@ -189,7 +207,7 @@ def test_one_training_image_a_class_is_too_few_to_search(
 def test_side_jobs_leave_the_network_alone(finetune: Path) -> None:
     config, _ = load_config(finetune)
     net = build_for(config, load_split(config.train).classes)
-    twin = training.branch(net)
+    twin = branch(net)
     shared = {n for n, p in net.named_parameters() if p is twin.get_parameter(n)}
     assert shared == {n for n, p in net.named_parameters() if not p.requires_grad}
     with torch.no_grad():
@@ -279,11 +297,11 @@ def test_held_out_images_are_kept_apart(finetune: Path) -> None:
 # ------------------------------------------------------------- averages, layers, mixtures, classes
 
 
-def net_and_job(**options: Any) -> training.Job:
+def net_and_job(**options: Any) -> Job:
     torch.manual_seed(0)
     net = VisionTransformer(ViTConfig(**TINY_VIT, num_classes=3))
     settled = TrainConfig(**{"mode": "pretrained", **options}).settled(images=6)
-    return training.Job(net, net, settled, [0, 1, 2] * 2, 3, CPU)
+    return Job(net, net, settled, [0, 1, 2] * 2, 3, CPU)
 
 
 def test_the_average_is_that_of_the_steps() -> None:
@@ -337,19 +355,19 @@ def test_layers_decay_towards_the_patches() -> None:
 def test_mixtures_have_the_shares_of_their_images() -> None:
     torch.manual_seed(0)
     images, labels = torch.randn(6, 3, 32, 32), torch.tensor([0, 1, 2] * 2)
-    mix = training.build_mix(TrainConfig(mode="scratch", mixup=0.2, cutmix=0.5), 3)
+    mix = build_mix(TrainConfig(mode="scratch", mixup=0.2, cutmix=0.5), 3)
     assert mix is not None
     mixed, shares = mix(images, labels)
     assert mixed.shape == images.shape and not torch.equal(mixed, images)
     assert torch.allclose(shares.sum(1), torch.ones(6)) and shares.max() < 1
-    assert training.build_mix(TrainConfig(mode="scratch", mixup=0.0, cutmix=0.0), 3) is None
+    assert build_mix(TrainConfig(mode="scratch", mixup=0.0, cutmix=0.0), 3) is None
     loss, right, _ = net_and_job(mode="scratch").gradients(images, labels)
     assert math.isfinite(loss) and 0 <= right <= 6
 
 
 def test_balanced_classes_count_the_same_in_the_loss() -> None:
     settled = TrainConfig(class_weights="balanced", label_smoothing=0.0).settled(6)
-    criterion = training.build_criterion(settled, [0, 0, 0, 0, 0, 1], 2)
+    criterion = build_criterion(settled, [0, 0, 0, 0, 0, 1], 2)
     logits = torch.zeros(6, 2, requires_grad=True)
     criterion(logits, torch.tensor([0, 0, 0, 0, 0, 1])).backward()
     by_class = logits.grad[:, 0]  # type: ignore[index]
@@ -378,44 +396,44 @@ def test_balance_trains_from_cached_tokens_too(finetune: Path, option: str) -> N
 def test_shuffled_labels_are_dealt_evenly() -> None:
     torch.manual_seed(0)
     labels = torch.tensor([0] * 40 + [1] * 20 + [2] * 20)[torch.randperm(80)]
-    dealt = training.dealt(labels)
-    assert torch.equal(dealt.bincount(), labels.bincount())
-    shares = torch.stack([dealt[labels == c].bincount(minlength=3) for c in range(3)])
+    given = dealt(labels)
+    assert torch.equal(given.bincount(), labels.bincount())
+    shares = torch.stack([given[labels == c].bincount(minlength=3) for c in range(3)])
     even = torch.tensor([[20, 10, 10], [10, 5, 5], [10, 5, 5]])
     assert (shares - even).abs().max() <= 1
-    assert not torch.equal(training.dealt(labels), dealt), "another one each time"
+    assert not torch.equal(dealt(labels), given), "another one each time"
 
 
 @pytest.mark.parametrize(("spread", "chosen"), [(0.01, 1), (1.0, 0)])
 def test_the_recipe_stays_unless_another_is_surely_better(spread: float, chosen: int) -> None:
-    recipe = training.Setting("block", "adamw", 2e-4, 0.01)
-    other = training.Setting("head", "adamw", 1e-2, 0.01)
+    recipe = Setting("block", "adamw", 2e-4, 0.01)
+    other = Setting("head", "adamw", 1e-2, 0.01)
     noise = spread * torch.randn(200, generator=torch.Generator().manual_seed(0))
     losses = torch.full((200,), 0.5)
     trials = [
-        training.Trial(recipe, 100, [losses + 0.02 + noise - noise.mean()]),
-        training.Trial(other, 100, [losses]),
+        Trial(recipe, 100, [losses + 0.02 + noise - noise.mean()]),
+        Trial(other, 100, [losses]),
     ]
-    assert training.choose(trials, recipe) is trials[chosen]
+    assert choose(trials, recipe) is trials[chosen]
 
 
 def test_two_cores_try_settings_as_one_does(finetune: Path) -> None:
     config, _ = load_config(finetune, ["train.max_epochs=4", "train.lr=2e-4"])
     split = load_split(config.train)
     net, train_ = build_for(config, split.classes), config.train.settled(36)
-    plan = training.plan_cache(net, split, train_)
+    plan = plan_cache(net, split, train_)
     assert plan is not None
-    loader = training.open_cache(plan, net, train_, CPU).loaders(plan, split, train_, CPU)["train"]
-    assert isinstance(loader, training.TokenLoader)
-    grid = [training.Setting("block", "adamw", 10.0**-i, 0.01) for i in range(1, 5)]
-    grid.append(training.Setting("block", "adamw", 1e30, 0.01))  # diverges, or learns nothing
-    folds = training.stratified_folds(loader)[:1]
+    loader = open_cache(plan, net, train_, CPU).loaders(plan, split, train_, CPU)["train"]
+    assert isinstance(loader, TokenLoader)
+    grid = [Setting("block", "adamw", 10.0**-i, 0.01) for i in range(1, 5)]
+    grid.append(Setting("block", "adamw", 1e30, 0.01))  # diverges, or learns nothing
+    folds = stratified_folds(loader)[:1]
     found = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
         try:
-            bar = training.tqdm(disable=True)
-            trials = training.try_settings(net, grid, loader, folds, train_, 10, CPU, bar)
+            bar = tqdm(disable=True)
+            trials = try_settings(net, grid, loader, folds, train_, 10, CPU, bar)
         finally:
             torch.set_num_threads(1)
         found.append([trial.mean_loss for trial in trials])

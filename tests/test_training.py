@@ -29,6 +29,9 @@ import training
 import utils
 from config import ConfigError, TrainConfig, ViTConfig
 from config_file import load_config
+from dataset import load_split, make_loaders
+from engine.job import Job, build_optimizer, build_scheduler
+from engine.overfit import repeated_batch
 from engine.run import COLUMNS, MetricsLog, read_metrics
 from metrics import evaluate
 from model import VisionTransformer
@@ -137,8 +140,8 @@ def test_a_report_that_fails_does_not_fail_the_run(
         asked.append(command)
         return failed
 
-    monkeypatch.setattr(training.subprocess, "run", no_report)
-    monkeypatch.setattr(training, "git_commit", lambda: None)
+    monkeypatch.setattr("engine.outcome.subprocess.run", no_report)
+    monkeypatch.setattr("engine.outcome.git_commit", lambda: None)
     assert train(config_file, "train.report=true", "train.max_epochs=1") == 0
     assert asked[0][1:] == ["-m", "tools.report", str(config_file.parent / "logs" / "tiny")]
     assert "no report.html: no room for it" in capsys.readouterr().out
@@ -150,9 +153,9 @@ def test_the_best_checkpoint_scores_what_the_summary_says(config_file: Path) -> 
     net = pretrained.load_model(config_file.parent / "weights" / "tiny" / "best.safetensors")
     assert net.classes == ("blue", "green", "red")
     config, _ = load_config(config_file)
-    split = training.load_split(config.train)
+    split = load_split(config.train)
     cpu = torch.device("cpu")
-    loaders = training.make_loaders(split, config.train, net.preprocessing, 3, cpu)
+    loaders = make_loaders(split, config.train, net.preprocessing, 3, cpu)
     scores = evaluate(net, loaders["val"], cpu)
     assert scores["accuracy"] == result["val_accuracy"]
     assert scores["loss"] == pytest.approx(result["val_loss"], rel=1e-5)
@@ -210,19 +213,19 @@ def test_a_stopped_and_resumed_run_ends_like_an_uninterrupted_one(
     options += ["train.max_epochs=5", "train.save_epoch=2", "vit.ff_dim=128", "vit.hidden_dim=64"]
     train(config_file, "train.run_name=whole", *options)
 
-    original, calls = training.Job.step, iter(range(1000))
+    original, calls = Job.step, iter(range(1000))
 
     def stop_in_epoch_4(*args: Any) -> Any:
         if next(calls) == 3 * 4 + 2:
             raise KeyboardInterrupt
         return original(*args)
 
-    monkeypatch.setattr(training.Job, "step", stop_in_epoch_4)
+    monkeypatch.setattr(Job, "step", stop_in_epoch_4)
     with pytest.raises(
         KeyboardInterrupt, match="stopped with 3 epochs done; go on with: python training"
     ):
         train(config_file, "train.run_name=stopped", *options)
-    monkeypatch.setattr(training.Job, "step", original)
+    monkeypatch.setattr(Job, "step", original)
     config = config_file.parent / "logs/stopped/config.yaml"
     train(config, "train.from_checkpoint=true")
 
@@ -341,8 +344,8 @@ def settled(**options: Any) -> TrainConfig:
     return TrainConfig(**{"mode": "scratch", **options}).settled(images=6)
 
 
-def job(net: VisionTransformer, **options: Any) -> training.Job:
-    return training.Job(net, net, settled(**options), [0, 1, 2] * 2, 3, torch.device("cpu"))
+def job(net: VisionTransformer, **options: Any) -> Job:
+    return Job(net, net, settled(**options), [0, 1, 2] * 2, 3, torch.device("cpu"))
 
 
 IMAGES, LABELS = torch.randn(6, 3, 32, 32), torch.tensor([0, 1, 2] * 2)
@@ -351,7 +354,7 @@ NO_MIX = {"mixup": 0.0, "cutmix": 0.0}
 
 def test_weight_decay_is_for_matrices_only() -> None:
     net = net_with_head()
-    optimizer = training.build_optimizer(net, settled(weight_decay=0.1))
+    optimizer = build_optimizer(net, settled(weight_decay=0.1))
     names = {id(p): name for name, p in net.named_parameters()}
     rest, decayed = ({names[id(p)] for p in group["params"]} for group in optimizer.param_groups)
     assert decayed | rest == set(names.values()) and not decayed & rest
@@ -362,8 +365,8 @@ def test_weight_decay_is_for_matrices_only() -> None:
 
 def rates(**options: Any) -> list[float]:
     settings = settled(**{"lr": 1.0, "max_epochs": 10, "warmup_epochs": 2, **options})
-    optimizer = training.build_optimizer(net_with_head(), settings)
-    scheduler = training.build_scheduler(optimizer, settings, steps=50)
+    optimizer = build_optimizer(net_with_head(), settings)
+    scheduler = build_scheduler(optimizer, settings, steps=50)
     found = []
     for _ in range(50):
         found.append(optimizer.param_groups[0]["lr"])
@@ -413,7 +416,7 @@ def test_without_bitsandbytes_a_line_says_so(
 ) -> None:
     utils.setup_log()
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    optimizer = training.build_optimizer(net_with_head(), settled(use_bitsandbytes=True))
+    optimizer = build_optimizer(net_with_head(), settled(use_bitsandbytes=True))
     assert type(optimizer) is torch.optim.AdamW
     assert "using the 32-bit optimiser" in capsys.readouterr().out
 
@@ -451,11 +454,11 @@ def test_compile_trains_the_same(config_file: Path) -> None:
 
 def test_evaluation_is_without_dropout_and_restores_the_mode(config_file: Path) -> None:
     config, _ = load_config(config_file, ["vit.dropout=0.5"])
-    split = training.load_split(config.train)
+    split = load_split(config.train)
     net = build_for(config, split.classes)
     torch.nn.init.normal_(net.head.weight)  # type: ignore[arg-type]
     cpu = torch.device("cpu")
-    loaders = training.make_loaders(split, config.train, net.preprocessing, 3, cpu)
+    loaders = make_loaders(split, config.train, net.preprocessing, 3, cpu)
     net.train()
     first, second = (evaluate(net, loaders["val"], cpu) for _ in range(2))
     assert first == second and net.training
@@ -486,7 +489,7 @@ def test_overfit_passes(config_file: Path, mode: str, capsys: pytest.CaptureFixt
 def test_overfit_fails_where_the_labels_change(
     config_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = training.repeated_batch
+    original = repeated_batch
 
     def shuffled(*args: Any) -> Iterator[tuple[Tensor, Tensor]]:
         for images, labels in original(*args):
@@ -517,13 +520,13 @@ def test_an_existing_run_is_never_overwritten(config_file: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_the_run(
     config_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, calls = training.Job.gradients, iter(range(1000))
+    original, calls = Job.gradients, iter(range(1000))
 
     def nan_in_epoch_2(*args: Any) -> Any:
         loss, right, norm = original(*args)
         return (math.nan if next(calls) == 5 else loss), right, norm
 
-    monkeypatch.setattr(training.Job, "gradients", nan_in_epoch_2)
+    monkeypatch.setattr(Job, "gradients", nan_in_epoch_2)
     message = fail(config_file)
     for part in ("loss is not finite at step 2 of epoch 2 (lr 0.00", "last good checkpoint is"):
         assert part in message

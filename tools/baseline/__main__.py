@@ -39,8 +39,9 @@ from config import Config, ConfigError, Mode, Preprocessing, TrainConfig
 from config_file import dump_config, load_config
 from dataset import PARTS, Split, load_split, make_loaders, write_split
 from engine.run import Run
+from engine.verdict import logistic_regression, nearest_neighbours
 from images import FileIndex
-from metrics import evaluate, logistic_regression, nearest_neighbours, score_lines, scores, wilson
+from metrics import evaluate, score_lines, scores, wilson
 from model import Tail, VisionTransformer
 from pretrained.build import build_for
 from pretrained.layouts import IMAGENET

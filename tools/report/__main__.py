@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from config import ConfigError
 from engine.run import find_run
+from engine.verdict import LEARNED, NO_BETTER, NOT_LEARNED
 from inspection.charts import confidences, curves, reliability
 from inspection.numbers import (
     calibration,
@@ -26,7 +27,7 @@ from inspection.numbers import (
 )
 from inspection.record import PARTS, Prediction, Record, read_run
 from inspection.render import render
-from metrics import LEARNED, NO_BETTER, NOT_LEARNED, wilson
+from metrics import wilson
 from tools.report.pictures import Thumbnail, below, confusion_image, looks, thumbnail
 from utils import UserError, command_line, minutes, write_text
 

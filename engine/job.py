@@ -1,0 +1,298 @@
+"""What learns and how: loss, optimiser, schedule, one step; and several jobs side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import count, islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torchvision.transforms import v2
+from tqdm import tqdm
+
+from config import TrainConfig
+from engine.run import Run
+from model import Tail, Tokens, VisionTransformer, parameter_groups
+from pretrained.write import metadata_of
+from tokens.cache import TokenLoader
+from utils import UserError, autocast, log
+
+
+class Job:
+    """What trains and how: a network, the part of it that learns, its loss, and what changes its
+    weights.
+
+    `labels` are those of the training images. `steps`: instead of the config's epochs, the schedule
+    squeezed accordingly.
+    """
+
+    def __init__(
+        self,
+        net: VisionTransformer,
+        learner: nn.Module,
+        train: TrainConfig,
+        labels: list[int],
+        num_classes: int,
+        device: torch.device,
+        steps: int | None = None,
+    ) -> None:
+        assert train.max_epochs != "auto"
+        self.net, self.learner, self.train, self.device = net, learner, train, device
+        self.epochs, self.images = train.max_epochs, len(labels)
+        self.steps = steps or self.epochs * math.ceil(len(labels) / train.batch_size)
+        self.parameters = [p for p in net.parameters() if p.requires_grad]
+        self.optimizer = build_optimizer(net, train)
+        self.scheduler = build_scheduler(self.optimizer, train, self.steps)
+        self.criterion = build_criterion(train, labels, num_classes).to(device)
+        self.mix = build_mix(train, num_classes)
+        self.average = Average(self.parameters, train.ema)
+
+    def step(self, inputs: Tensor | Tokens, labels: Tensor) -> tuple[float, int, float]:
+        """Learn from a batch: its loss, the number of right answers, the gradient's norm.
+
+        Raises Diverged, with the weights as they were, where the loss or the norm is not finite.
+        """
+        loss, right, norm = self.gradients(inputs, labels)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise Diverged("loss" if not math.isfinite(loss) else "gradient")
+        self.optimizer.step()
+        self.scheduler.step()
+        self.average.update()
+        return loss, right, norm
+
+    def gradients(self, inputs: Tensor | Tokens, labels: Tensor) -> tuple[float, int, float]:
+        """Gradients of a batch, clipped; the weights are not changed yet."""
+        inputs = inputs.to(self.device, non_blocking=True)
+        labels = targets = labels.to(self.device, non_blocking=True)
+        if self.mix is not None:
+            inputs, targets = self.mix(inputs, labels)  # B C: the shares of the two images
+            labels = targets.argmax(1)
+        with autocast(self.device, self.train.bf16):
+            logits = self.learner(inputs)  # B C
+        loss = self.criterion(logits.float(), targets)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.train.clip or math.inf)
+        return loss.item(), int((logits.argmax(1) == labels).sum()), norm.item()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on; the random numbers need nothing, each epoch seeds its own."""
+        return {
+            "model": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "average": self.average.state_dict(),
+            "classes": list(self.net.classes or ()),
+            "metadata": metadata_of(self.net),
+        }
+
+    def load_state_dict(self, state: dict[str, Any], run: Run) -> None:
+        try:
+            self.net.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.average.load_state_dict(state.get("average"))
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(
+                f"{run.last} does not fit this config ({reason}); go on with "
+                f"{run.folder}/config.yaml"
+            ) from None
+        self.scheduler.load_state_dict(state["scheduler"])
+
+
+class Diverged(UserError):
+    """The loss or a gradient is NaN or infinite; the weights of the step before are intact."""
+
+
+class Average:
+    """A running average of weights by step; without a decay, the weights themselves.
+
+    It begins as the plain mean of the steps so far: the first weights would weigh too much.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], decay: float | Any) -> None:
+        self.parameters, self.decay, self.steps = parameters, decay, 0
+        self.values = [p.detach().clone() for p in parameters] if decay else []
+
+    @torch.no_grad()
+    def update(self) -> None:
+        self.steps += 1
+        if self.values:
+            share = max(1 - self.decay, 1 / self.steps)
+            torch._foreach_lerp_(self.values, tuple(self.parameters), share)
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The average in the place of the weights."""
+        weights = [p.data for p in self.parameters]
+        try:
+            for parameter, value in zip(self.parameters, self.values or weights, strict=True):
+                parameter.data = value
+            yield
+        finally:
+            for parameter, value in zip(self.parameters, weights, strict=True):
+                parameter.data = value
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "values": self.values}
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        if state is None:  # of a run before there were averages
+            return
+        self.steps = state["steps"]
+        for value, saved in zip(self.values, state["values"], strict=True):
+            value.copy_(saved)
+
+
+def build_criterion(train: TrainConfig, labels: list[int], num_classes: int) -> nn.Module:
+    """Cross-entropy with label smoothing and, where the config asks for it, classes weighted by
+    1 / their images, so that each counts the same (scikit-learn's `balanced`)."""
+    weight = None
+    if train.class_weights == "balanced":
+        counts = torch.bincount(torch.tensor(labels), minlength=num_classes).clamp(min=1)
+        weight = len(labels) / (num_classes * counts)
+    assert train.label_smoothing != "auto"
+    return nn.CrossEntropyLoss(weight, label_smoothing=train.label_smoothing)
+
+
+def build_mix(train: TrainConfig, num_classes: int) -> Callable | None:
+    """Mixup and CutMix of a batch, one of them drawn each time; None where both are off."""
+    kinds = ((v2.MixUp, train.mixup), (v2.CutMix, train.cutmix))
+    chosen = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha]
+    return v2.RandomChoice(chosen) if chosen else None
+
+
+def build_optimizer(net: VisionTransformer, train: TrainConfig) -> torch.optim.Optimizer:
+    """The config's AdamW or SGD over what trains."""
+    assert train.lr != "auto" and train.layer_decay != "auto" and train.weight_decay != "auto"
+    groups = parameter_groups(net, train.lr, train.weight_decay, train.layer_decay)
+    options: dict[str, Any] = {"lr": train.lr}
+    on = next(net.parameters()).device.type
+    if train.optim == "sgd":
+        options["momentum"] = train.momentum
+    name = "AdamW" if train.optim == "adamw" else "SGD"
+    library: Any = torch.optim
+    if train.use_bitsandbytes and (eight_bit := import_bitsandbytes()) is not None:
+        library, name = eight_bit, f"{name}8bit"
+    elif on in ("cpu", "cuda"):
+        # One kernel for all: on 2 cores a step of AdamW over a B/16's last block takes 2.6 ms
+        # instead of 7.9, of 18 in all.
+        options["fused"] = True
+    return getattr(library, name)(groups, **options)
+
+
+def import_bitsandbytes() -> Any:
+    """bitsandbytes' optimisers, or None, with a line that says so, where it can't be imported."""
+    try:
+        from bitsandbytes import optim
+    except Exception as error:  # its native library fails in many ways, by platform
+        log.info("bitsandbytes can't be imported (%s): using the 32-bit optimiser", error)
+        return None
+    return optim
+
+
+def build_scheduler(optimizer: torch.optim.Optimizer, train: TrainConfig, steps: int) -> LambdaLR:
+    """The learning rate by step: warm-up, then cosine, or stable and a linear decay (wsd).
+
+    Without `decay_epochs`, wsd decays over the last fifth (arXiv:2405.18392 finds 10-20 % enough).
+    """
+    assert train.max_epochs != "auto" and train.warmup_epochs != "auto"
+    total, an_epoch = steps, steps / train.max_epochs
+    warmup = round(train.warmup_epochs * an_epoch)
+    decay_epochs = 0.2 * train.max_epochs if train.decay_epochs is None else train.decay_epochs
+    decay = max(1, round(decay_epochs * an_epoch))
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        if train.scheduler_type == "wsd":
+            return min(1.0, (total - step) / decay)
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+    return LambdaLR(optimizer, factor)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A point of the grid: what trains (`block`: the last block too; `head`: norm and head alone),
+    its optimiser, its learning rate, its weight decay."""
+
+    part: str
+    optim: str
+    lr: float
+    weight_decay: float
+
+    def applied(self, net: VisionTransformer, train: TrainConfig) -> TrainConfig:
+        """The config with this setting; with `head`, the network's last block stops training."""
+        if self.part == "head":
+            net.blocks.requires_grad_(False)
+        found = {"optim": self.optim, "lr": self.lr, "weight_decay": self.weight_decay}
+        return train.model_copy(update=found)
+
+    def __str__(self) -> str:
+        part = "norm and head alone" if self.part == "head" else "last block, norm and head"
+        return f"{self.optim}, lr {self.lr:.2g}, weight decay {self.weight_decay:g}, {part}"
+
+
+def side_job(
+    net: VisionTransformer,
+    setting: Setting | None,
+    train: TrainConfig,
+    batches: TokenLoader,
+    steps: int,
+    device: torch.device,
+) -> Job:
+    """A job beside the main one: a branch of the network, some batches, so many steps."""
+    own = branch(net)
+    train = setting.applied(own, train) if setting else train
+    assert isinstance(own.vit.num_classes, int)
+    labels = batches.dataset.tolist()
+    return Job(own, Tail(own), train, labels, own.vit.num_classes, device, steps)
+
+
+def train_side_by_side(jobs: list[Job], batches: TokenLoader, steps: int, bar: tqdm) -> None:
+    """A batch is read once and serves all jobs; one that diverges stays as it was before.
+
+    On a CPU each core takes jobs of its own: a step's small products gain little from several
+    cores at once. With dropout they share one stream of random numbers, and take turns.
+    """
+    for job in jobs:
+        job.net.train()
+    vit = jobs[0].net.vit
+    alone = len(jobs) == 1 or jobs[0].device.type != "cpu"
+    cores = 1 if alone or vit.dropout or vit.attention_dropout else torch.get_num_threads()
+    alive = dict.fromkeys(range(len(jobs)), True)
+
+    def step(number: int, inputs: Tokens, labels: Tensor) -> None:
+        try:
+            if alive[number]:
+                jobs[number].step(inputs, labels)
+        except Diverged:
+            alive[number] = False
+
+    one_core = partial(torch.set_num_threads, 1) if cores > 1 else None
+    with ThreadPoolExecutor(cores, initializer=one_core) as pool:
+        for inputs, labels in islice(endless(batches), steps):
+            list(pool.map(partial(step, inputs=inputs, labels=labels), range(len(jobs))))
+            bar.update(len(jobs))
+
+
+def endless(batches: TokenLoader) -> Iterator[tuple[Tokens, Tensor]]:
+    """Epoch after epoch."""
+    assert batches.sampler is not None
+    for epoch in count(1):
+        batches.sampler.epoch = epoch
+        yield from batches
+
+
+def branch(net: VisionTransformer) -> VisionTransformer:
+    """A copy of the network that trains by itself; what is frozen is shared."""
+    return copy.deepcopy(net, {id(p): p for p in net.parameters() if not p.requires_grad})

@@ -1,0 +1,222 @@
+"""The end of a run: the test part, predictions.csv, summary.json, the last lines, the report."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from config import Config
+from dataset import PARTS, Split
+from engine.checkpoint import Progress
+from engine.job import Average, Job, Setting
+from engine.run import Run, log_outcome
+from engine.verdict import judge
+from metrics import predict, score_lines, scores, wilson
+from model import VisionTransformer
+from pretrained.read import read_arrays
+from tokens.cache import Loaders
+from utils import git_commit, log, minutes, versions, write_csv, write_json
+
+
+class Clock:
+    """The seconds of a run's phases."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.started = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.seconds[phase], self.started = now - self.started, now
+
+    def said(self, phase: str) -> float | None:
+        return round(self.seconds[phase], 2) if phase in self.seconds else None
+
+
+def conclude(
+    job: Job,
+    loaders: Loaders,
+    split: Split,
+    config: Config,
+    before: VisionTransformer,
+    setting: Setting | None,
+    run: Run,
+    progress: Progress,
+    clock: Clock,
+) -> dict[str, Any]:
+    """Score the kept network on the test part, judge it, write summary.json and say all that."""
+    net, train = job.net, job.train
+    net.load_state_dict(read_arrays(run.best)[0])
+    job.average = Average(job.parameters, None)  # what was read is the average
+    found: dict[str, Any] = {
+        "val_accuracy": progress.best_accuracy,
+        "val_balanced_accuracy": progress.best_balanced_accuracy,
+        "val_loss": progress.best_loss,
+    }
+    part = "test" if "test" in loaders else "val"
+    given = answers(job, loaders)
+    scored = scores(*given["test"]) if part == "test" else {}
+    names = ("accuracy", "balanced_accuracy", "loss")
+    found |= {f"test_{name}": scored.get(name) for name in names}
+    counts = {name: len(split.part(name)) for name in PARTS}
+    for name in ("val", "test"):
+        accuracy = found[f"{name}_accuracy"]
+        found[f"{name}_interval"] = None if accuracy is None else wilson(accuracy, counts[name])
+    clock.lap("test")
+    learned = judge(before, job, loaders, setting, facts(split, part, found, progress))
+    clock.lap("verdict")
+    total, trainable = net.parameter_counts()
+    summary = {
+        "mode": train.mode,
+        "best_epoch": progress.best_epoch,
+        "epochs": progress.epoch,
+        **found,
+        "train_loss": progress.train_loss,
+        "train_accuracy": progress.train_accuracy,
+        **learned,
+        "chosen": asdict(setting) if setting else None,
+        "optim": train.optim,
+        "lr": train.lr,
+        "weight_decay": train.weight_decay,
+        "images": counts,
+        "seconds": round(progress.seconds, 1),
+        "cache_seconds": clock.said("cache"),
+        "search_seconds": clock.said("search"),
+        "verdict_seconds": clock.said("verdict"),
+        "images_per_second": round(progress.images / max(progress.seconds, 1e-9), 2),
+        "parameters": {"total": total, "trainable": trainable},
+        "weights": train.checkpoint if train.mode != "scratch" else None,
+        "device": str(job.device),
+        "versions": versions(),
+        "git_commit": git_commit(),
+    }
+    write_json(run.folder / "summary.json", summary)
+    rows = predictions(split, given)
+    write_csv(run.folder / "predictions.csv", rows, PREDICTED)
+    to_tensorboard(run, split, config, summary, [row for row in rows if row["part"] == part])
+    report_end(summary, run)
+    return summary
+
+
+PREDICTED = ("part", "path", "label", "predicted", "probability", "label_probability")
+SHOWN = 16  # images with their predictions in TensorBoard
+
+
+def answers(job: Job, loaders: Loaders) -> dict[str, tuple[Tensor, Tensor]]:
+    """The network's logits (n, C) and the labels (n,) of each part that is held out."""
+    held_out = [part for part in ("val", "test") if part in loaders]
+    bf16 = job.train.bf16
+    return {part: predict(job.learner, loaders[part], job.device, bf16) for part in held_out}
+
+
+def predictions(split: Split, given: dict[str, tuple[Tensor, Tensor]]) -> list[dict[str, Any]]:
+    """What predictions.csv holds: each held-out image, its class, the predicted one, and the
+    probabilities of the two."""
+    rows = []
+    for part, (logits, labels) in given.items():
+        every = logits.softmax(1)  # n C
+        highest, predicted = every.max(1)
+        own = every.gather(1, labels[:, None])[:, 0]
+        for i, sample in enumerate(split.part(part)):
+            assert sample.label == labels[i], "loaders keep the split's order"
+            path = sample.path.relative_to(split.root).as_posix()
+            names = split.classes[sample.label], split.classes[int(predicted[i])]
+            sure = round(highest[i].item(), 6), round(own[i].item(), 6)
+            rows.append(dict(zip(PREDICTED, (part, path, *names, *sure), strict=True)))
+    return rows
+
+
+def to_tensorboard(
+    run: Run, split: Split, config: Config, summary: dict[str, Any], rows: list[dict[str, Any]]
+) -> None:
+    """The reported part's confusion matrix, some of its images (the surest mistakes, then the least
+    sure answers) and the run's settings with what it reached, beside the curves."""
+    index = {name: i for i, name in enumerate(split.classes)}
+    confusion = np.zeros((len(index), len(index)), dtype=int)  # true, predicted
+    for row in rows:
+        confusion[index[row["label"]], index[row["predicted"]]] += 1
+    wrong = sorted(
+        (row for row in rows if row["label"] != row["predicted"]), key=lambda r: -r["probability"]
+    )
+    unsure = sorted(
+        (row for row in rows if row["label"] == row["predicted"]), key=lambda r: r["probability"]
+    )
+    shown = [(split.root / row["path"], caption(row)) for row in [*wrong, *unsure][:SHOWN]]
+    vit, train = config.vit.model_dump(), config.train.model_dump()
+    chosen = {name: summary[name] for name in ("optim", "lr", "weight_decay")}
+    settings = {f"vit.{k}": v for k, v in vit.items()} | {f"train.{k}": v for k, v in train.items()}
+    settings |= {f"train.{name}": value for name, value in chosen.items()}
+    reached = {
+        f"reached/{name}": summary[name]
+        for name in ("val_accuracy", "val_loss", "test_accuracy", "test_loss", "train_loss")
+        if summary[name] is not None
+    }
+    log_outcome(run.folder, summary["epochs"], settings, reached, confusion, split.classes, shown)
+
+
+def caption(row: dict[str, Any]) -> str:
+    """What the network says of an image, and what it is where that is something else."""
+    says = f"{row['predicted']} {row['probability']:.2f}"
+    return says if row["predicted"] == row["label"] else f"{says}, is {row['label']}"
+
+
+def write_report(folder: Path) -> None:
+    """report.html by its tool, in a process of its own: the tools build on this core, not the other
+    way round, and a report that fails must not fail a run."""
+    here = str(Path(__file__).resolve().parents[1])
+    there = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-m", "tools.report", str(folder)]
+    try:
+        done = subprocess.run(
+            command, env={**os.environ, "PYTHONPATH": there}, capture_output=True, text=True
+        )
+    except KeyboardInterrupt:
+        again = f"python -m tools.report {folder}"
+        raise KeyboardInterrupt(f"stopped; the run is complete, its report: {again}") from None
+    if done.returncode == 0:
+        log.info("report: %s", folder / "report.html")
+    else:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        log.info("no report.html: %s", reason.removeprefix("error: "))
+
+
+def facts(split: Split, part: str, found: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """What the verdict is about: the accuracy of the reported part, and what chance would reach."""
+    labels = [sample.label for sample in split.part(part)]
+    classes = Counter(labels)
+    return {
+        "part": part,
+        "images": len(labels),
+        "accuracy": found[f"{part}_accuracy"],
+        "interval": found[f"{part}_interval"],
+        "chance": round(1 / len(split.classes), 7),
+        "largest_class": round(max(classes.values()) / len(labels), 7),
+        "train_accuracy": round(progress.train_accuracy, 7),
+        "train_images_of_the_rarest_class": min(
+            Counter(sample.label for sample in split.part("train")).values()
+        ),
+    }
+
+
+def report_end(summary: dict[str, Any], run: Run) -> None:
+    """The last lines of a run: what it reached, whether it learned, where to look."""
+    phases = {"cache_seconds": "the token cache", "search_seconds": "finding the learning rate"}
+    phases["verdict_seconds"] = "the verdict"
+    took = [f"{minutes(summary['seconds'])} of training"]
+    took += [f"{minutes(summary[key])} for {what}" for key, what in phases.items() if summary[key]]
+    kept = f"epoch {summary['best_epoch']} of {summary['epochs']}"
+    log.info("%s (mode %s, %s)", ", ".join(took), summary["mode"], kept)
+    for line in score_lines(summary):
+        log.info("%s", line)
+    log.info("%s", summary["verdict_sentence"])
+    files = "curves.png, metrics.csv, summary.json" + (", search.csv" if summary["chosen"] else "")
+    log.info("results: %s (%s); weights: %s", run.folder, files, run.best)
