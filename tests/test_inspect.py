@@ -23,6 +23,15 @@ from config import TrainConfig, ViTConfig
 from config_file import load_config
 from dataset import load_split
 from engine.job import build_optimizer
+from inspection.checks import examine
+from inspection.layers import (
+    attention_distance,
+    attention_entropy,
+    layer_names,
+    recorded,
+    summarise,
+)
+from inspection.layers import build_optimizer as inspectors_optimizer
 from model import Attention, Block, Mlp, VisionTransformer, attention_kept
 from pretrained.build import build_for
 from pretrained.write import save_model
@@ -65,8 +74,8 @@ def test_the_numbers_are_those_of_the_pass(look: Any) -> None:
     net = network().eval()
     images, labels = batch()
     train = settled(clip_grad=None)
-    report = look.examine(net, images, labels, train, 1)
-    assert [layer.name for layer in report.layers] == look.layer_names(net)
+    report = examine(net, images, labels, train, 1)
+    assert [layer.name for layer in report.layers] == layer_names(net)
     layers = {layer.name: layer for layer in report.layers}
 
     logits = net(images)
@@ -87,7 +96,7 @@ def test_the_numbers_are_those_of_the_pass(look: Any) -> None:
     assert found.gradient_ratio == pytest.approx(ratio, rel=1e-3)
     assert sum(found.gradient.counts) == pytest.approx(0.999 * gradient.numel(), rel=2e-3)
 
-    look.build_optimizer(net, train).step()
+    inspectors_optimizer(net, train).step()
     change = torch.cat([p.detach().flatten() for p in mlp]) - weights
     wanted = math.log10((change.norm() / weights.norm()).item())
     assert found.updates == [pytest.approx(wanted, abs=1e-3)]
@@ -96,8 +105,8 @@ def test_the_numbers_are_those_of_the_pass(look: Any) -> None:
 def test_outliers_are_counted(look: Any) -> None:
     values = torch.ones(1000) * torch.tensor([1.0, -1.0]).repeat(500)
     values[:5] = 100.0
-    assert look.summarise(values).outliers == pytest.approx(0.005)
-    assert look.summarise(values).largest == 100
+    assert summarise(values).outliers == pytest.approx(0.005)
+    assert summarise(values).largest == 100
 
 
 def test_the_network_is_left_as_it_was(look: Any) -> None:
@@ -106,7 +115,7 @@ def test_the_network_is_left_as_it_was(look: Any) -> None:
     net.head.weight.grad = torch.ones_like(net.head.weight)  # type: ignore[assignment,arg-type]
     before = copy.deepcopy(net.state_dict())
     training = [module.training for module in net.modules()]
-    look.examine(net, *batch(), settled(mode="finetune"), 2)
+    examine(net, *batch(), settled(mode="finetune"), 2)
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
     assert [module.training for module in net.modules()] == training
     assert [n for n, p in net.named_parameters() if p.grad is not None] == ["head.weight"]
@@ -118,7 +127,7 @@ def test_the_network_is_left_as_it_was(look: Any) -> None:
 def test_a_frozen_layer_has_no_gradient(look: Any) -> None:
     net = network()
     net.freeze_trunk(1)
-    layers = look.examine(net, *batch(), settled(mode="finetune", lr=1e-4), 2).layers
+    layers = examine(net, *batch(), settled(mode="finetune", lr=1e-4), 2).layers
     frozen = {layer.name for layer in layers if layer.gradient is None}
     inner = {f"blocks.0.{part}" for part in ("norm1", "attn", "norm2", "mlp")}
     assert frozen == {"patch_embed", *inner}
@@ -128,7 +137,7 @@ def test_a_frozen_layer_has_no_gradient(look: Any) -> None:
 def test_the_hooks_are_gone_afterwards(look: Any) -> None:
     net = network()
     keep = lambda name, output: output  # noqa: E731
-    with pytest.raises(RuntimeError), look.recorded(net, ["norm"], keep):
+    with pytest.raises(RuntimeError), recorded(net, ["norm"], keep):
         net(torch.randn(1, 3, 5, 5))
     assert not net.norm._forward_hooks
 
@@ -154,13 +163,13 @@ def test_attention_by_a_loop(look: Any) -> None:
                 distances.append(mean)
         entropy = sum(entropies) / len(entropies)
         distance = sum(distances) / len(distances)
-        assert look.attention_entropy(a)[head].item() == pytest.approx(entropy, rel=1e-4)
-        assert look.attention_distance(a, patch)[head].item() == pytest.approx(distance, rel=1e-4)
+        assert attention_entropy(a)[head].item() == pytest.approx(entropy, rel=1e-4)
+        assert attention_distance(a, patch)[head].item() == pytest.approx(distance, rel=1e-4)
     uniform = torch.full((1, 1, N, N), 1 / N)
-    assert look.attention_entropy(uniform).item() == pytest.approx(1)
+    assert attention_entropy(uniform).item() == pytest.approx(1)
     itself = torch.eye(N)[None, None]
-    assert look.attention_entropy(itself).item() == 0
-    assert look.attention_distance(itself, patch).item() == 0
+    assert attention_entropy(itself).item() == 0
+    assert attention_distance(itself, patch).item() == 0
 
 
 def test_dead_and_linear_units(look: Any) -> None:
@@ -169,7 +178,7 @@ def test_dead_and_linear_units(look: Any) -> None:
         net.blocks[0].mlp.fc1.bias[:24] = -50.0  # type: ignore[union-attr,operator,index]
         net.blocks[0].mlp.fc1.bias[24:36] = 50.0  # type: ignore[union-attr,operator,index]
         net.blocks[1].mlp.fc1.bias[:] = -50.0  # type: ignore[union-attr,operator,index]
-    layers = {x.name: x for x in look.examine(net, *batch(), settled(), 1).layers}
+    layers = {x.name: x for x in examine(net, *batch(), settled(), 1).layers}
     assert (layers["blocks.0.mlp"].dead, layers["blocks.0.mlp"].linear) == (0.25, 0.125)
     assert layers["blocks.0.mlp"].marks == []
     assert layers["blocks.1.mlp"].dead == 1 and "dead" in layers["blocks.1.mlp"].marks
@@ -189,7 +198,7 @@ def test_the_optimiser_is_trainings(look: Any, optim: str) -> None:
         return found
 
     wanted = by_name(build_optimizer(net, train))
-    found = by_name(look.build_optimizer(net, train))
+    found = by_name(inspectors_optimizer(net, train))
     assert found == {name: pytest.approx(values) for name, values in wanted.items()}
     assert len(wanted) == len(list(net.parameters()))
 
@@ -223,7 +232,7 @@ def test_a_healthy_network_passes(
     net = build_for(config, split.classes)
     images, labels = look.real_batch(split, config, net, "train", 6)
     assert sorted(labels.tolist()) == [0, 0, 1, 1, 2, 2]
-    report = look.examine(net, images, labels, config.train.settled(27), 3)
+    report = examine(net, images, labels, config.train.settled(27), 3)
     assert [check for check in report.checks if check.passed is not True] == []
     assert [(x.name, x.marks) for x in report.layers if x.marks] == []
     assert report.losses[0] == pytest.approx(math.log(3), rel=1e-5)
