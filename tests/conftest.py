@@ -1,17 +1,27 @@
-"""What the tests share: a small folder of images, a small config, and where the real data lie."""
+"""The fixtures that tests of several rooms share."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
+from torch import Tensor
 
+import pretrained
+from config import ViTConfig
+from engine.job import Job
 from images import FileIndex
+from model import Tokens, VisionTransformer
+from pretrained.write import save_model
+from tests.helpers import COLOURS, REPO, TINY_VIT, picture, random_weights
+from tokens.trunk import Trunk
 
 # Nothing in the tests may reach the network.
 os.environ["HF_HUB_OFFLINE"] = "0"  # the hub's client is tested against a local server
@@ -19,27 +29,6 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 # The networks here are too small for several threads to pay, above all beside other programs.
 torch.set_num_threads(1)
-
-REPO = Path(__file__).resolve().parents[1]
-FIXTURES = Path(__file__).parent / "fixtures"
-SHARED_DATA = REPO.parent / "shared" / "data"
-
-COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}
-TINY_VIT = {
-    "patch_dim": 8,
-    "hidden_dim": 48,
-    "num_heads": 4,
-    "num_layers": 2,
-    "ff_dim": 96,
-    "dim": 32,
-}
-
-
-def picture(name: str, index: int, size: tuple[int, int] = (50, 40)) -> Image.Image:
-    """A noisy picture of the class's colour."""
-    rng = np.random.default_rng([index, *name.encode()])
-    noise = rng.normal(0, 40, (size[1], size[0], 3))
-    return Image.fromarray(np.clip(noise + COLOURS[name], 0, 255).astype(np.uint8))
 
 
 @pytest.fixture
@@ -76,4 +65,114 @@ def config_file(tmp_path: Path, image_folder: Path) -> Path:
         "save_path": str(tmp_path / "weights"),
     }
     path.write_text(yaml.safe_dump({"vit": {**TINY_VIT, "dropout": 0.1}, "train": train}))
+    return path
+
+
+@pytest.fixture
+def finetune(config_file: Path) -> Path:
+    """A config that fine-tunes the last block of a small network on three classes of pictures."""
+    folder = config_file.parent
+    train = yaml.safe_load(config_file.read_text())["train"] | {
+        "mode": "finetune",
+        "checkpoint": str(random_weights(folder / "random.safetensors")),
+        "data": str(folder / "data"),
+        "cache_dtype": "float32",
+        "views": 1,
+        "verdict": False,
+    }
+    config_file.write_text(yaml.safe_dump({"train": train}))
+    return config_file
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the batches that went through a trunk."""
+    sizes: list[int] = []
+    original = Trunk.__call__
+
+    def counting(self: Trunk, images: Tensor) -> Tokens:
+        sizes.append(len(images))
+        return original(self, images)
+
+    monkeypatch.setattr(Trunk, "__call__", counting)
+    return sizes
+
+
+@pytest.fixture
+def losses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The loss of every training step."""
+    found: list[float] = []
+    original = Job.step
+
+    def noting(*args: Any) -> Any:
+        result = original(*args)
+        found.append(result[0])
+        return result
+
+    monkeypatch.setattr(Job, "step", noting)
+    return found
+
+
+@pytest.fixture
+def untuned(config_file: Path) -> Path:
+    """A config that fine-tunes a small network with the defaults, on 3 x 24 pictures."""
+    folder = config_file.parent
+    torch.manual_seed(0)
+    net = VisionTransformer(ViTConfig(**TINY_VIT, num_classes=7))
+    for name, parameter in net.named_parameters():
+        torch.nn.init.normal_(parameter, 1.0 if "norm" in name else 0.0, 0.15)
+    pretrained.save_model(folder / "random.safetensors", net)
+    raw = yaml.safe_load(config_file.read_text())["train"]
+    for key in ("lr", "max_epochs"):
+        del raw[key]
+    raw |= {"mode": "finetune", "checkpoint": str(folder / "random.safetensors")}
+    raw |= {"data": str(folder / "data"), "val_fraction": 0.5, "views": 1}
+    config_file.write_text(yaml.safe_dump({"train": raw}))
+    for name in COLOURS:
+        for i in range(12, 24):
+            picture(name, i).save(folder / "images" / name / f"{i:02}.png")
+    return config_file
+
+
+@pytest.fixture
+def held_out(config_file: Path) -> Path:
+    """A config that fine-tunes a small random network whose tokens differ from image to image."""
+    folder = config_file.parent
+    torch.manual_seed(0)
+    net = VisionTransformer(ViTConfig(**TINY_VIT, num_classes=7))
+    for parameter in net.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.15)
+    pretrained.save_model(folder / "random.safetensors", net)
+    train = yaml.safe_load(config_file.read_text())["train"] | {
+        "mode": "finetune",
+        "checkpoint": str(folder / "random.safetensors"),
+        "data": str(folder / "data"),
+        "max_epochs": 10,
+        "batch_size": 8,
+        "lr": 3e-3,
+        "test_fraction": 0.25,
+        "verdict": False,
+    }
+    config_file.write_text(yaml.safe_dump({"train": train}))
+    return config_file
+
+
+@pytest.fixture(scope="module")
+def look() -> ModuleType:
+    """The program, under a name that is not the standard library's `test`."""
+    spec = importlib.util.spec_from_file_location("look_inside", REPO / "test.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["look_inside"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A tiny network's weights, without classes: the head will be a fresh one."""
+    torch.manual_seed(0)
+    path = tmp_path / "tiny.safetensors"
+    save_model(path, VisionTransformer(ViTConfig(**TINY_VIT, num_classes=0)))
     return path

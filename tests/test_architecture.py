@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPO
+
+from tests.helpers import REPO
 
 LEAVES = {"config", "utils"}
 MIDDLE = LEAVES | {"config_file", "images"}

@@ -1,100 +1,24 @@
-"""Folders of images: every format and mode, nothing dropped in silence, splits that do not leak."""
+"""Folders of images: nothing dropped in silence, splits that do not leak, transforms, loaders."""
 
 from __future__ import annotations
 
 import csv
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED_DATA, picture
-from PIL import Image
 
 import dataset
-from config import Preprocessing, TrainConfig
+from config import Preprocessing
+from config_file import load_config
 from dataset import EpochSampler, eval_transform, load_split, make_loaders, write_split
-from images import container_memory, read_image
+from tests.helpers import SHARED_DATA, picture, prepared, reached, settings
 from utils import UserError
 
 CPU = torch.device("cpu")
-
-
-def settings(root: Path, **changes: Any) -> TrainConfig:
-    return TrainConfig(base_dir=str(root), **changes)
-
-
-# ------------------------------------------------------------------------------------- one image
-
-RED = (200, 40, 20)
-
-
-def _save(image: Image.Image, path: Path, **options: Any) -> np.ndarray:
-    image.save(path, **options)
-    return read_image(path)
-
-
-@pytest.mark.parametrize("extension", ["png", "PNG", "bmp", "gif", "tiff", "webp", "jpg", "JPEG"])
-def test_formats(tmp_path: Path, extension: str) -> None:
-    pixels = _save(Image.new("RGB", (9, 7), RED), tmp_path / f"a.{extension}")
-    assert pixels.shape == (7, 9, 3) and pixels.dtype == np.uint8
-    assert np.abs(pixels.astype(int) - RED).max() <= 4
-
-
-@pytest.mark.parametrize(
-    ("mode", "colour", "expected"),
-    [
-        ("L", 77, (77, 77, 77)),
-        ("1", 1, (255, 255, 255)),
-        ("LA", (0, 0), (255, 255, 255)),
-        ("LA", (50, 255), (50, 50, 50)),
-        ("RGBA", (*RED, 255), RED),
-        ("RGBA", (*RED, 0), (255, 255, 255)),
-        ("RGBA", (0, 0, 0, 51), (204, 204, 204)),
-        ("I;16", 257 * 100, (100, 100, 100)),
-    ],
-)
-def test_modes_of_png(tmp_path: Path, mode: str, colour: Any, expected: Any) -> None:
-    pixels = _save(Image.new(mode, (4, 4), colour), tmp_path / "a.png")
-    assert np.abs(pixels.astype(int) - expected).max() <= 1
-
-
-def test_16_bit_greys_keep_their_gradation(tmp_path: Path) -> None:
-    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
-    for name in ("a.png", "a.tiff"):
-        pixels = _save(Image.fromarray(ramp), tmp_path / name)
-        assert np.abs(pixels[..., 0].astype(int).flatten() - np.arange(256)).max() <= 1
-
-
-def test_palette_with_and_without_transparency(tmp_path: Path) -> None:
-    image = Image.new("RGB", (4, 4), RED).quantize(4)
-    assert tuple(_save(image, tmp_path / "a.png")[0, 0]) == RED
-    index = image.getpixel((0, 0))
-    assert tuple(_save(image, tmp_path / "b.png", transparency=index)[0, 0]) == (255, 255, 255)
-
-
-def test_cmyk(tmp_path: Path) -> None:
-    image = Image.new("RGB", (16, 16), RED).convert("CMYK")
-    pixels = _save(image, tmp_path / "a.jpg", quality=95)
-    assert np.abs(pixels.astype(int) - RED).max() <= 8
-
-
-def test_exif_rotation(tmp_path: Path) -> None:
-    image = Image.new("RGB", (8, 4), "black")
-    image.putpixel((0, 0), (255, 255, 255))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned by 90 degrees, clockwise
-    pixels = _save(image, tmp_path / "a.png", exif=exif)
-    assert pixels.shape == (8, 4, 3) and tuple(pixels[0, 3]) == (255, 255, 255)
-
-
-def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
-    frames = [Image.new("RGB", (4, 4), colour) for colour in (RED, "blue")]
-    pixels = _save(frames[0], tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert np.abs(pixels.astype(int) - RED).max() <= 4
 
 
 # --------------------------------------------------------------------------------------- folders
@@ -345,10 +269,33 @@ def test_the_sampler_draws_every_index_once() -> None:
     assert {epoch for _, epoch in sampler} == {3}
 
 
-def test_a_container_has_the_memory_of_its_limit(tmp_path: Path) -> None:
-    (tmp_path / "memory.max").write_text("1000\n")
-    (tmp_path / "memory.current").write_text("700\n")
-    (tmp_path / "memory.stat").write_text("anon 500\ninactive_file 150\nslab 3\n")
-    assert container_memory(tmp_path) == 450
-    (tmp_path / "memory.max").write_text("max\n")
-    assert container_memory(tmp_path) == container_memory(tmp_path / "none") == sys.maxsize
+def test_held_out_images_are_kept_apart(untuned: Path) -> None:
+    config, _ = load_config(untuned, ["train.test_fraction=0.25", "train.val_fraction=0.25"])
+    parts = [{s.sha256 for s in load_split(config.train).part(p)} for p in ("train", "val", "test")]
+    assert [len(part) for part in parts] == [36, 18, 18]
+    assert len(set.union(*parts)) == 72
+    result = reached(untuned, "train.test_fraction=0.25", "train.lr=3e-4", "train.max_epochs=30")
+    assert result["verdict_numbers"]["part"] == "test"
+    low, high = result["test_interval"]
+    assert low <= result["test_accuracy"] <= high and high - low > 0.1
+
+
+def test_a_balanced_sampler_shows_each_class_equally_often() -> None:
+    labels = [0] * 20 + [1] * 3 + [2]
+    sampler = EpochSampler(24, seed=0, balance=labels)
+    indices = [index for index, _ in sampler]
+    assert np.bincount(np.array(labels)[indices]).tolist() == [8, 8, 8]
+    rare = [i for i in indices if labels[i] == 1]
+    assert {rare.count(i) for i in (20, 21, 22)} == {2, 3}, "all, before any comes again"
+    sampler.epoch = 2
+    assert [index for index, _ in sampler] != indices
+
+
+@pytest.mark.usefixtures("new_files_are_remembered")
+def test_new_pictures_leave_the_validation_part_nearly_as_it_was(finetune: Path) -> None:
+    before = {s.sha256 for s in prepared(finetune)[1].part("val")}
+    for i in range(12, 17):
+        picture("red", i).save(finetune.parent / "images" / "red" / f"{i}.png")
+    after = {s.sha256 for s in prepared(finetune)[1].part("val")}
+    assert len(before) == 6 and len(after) == 7 and len(before - after) <= 1
+    assert {s.sha256 for s in prepared(finetune, "train.seed=1")[1].part("val")} != after

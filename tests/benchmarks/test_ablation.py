@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import TINY_VIT
 from torch import nn
 
 from benchmarks.ablation import (
@@ -25,6 +24,7 @@ from benchmarks.ablation import (
 )
 from config import Preprocessing, ViTConfig
 from model import VisionTransformer
+from tests.helpers import TINY_VIT
 
 NONE: Defects = frozenset()
 IN_NETWORK = ("token norm", "second GELU", "other GELU", "bare norm")

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from conftest import FIXTURES
 
 import pretrained
 import utils
 from pretrained import names
 from pretrained.names import GOOGLE_BUCKET, GOOGLE_FILES, download, resolve
+from tests.helpers import FIXTURES
 from utils import UserError
 
 

@@ -1,0 +1,193 @@
+"""lr: auto."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+import training
+from config import TrainConfig, ViTConfig
+from config_file import load_config
+from dataset import load_split
+from engine.checkpoint import Keeper
+from engine.job import Setting
+from engine.search import (
+    FINALISTS,
+    SEARCH_FOLDS,
+    Trial,
+    choose,
+    recipes_own,
+    search_steps,
+    settings,
+    still_to_find,
+    stratified_folds,
+    try_settings,
+)
+from model import VisionTransformer
+from pretrained.build import build_for
+from pretrained.read import read_arrays
+from tests.helpers import CPU, TINY_VIT, quick, reached, summary
+from tokens.builder import open_cache
+from tokens.cache import TokenLoader
+from tokens.plan import plan_cache
+
+
+def test_the_search_looks_at_training_images_only(
+    untuned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick(monkeypatch)
+    rows: set[int] = set()
+    original = try_settings
+
+    def noting(net: Any, candidates: Any, loader: Any, folds: Any, *rest: Any) -> Any:
+        for learned, scored in folds:
+            assert not set(loader.rows[learned, 0]) & set(loader.rows[scored, 0])
+            rows.update(loader.rows[np.concatenate([learned, scored])].flatten().tolist())
+        return original(net, candidates, loader, folds, *rest)
+
+    monkeypatch.setattr("engine.search.try_settings", noting)
+    result = reached(untuned, "train.max_epochs=20")
+    cache = TokenLoader
+    assert cache is not None and len(rows) == result["images"]["train"] == 36
+    with open(untuned.parent / "logs/tiny/search.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == 16 + 4 and sum(row["chosen"] == "1" for row in table) == 1
+    chosen = next(row for row in table if row["chosen"] == "1")
+    found = {"part": chosen["part"], "optim": chosen["optim"], "lr": float(chosen["lr"])}
+    assert found.items() <= result["chosen"].items() and result["optim"] == chosen["optim"]
+    finals = table[16:]
+    recipe = next(row for row in finals if float(row["lr"]) == pytest.approx(6e-3 * 0.5**0.5))
+    best = min(finals, key=lambda row: float(row["loss"]))
+    assert len({(row["part"], row["optim"], row["lr"]) for row in finals}) == 4
+    assert chosen in (best, recipe) and all(int(row["images"]) == 36 for row in finals)
+    assert Image.open(untuned.parent / "logs/tiny/search.png").width > 300
+
+
+def test_a_resumed_run_keeps_the_setting_that_was_found(
+    untuned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick(monkeypatch)
+    options = ["train.max_epochs=4", "train.verdict=false"]
+    whole = reached(untuned, *options)
+    for folder in ("logs", "weights"):
+        (untuned.parent / folder / "tiny").rename(untuned.parent / folder / "whole")
+    original = Keeper.keep
+
+    def stop_after_2(self: Any, row: dict[str, Any]) -> None:
+        original(self, row)
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Keeper, "keep", stop_after_2)
+    with pytest.raises(KeyboardInterrupt):
+        reached(untuned, *options)
+    monkeypatch.setattr(Keeper, "keep", original)
+    monkeypatch.setattr("engine.search.try_settings", None)  # a search would fail
+    config = untuned.parent / "logs/tiny/config.yaml"
+    training.main(["--config", str(config), "train.from_checkpoint=true"])
+    assert summary(untuned)["chosen"] == whole["chosen"]
+    both = [
+        read_arrays(untuned.parent / f"weights/{run}/best.safetensors")[0]
+        for run in ("whole", "tiny")
+    ]
+    assert all(torch.equal(both[0][name], both[1][name]) for name in both[0])
+
+
+def test_settings_that_are_tried() -> None:
+    net = VisionTransformer(ViTConfig(**TINY_VIT, num_classes=3))
+    net.freeze_trunk(1)
+    plain = TrainConfig()
+    auto = plain.settled(600).model_copy(update=still_to_find(plain))
+    grid = settings(net, auto)
+    assert len(grid) == len(set(grid)) == 16
+    sides = {("block", "adamw"), ("block", "sgd"), ("head", "adamw")}
+    assert {(s.part, s.optim) for s in grid} == sides
+    recipe = recipes_own(grid, auto)
+    assert (recipe.part, recipe.optim, recipe.lr) == ("block", "sgd", 6e-3)
+    for optim, highest in (("adamw", 3e-2), ("sgd", 0.9)):
+        one = settings(net, auto.model_copy(update={"optim": optim}))
+        assert len(set(one)) == 16 and {s.optim for s in one} == {optim}
+        assert max(s.lr for s in one) == pytest.approx(highest)
+    fixed = auto.model_copy(update={"weight_decay": 0.5})
+    assert {s.weight_decay for s in settings(net, fixed)} == {0.5}
+    wide = settings(net, auto.model_copy(update={"batch_size": 64}))
+    assert wide[0].lr == pytest.approx(2 * grid[0].lr)
+    net.freeze_trunk(2)
+    auto = auto.model_copy(update={"finetune_blocks": 0})
+    heads = settings(net, auto)
+    assert len(set(heads)) == 16 and {(s.part, s.optim) for s in heads} == {("head", "adamw")}
+    assert recipes_own(heads, auto).lr == 3e-3
+
+
+@pytest.mark.parametrize(
+    ("images", "dim", "steps"),
+    [
+        (600, 224, 600 * 4 * 4),  # 256 patches a record, of which 64 pay for a step
+        (600, 112, 600 * 4),  # a smaller input makes the trunk pass cheaper, and so the search
+        (50, 224, 2000),  # the fewest
+        (5000, 224, 14_400),  # the most
+    ],
+)
+def test_the_search_costs_less_than_the_trunk_pass(images: int, dim: int, steps: int) -> None:
+    net = VisionTransformer(ViTConfig(**TINY_VIT | {"patch_dim": 14, "dim": dim}, num_classes=3))
+    rows, labels = np.zeros((images, 4), dtype=int), torch.zeros(images)
+    loader = TokenLoader(None, rows, labels, 16)  # type: ignore[arg-type]
+    first, second = search_steps(net, loader, 16)
+    total = 16 * first + FINALISTS * SEARCH_FOLDS * second
+    assert 0.98 * steps <= total <= steps and first * 16 == pytest.approx(steps / 4, rel=0.03)
+
+
+def test_one_training_image_a_class_is_too_few_to_search(
+    untuned: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (untuned.parent / "images").glob("*/*.png"):
+        if int(path.stem) > 1:
+            path.unlink()
+    result = reached(untuned, "train.max_epochs=2")
+    assert "too few to try settings" in capsys.readouterr().out
+    assert result["lr"] == pytest.approx(6e-3 * math.sqrt(8 / 16))
+
+
+@pytest.mark.parametrize(("spread", "chosen"), [(0.01, 1), (1.0, 0)])
+def test_the_recipe_stays_unless_another_is_surely_better(spread: float, chosen: int) -> None:
+    recipe = Setting("block", "adamw", 2e-4, 0.01)
+    other = Setting("head", "adamw", 1e-2, 0.01)
+    noise = spread * torch.randn(200, generator=torch.Generator().manual_seed(0))
+    losses = torch.full((200,), 0.5)
+    trials = [
+        Trial(recipe, 100, [losses + 0.02 + noise - noise.mean()]),
+        Trial(other, 100, [losses]),
+    ]
+    assert choose(trials, recipe) is trials[chosen]
+
+
+def test_two_cores_try_settings_as_one_does(untuned: Path) -> None:
+    config, _ = load_config(untuned, ["train.max_epochs=4", "train.lr=2e-4"])
+    split = load_split(config.train)
+    net, train_ = build_for(config, split.classes), config.train.settled(36)
+    plan = plan_cache(net, split, train_)
+    assert plan is not None
+    loader = open_cache(plan, net, train_, CPU).loaders(plan, split, train_, CPU)["train"]
+    assert isinstance(loader, TokenLoader)
+    grid = [Setting("block", "adamw", 10.0**-i, 0.01) for i in range(1, 5)]
+    grid.append(Setting("block", "adamw", 1e30, 0.01))  # diverges, or learns nothing
+    folds = stratified_folds(loader)[:1]
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            bar = tqdm(disable=True)
+            trials = try_settings(net, grid, loader, folds, train_, 10, CPU, bar)
+        finally:
+            torch.set_num_threads(1)
+        found.append([trial.mean_loss for trial in trials])
+    assert found[0][:4] == pytest.approx(found[1][:4], rel=1e-4)
+    assert len(set(found[0])) == 5

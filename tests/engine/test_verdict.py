@@ -1,0 +1,195 @@
+"""Did it learn? The rivals, the control and the sentence."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from engine.verdict import (
+    LEARNED,
+    NO_BETTER,
+    NOT_LEARNED,
+    dealt,
+    logistic_regression,
+    rivals,
+    verdict,
+)
+from metrics import wilson
+from tests.helpers import COLOURS, quick, reached, summary
+from utils import UserError
+
+
+def test_a_healthy_run_says_learned(
+    untuned: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick(monkeypatch)
+    result = reached(untuned, "train.max_epochs=40")
+    assert result["verdict"] == LEARNED, result["verdict_sentence"]
+    numbers = result["verdict_numbers"]
+    assert numbers["accuracy"] == result["val_accuracy"] and numbers["images"] == 36
+    assert numbers["shuffled_labels"] < 0.67 < numbers["logistic_regression"]
+    assert numbers["interval"] == result["val_interval"]
+    assert result["verdict_sentence"] in capsys.readouterr().out
+
+
+def test_shuffled_labels_are_not_learned(untuned: Path) -> None:
+    folder = untuned.parent / "images"
+    rng = np.random.default_rng(0)
+    paths = sorted(folder.glob("*/*.png"))
+    homes = rng.permutation([path.parent.name for path in paths])
+    for i, path in enumerate(paths):
+        path.rename(folder / f"{i}.png")
+    for i, home in enumerate(homes):
+        (folder / f"{i}.png").rename(folder / home / f"{i}.png")
+    result = reached(untuned, "train.lr=3e-4", "train.max_epochs=40")
+    assert result["verdict"] == NOT_LEARNED
+    assert "labels" in result["verdict_sentence"].partition("likely")[2]
+
+
+def test_two_classes_with_the_same_pictures_are_not_learned(untuned: Path) -> None:
+    folder = untuned.parent / "images"
+    for name in ("green", "red"):
+        shutil.rmtree(folder / name)
+    shutil.copytree(folder / "blue", folder / "azure")
+    result = reached(untuned, "train.lr=3e-4", "train.max_epochs=40")
+    assert result["images"] == {"train": 24, "val": 24, "test": 0}
+    assert result["verdict"] == NOT_LEARNED and result["val_accuracy"] == 0.5
+    assert "classes look alike" in result["verdict_sentence"]
+
+
+def test_three_images_a_class_are_too_few(untuned: Path) -> None:
+    for path in (untuned.parent / "images").glob("*/*.png"):
+        if int(path.stem) > 2:
+            path.unlink()
+    result = reached(untuned, "train.val_fraction=0.3", "train.lr=3e-4", "train.max_epochs=40")
+    assert result["verdict"] == NOT_LEARNED
+    assert "too few images (2 to train on in the smallest class" in result["verdict_sentence"]
+
+
+def test_a_learning_rate_of_10(untuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    for shade, name in enumerate(COLOURS):  # near enough that what a network knows is needed
+        for path in (untuned.parent / "images" / name).glob("*.png"):
+            grey = rng.normal(100 + 25 * shade, 60, (40, 50, 3))
+            Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).save(path)
+    result = reached(untuned, "train.lr=10", "train.max_epochs=20")
+    assert "train.lr: 10 is far from 0.00014" in capsys.readouterr().out
+    assert result["verdict"] == NOT_LEARNED, result["verdict_sentence"]
+    assert "the learning rate 10 is too high" in result["verdict_sentence"]
+
+
+def test_a_run_that_diverges_leaves_a_verdict(untuned: Path) -> None:
+    with pytest.raises(UserError, match="not learned: the loss is not finite"):
+        reached(untuned, "train.lr=1e30", "train.optim=sgd", "train.clip_grad=null")
+    assert summary(untuned)["verdict"] == NOT_LEARNED
+
+
+def test_shuffled_labels_are_dealt_evenly() -> None:
+    torch.manual_seed(0)
+    labels = torch.tensor([0] * 40 + [1] * 20 + [2] * 20)[torch.randperm(80)]
+    given = dealt(labels)
+    assert torch.equal(given.bincount(), labels.bincount())
+    shares = torch.stack([given[labels == c].bincount(minlength=3) for c in range(3)])
+    even = torch.tensor([[20, 10, 10], [10, 5, 5], [10, 5, 5]])
+    assert (shares - even).abs().max() <= 1
+    assert not torch.equal(dealt(labels), given), "another one each time"
+
+
+def clouds(n: int, spread: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Three classes of n points around three directions in 8 dimensions."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(3), n)
+    return np.eye(3, 8)[labels] * 3 + rng.normal(0, spread, (3 * n, 8)), labels
+
+
+def test_rivals_know_what_is_easy_and_guess_what_is_noise() -> None:
+    known, queries = clouds(20, 0.3), clouds(20, 0.3, seed=1)
+    assert min(rivals(*known, *queries).values()) == 1
+    noise = np.random.default_rng(2).normal(size=(2, 60, 8))
+    guesses = rivals(noise[0], known[1], noise[1], queries[1])
+    assert max(guesses.values()) < 0.6
+
+
+def test_logistic_regression_is_scikit_learns() -> None:
+    (known, labels), (queries, _) = clouds(20, 1.5), clouds(20, 1.5, seed=1)
+    answers, C = logistic_regression(known, labels, queries)
+    scale = StandardScaler().fit(known)
+    model = LogisticRegression(C=C, max_iter=500).fit(scale.transform(known), labels)
+    assert (answers == model.predict(scale.transform(queries))).all()
+
+
+def test_rivals_of_one_image_a_class() -> None:
+    known, labels = clouds(1, 0.3)
+    queries = clouds(20, 0.3, seed=1)
+    found = rivals(known, labels, *queries)
+    assert found["nearest_neighbours"] == 1 and found["logistic_regression"] > 0.5
+
+
+HEALTHY = {
+    "part": "test",
+    "images": 500,
+    "accuracy": 0.96,
+    "interval": wilson(0.96, 500),
+    "chance": 0.2,
+    "largest_class": 0.2,
+    "train_accuracy": 0.99,
+    "train_images_of_the_rarest_class": 120,
+    "nearest_neighbours": 0.8,
+    "logistic_regression": 0.9,
+    "shuffled_labels": 0.21,
+}
+
+
+def said(lr: float = 3e-4, **changes: Any) -> dict[str, str]:
+    numbers = HEALTHY | changes
+    numbers["interval"] = wilson(numbers["accuracy"], numbers["images"])
+    return verdict(numbers, lr, 3e-4)
+
+
+def test_a_healthy_run_learned() -> None:
+    found = said()
+    assert found["verdict"] == LEARNED
+    assert found["verdict_sentence"] == (
+        "learned: test accuracy 0.960 (0.939 to 0.974); a guess reaches 0.200, logistic regression "
+        "on the frozen features 0.900, the same training on shuffled labels 0.210"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected", "reason"),
+    [
+        ({"accuracy": 0.89}, NO_BETTER, "logistic regression on the frozen features 0.900"),
+        ({"accuracy": 1.0, "logistic_regression": 1.0}, LEARNED, ""),
+        ({"accuracy": 0.5, "lr": 10.0}, NO_BETTER, "the learning rate 10 is too high"),
+        ({"accuracy": 0.9, "logistic_regression": 0.9}, NO_BETTER, "head alone"),
+        ({"accuracy": 0.22}, NOT_LEARNED, "labels don't follow from the pictures"),
+        ({"accuracy": 0.22, "train_accuracy": 0.3}, NOT_LEARNED, "too little trains"),
+        ({"accuracy": 0.6, "largest_class": 0.58}, NOT_LEARNED, "a guess reaches 0.580"),
+        ({"accuracy": 1.0, "images": 5}, NOT_LEARNED, "too few images"),
+        (
+            {"accuracy": 0.3, "images": 40, "train_images_of_the_rarest_class": 3},
+            NOT_LEARNED,
+            "too few images (3 to train on",
+        ),
+        ({"accuracy": 0.2, "lr": 10.0}, NOT_LEARNED, "the learning rate 10 is too high"),
+        ({"accuracy": 0.2, "lr": 1e-9}, NOT_LEARNED, "the learning rate 1e-09 is too low"),
+        ({"shuffled_labels": 0.7}, LEARNED, "beware: shuffled labels should teach nothing"),
+    ],
+)
+def test_what_a_verdict_says(changes: dict[str, Any], expected: str, reason: str) -> None:
+    found = said(**changes)
+    assert found["verdict"] == expected and reason in found["verdict_sentence"]
+
+
+def test_classes_that_look_alike() -> None:
+    nothing = {"nearest_neighbours": 0.2, "logistic_regression": 0.21, "shuffled_labels": 0.2}
+    found = said(accuracy=0.2, train_accuracy=0.25, **nothing)
+    assert found["verdict"] == NOT_LEARNED and "look alike" in found["verdict_sentence"]

@@ -1,0 +1,54 @@
+"""The numbers of a page, against the libraries that count the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from inspection import numbers
+from tests.tools.helpers import answer
+
+
+def test_scores_of_classes_are_scikit_learns() -> None:
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    rng, classes = np.random.default_rng(0), list("abcd")
+    true, predicted = rng.choice(classes, 200), rng.choice(classes[:3], 200)
+    given = [answer(t, p) for t, p in zip(true, predicted, strict=True)]
+    counts = numbers.confusion(given, classes)
+    assert (counts == confusion_matrix(true, predicted, labels=classes)).all()
+    rows = {row["name"]: row for row in numbers.per_class(counts, classes)}
+    theirs = precision_recall_fscore_support(true, predicted, labels=classes, zero_division=0)
+    for i, name in enumerate(classes):
+        found = [rows[name][key] or 0 for key in ("precision", "recall", "f1", "support")]
+        assert found == pytest.approx([values[i] for values in theirs])
+    assert rows["d"]["precision"] is None, "never predicted: not 0"
+    most = numbers.frequent_confusions(counts, classes, 1)[0]
+    assert most["count"] == (counts * (1 - np.eye(4))).max()
+
+
+def test_the_calibration_error_is_torchmetrics() -> None:
+    import torch
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    rng = np.random.default_rng(0)
+    sure = torch.tensor(rng.uniform(0.5, 1, 400), dtype=torch.float32)
+    right = rng.random(400) < 0.5 + 0.5 * np.sin(
+        60 * sure.numpy()
+    )  # too sure and too little, by turns
+    given = [answer("a", "a" if r else "b", float(s)) for r, s in zip(right, sure, strict=True)]
+    spread = torch.stack([sure, 1 - sure], 1)
+    target = torch.tensor([0 if p.right else 1 for p in given])
+    theirs = multiclass_calibration_error(spread, target, 2, n_bins=15)
+    assert numbers.calibration(given)["error"] == pytest.approx(float(theirs), abs=1e-6)
+
+
+def test_mcnemar_counts_where_two_networks_differ() -> None:
+    right, wrong = answer("a", "a"), answer("a", "b")
+    first = {str(i): right if i < 9 else wrong for i in range(20)}
+    second = {str(i): wrong if i < 8 else right for i in range(19)}
+    # 8 coins of 18 (9 to 18 are the second's alone, 8 both have): 2 * P(X <= 8).
+    n, only_first, only_second, p = numbers.mcnemar(first, second)
+    assert (n, only_first, only_second) == (19, 8, 10)
+    assert p == pytest.approx(2 * 106_762 / 2**18)
+    assert numbers.mcnemar(first, first)[3] == 1

@@ -1,0 +1,223 @@
+"""config.yaml: types, overrides, and every fault at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from config import Config, ConfigError
+from config_file import dump_config, load_config
+from tests.helpers import REPO
+
+
+def test_a_bare_on_or_off_is_understood(finetune: Path) -> None:
+    for word, value in (("on", "on"), ("off", "off"), ("auto", "auto")):
+        finetune.write_text(f"train: {{cache: {word}, mode: finetune}}\n")
+        assert load_config(finetune)[0].train.cache == value
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["train.mode=pretrained", "train.cache=on"],
+            "train.cache: on works in mode finetune only",
+        ),
+        (["vit.num_layers=4", "train.finetune_blocks=5"], "5 is more than num_layers"),
+        (["train.cache=maybe"], "'maybe' is not auto or on or off"),
+        (["train.views=0"], "train.views: 0 should be at least 1"),
+    ],
+)
+def test_settings_that_can_not_be(finetune: Path, options: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(finetune, options)
+
+
+OLD_FILE = """\
+vit: {patch_dim: 16, input_channels: 3, num_classes: 5, hidden_dim: 768, num_heads: 12, \
+num_layers: 12, dropout: 0.1, eps: 1e-05, ff_dim: 3072, dim: 224}
+train: {data: 'data', batch_size: 20, eval_batch_size: 4, scheduler_type: 'warmup-cosine', \
+max_epochs: 50, warmup_epochs: 5, use_bitsandbytes: True, optim: 'adamw', lr: 1e-3, \
+device: 'cuda', save_path: 'weights', eval_epoch: 1, log_epoch: 1, save_epoch: 3, \
+log_path: 'logs', early_stopping: 50, base_dir: 'Data-Dir', finetuning: True, \
+checkpoint: 'Pretrained-Weights', freeze_model: False, from_checkpoint: False}
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    return path
+
+
+def faults(tmp_path: Path, text: str, overrides: list[str] | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, text), overrides)
+    return str(caught.value)
+
+
+def test_every_key_of_config_yaml_is_there_commented_and_the_default() -> None:
+    config, notes = load_config(REPO / "config.yaml")
+    assert config == Config() and not notes
+    for section in ("vit", "train", "overfit_one_batch"):
+        part = getattr(config, section)
+        assert set(type(part).model_fields) == part.model_fields_set
+
+
+def test_all_faults_at_once(tmp_path: Path) -> None:
+    message = faults(
+        tmp_path,
+        "vit: {num_head: 12, dim: 225, patch_dim: 16}\n"
+        "train: {lr: fast, warmup_epochs: 80, max_epochs: 50, early_stopping: true}\n"
+        "tran: {}\n",
+        ["train.bf16=maybe", "lr=3"],
+    )
+    assert message.splitlines()[0].endswith("8 problems")
+    for line in (
+        "vit.num_head: no such key; did you mean num_heads?",
+        "vit.dim: 225 is not a multiple of patch_dim (16); the nearest is 224",
+        "train.lr: 'fast' is not a number",
+        "train.warmup_epochs: 80 is more than max_epochs (50)",
+        "train.early_stopping: True is not a whole number or null",
+        "train.bf16: 'maybe' is not true or false",
+        "tran: no such key; did you mean train?",
+        "'lr=3': an override is written section.key=value; did you mean train.lr?",
+    ):
+        assert line in message, message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "{vit: {num_heads: 5}, train: {mode: scratch}}",
+            "vit.num_heads: 5 does not divide hidden_dim (768)",
+        ),
+        ("train: {checkpoint: null}", "mode finetune needs weights"),
+        ("vit: {representation_size: 8}", "only with mode scratch"),
+        ("vit: {num_classes: 1}", "a classifier needs 2 or more"),
+        ("train: {decay_epochs: 3}", "only wsd has a decay phase"),
+        (
+            "train: {scheduler_type: wsd, max_epochs: 20, decay_epochs: 21}",
+            "are more than max_epochs (20)",
+        ),
+        (
+            "train: {optim: sgd, use_bitsandbytes: true, momentum: 0}",
+            "bitsandbytes has no SGD without momentum",
+        ),
+        (
+            "{train: {from_checkpoint: true}, overfit_one_batch: {overfit: true}}",
+            "a sanity check starts anew",
+        ),
+        ("train: {max_epochs: 20, eval_epoch: 30}", "nothing would be evaluated"),
+        ("train: {early_stopping: 2, eval_epoch: 5}", "is less than eval_epoch (5)"),
+        ("train: {run_name: a/b}", "not a plain folder name"),
+        ("train: {val_fraction: 2}", "2 should be less than 1"),
+        ("train: {lr: -1}", "-1 should be more than 0"),
+        ("train: {lr: .nan}", "train.lr: nan is not a number"),
+        ("train: {batch_size: 2.5}", "2.5 is not a whole number"),
+        ("train: {optim: adam}", "'adam' is not adamw or sgd"),
+        ("train: 3", "train: 3 is not a section"),
+        ("- a", "expected sections"),
+        ("a: [", "line 1: not valid YAML"),
+    ],
+)
+def test_each_fault_is_named(tmp_path: Path, text: str, message: str) -> None:
+    assert message in faults(tmp_path, text)
+
+
+def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_numbers_that_yaml_reads_as_text(tmp_path: Path) -> None:
+    config, _ = load_config(write(tmp_path, "train: {lr: 1e-3}"), ["train.weight_decay=5e-2"])
+    assert config.train.lr == 1e-3 and config.train.weight_decay == 5e-2
+
+
+def test_overrides_are_typed_like_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "train: {lr: 1}")
+    config, _ = load_config(path, ["train.lr=2e-4", "train.clip_grad=null", "vit.dim=32"])
+    assert (config.train.lr, config.train.clip_grad, config.vit.dim) == (2e-4, None, 32)
+
+
+def test_the_old_file_means_the_same(tmp_path: Path) -> None:
+    config, notes = load_config(write(tmp_path, OLD_FILE))
+    assert config.train.mode == "pretrained" and len(notes) == 2
+    # The rate that the first version shipped with, for training all weights.
+    assert notes[1].startswith("train.lr: 0.001 is far from 0.00011, which mode pretrained")
+    assert config.train.lr == 1e-3 and config.vit.eps == 1e-5
+    assert config.train.from_checkpoint is None and config.train.use_bitsandbytes
+
+
+@pytest.mark.parametrize(
+    ("flags", "mode"),
+    [
+        ("finetuning: False, freeze_model: False", "scratch"),
+        ("finetuning: False", "scratch"),
+        ("finetuning: True, freeze_model: False", "pretrained"),
+        ("finetuning: True, freeze_model: True", "finetune"),
+    ],
+)
+def test_the_old_flags(tmp_path: Path, flags: str, mode: str) -> None:
+    assert load_config(write(tmp_path, f"train: {{{flags}}}"))[0].train.mode == mode
+
+
+def test_old_flags_that_contradict_mode(tmp_path: Path) -> None:
+    assert "contradicts" in faults(tmp_path, "train: {mode: scratch, finetuning: True}")
+
+
+def test_off_is_none_however_written(tmp_path: Path) -> None:
+    path = write(tmp_path, "train: {early_stopping: False, clip_grad: null}")
+    train = load_config(path)[0].train
+    assert train.early_stopping is None and train.clip_grad is None
+
+
+def test_an_emptied_section_is_none_at_all(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, "vit:\ntrain:\n"))[0] == Config()
+
+
+def test_dump_reads_back(tmp_path: Path) -> None:
+    config, _ = load_config(REPO / "config.yaml", ["train.lr=1e-5", "vit.eps=1e-12"])
+    assert load_config(write(tmp_path, dump_config(config)))[0] == config
+
+
+@pytest.mark.parametrize("path", sorted((REPO / "configs").glob("*.yaml")), ids=lambda p: p.name)
+def test_published_configs_load(path: Path) -> None:
+    load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["train.mode=pretrained", "train.lr=1e-3"], "diverges, or unlearns the weights"),
+        (["train.mode=pretrained", "train.lr=1e-8"], "little is learned"),
+        (["train.lr=1e-2"], "0.01 is far from 0.0002, which mode finetune trains well with"),
+        (["train.mode=pretrained", "train.lr=5e-5"], None),
+        (["train.mode=pretrained", "train.lr=3e-3", "train.optim=sgd"], None),
+        (["train.lr=auto"], None),
+    ],
+)
+def test_a_learning_rate_far_from_what_trains_is_said(overrides: list[str], words: Any) -> None:
+    _, notes = load_config(REPO / "config.yaml", overrides)
+    assert (words is None and not notes) or (words in notes[0] and len(notes) == 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("train: {test_fraction: 0.5, val_fraction: 0.5}", "leave nothing to train"),
+        ("train: {mixup: 0.2}", "modes pretrained and scratch only"),
+        ("train: {keep: last, early_stopping: 3}", "leave one out"),
+        (
+            "train: {class_weights: balanced, balanced_sampler: true}",
+            "count the rare classes twice",
+        ),
+        ("train: {lr: fast}", "train.lr: 'fast' is not a number or auto"),
+    ],
+)
+def test_faults_of_the_recipe(tmp_path: Path, text: str, words: str) -> None:
+    assert words in faults(tmp_path, text)

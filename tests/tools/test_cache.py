@@ -1,0 +1,86 @@
+"""tools.cache shows and cleans."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import flip, plan, train
+from tokens.builder import waiting_for
+from tools import cache as cache_tool
+from utils import UserError
+
+pytestmark = pytest.mark.usefixtures("new_files_are_remembered")
+
+
+@pytest.fixture
+def tool(finetune: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """`python -m tools.cache ...` on the config's data: what it prints."""
+
+    def call(*args: str) -> str:
+        capsys.readouterr()
+        assert cache_tool.main([*args, "--data", str(finetune.parent / "data")]) == 0
+        return capsys.readouterr().out
+
+    return call
+
+
+def test_the_tool_shows_and_cleans(finetune: Path, tool: Callable[..., str]) -> None:
+    data = finetune.parent / "data"
+    assert tool("ls") == f"0 token caches in {data}/cache, 0 MB\n"
+    train(finetune, "train.run_name=a")
+    train(finetune, "train.run_name=b", "train.finetune_blocks=2")
+    keys = [plan(finetune).key, plan(finetune, "train.finetune_blocks=2").key]
+    text = tool("ls")
+    assert all(key in text for key in keys)
+    assert "36 x 17 x 48 float32  ready, used just now" in text and "random.safetensors" in text
+    assert tool("prune") == "nothing to remove\n"
+    with pytest.raises(UserError, match="no cache in .* begins with zz; it has"):
+        tool("rm", "zz")
+    assert f"removed {keys[1]}" in tool("rm", keys[1][:6])
+    assert not (data / "cache" / keys[1]).exists() and (data / "cache" / keys[0]).exists()
+
+
+def test_the_tool_touches_caches_only(finetune: Path, tool: Callable[..., str]) -> None:
+    other = finetune.parent / "data" / "cache" / "holidays"
+    other.mkdir(parents=True)
+    (other / "1.jpg").write_bytes(b"1")
+    half = other.parent / f"{'0' * 16}.partial"
+    train(finetune)
+    shutil.copytree(plan(finetune).path, half)
+    (half / "tokens.bin").unlink()
+    assert tool("ls").startswith(plan(finetune).key) and half.name[:16] in tool("prune")
+    assert (other / "1.jpg").exists() and not half.exists()
+    with pytest.raises(UserError, match="no cache in"):
+        tool("rm", "holidays")
+
+
+def test_the_tool_prunes_what_is_of_no_use(
+    finetune: Path, tool: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(finetune, "train.run_name=a")
+    path = plan(finetune).path
+    partial = path.with_suffix(".partial")
+    shutil.copytree(path, partial)
+    text = tool("prune", "--dry-run")
+    assert "would remove" in text and "unfinished, 100%" in text and partial.exists()
+    with waiting_for(path.with_suffix(".lock")):
+        assert "being made, 100%" in tool("ls") and tool("prune") == "nothing to remove\n"
+        with pytest.raises(UserError, match="is being made by a run"):
+            tool("rm", path.name)
+        found = list(cache_tool.entries(path.parent))
+        capsys.readouterr()
+        cache_tool.remove([e for e in found if e.path == partial], dry_run=False)
+        assert "a run is making it" in capsys.readouterr().out and partial.exists()
+    tool("prune")
+    assert path.exists() and not partial.exists()
+    flip(path / "header.json", 40)
+    assert "damaged: its header" in tool("prune") and not path.exists()
+    train(finetune, "train.run_name=b")
+    for file in path.iterdir():
+        os.utime(file, (1, 1))
+    assert "removed" in tool("prune", "--days", "30") and not path.exists()

@@ -1,0 +1,116 @@
+"""A run with several seeds."""
+
+from __future__ import annotations
+
+import json
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import training
+from tests.helpers import REPO
+from tests.tools.test_baseline import summary
+from tools import repeat
+from tools.baseline import __main__ as baseline
+from utils import UserError, command_line
+
+pytestmark = pytest.mark.usefixtures("new_files_are_remembered")
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What repeat runs; it is run in this process, which saves the imports."""
+    found: list[list[str]] = []
+
+    def here(command: list[str]) -> tuple[int, list[str]]:
+        found.append(command)
+        main, first = (baseline.main, 3) if command[1] == "-m" else (training.main, 2)
+        return command_line(lambda: main(command[first:])), ["the last line"]
+
+    monkeypatch.setattr(repeat, "run", here)
+    return found
+
+
+def test_repeat_draws_resumes_and_averages(
+    held_out: Path, commands: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(held_out), "--seeds", "2", "train.max_epochs=2"]
+    assert repeat.main(arguments) == 0
+    out = capsys.readouterr().out
+    logs = held_out.parent / "logs"
+    found = [summary(held_out, f"tiny-seed{seed}") for seed in range(2)]
+    splits = [(logs / f"tiny-seed{seed}" / "split.csv").read_text() for seed in range(2)]
+    assert splits[0] != splits[1]
+    result = json.loads((logs / "tiny-repeat.json").read_text())
+    values = [one["test_accuracy"] for one in found]
+    assert (result["part"], result["images"]) == ("test", found[0]["images"]["test"])
+    assert result["accuracy"]["values"] == values
+    assert result["accuracy"]["mean"] == pytest.approx(sum(values) / 2)
+    assert result["accuracy"]["std"] == pytest.approx(statistics.stdev(values))
+    assert f"accuracy {sum(values) / 2:.3f} ± {statistics.stdev(values):.3f}" in out
+    assert all(f"{value:.3f}" in out for value in values)
+
+    written = [path.stat().st_mtime_ns for path in sorted(logs.glob("*/summary.json"))]
+    assert repeat.main(["--config", *arguments]) == 0
+    assert capsys.readouterr().out.count("there already") == 2 and len(commands) == 2
+    assert [p.stat().st_mtime_ns for p in sorted(logs.glob("*/summary.json"))] == written
+
+
+def test_repeat_goes_on_with_a_stopped_training(held_out: Path, commands: list[list[str]]) -> None:
+    arguments = [str(held_out), "--seeds", "1", "train.max_epochs=2"]
+    repeat.main(arguments)
+    (held_out.parent / "logs" / "tiny-seed0" / "summary.json").unlink()
+    repeat.main(arguments)
+    assert commands[1] == [*commands[0], "train.from_checkpoint=true"]
+    assert summary(held_out, "tiny-seed0")["epochs"] == 2
+
+
+def test_repeat_stops_at_a_failure(
+    held_out: Path, commands: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match="tiny-seed0 failed with status 2"):
+        repeat.main([str(held_out), "--seeds", "2", "train.base_dir=nowhere"])
+    assert "nowhere: no such folder" in capsys.readouterr().err and len(commands) == 1
+    for wrong in (["train.seed=1"], ["--seeds", "0"], ["--weights", "x.pth"]):
+        with pytest.raises(SystemExit):
+            repeat.main([str(held_out), *wrong])
+
+
+def test_repeat_runs_a_baseline_in_a_process_of_its_own(
+    held_out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(held_out), "--seeds", "1", "--baseline", "knn", "train.run_name=b"]
+    assert repeat.main(arguments) == 0
+    assert summary(held_out, "b-seed0")["mode"] == "baseline knn"
+    assert json.loads((held_out.parent / "logs/b-repeat.json").read_text())["baseline"] == "knn"
+    out = capsys.readouterr().out
+    assert "b-seed0:\n" in out and "(baseline knn: neighbours" in out and "±" not in out
+
+
+def test_ctrl_c_reaches_the_run_once_and_is_waited_for(tmp_path: Path) -> None:
+    """The run saves on Ctrl-C, which takes a while; repeat ends after it, with one line."""
+    saved = tmp_path / "saved"
+    child = (
+        "import sys, time\n"
+        "print('up', flush=True)\n"
+        f"try:\n    open({str(tmp_path / 'up')!r}, 'w').close(); time.sleep(60)\n"
+        f"except KeyboardInterrupt:\n    time.sleep(0.3); open({str(saved)!r}, 'w').close()\n"
+    )
+    code = (
+        "from tools import repeat; from utils import command_line; import sys\n"
+        f"sys.exit(command_line(lambda: repeat.run([sys.executable, '-c', {child!r}])[0]))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=REPO, stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "up").exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and saved.exists()
+    assert err.strip() == "stopped"
