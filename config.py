@@ -38,13 +38,15 @@ NotNegative = Annotated[Number, Field(ge=0)]
 Auto = Literal["auto"]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A section of config.yaml: frozen, and no key but its own."""
+
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
     )
 
 
-class Preprocessing(_Section):
+class Preprocessing(Section):
     """How pixels become the network's input; it belongs to the weights and travels with them.
 
     An image is resized so that its shorter side is image_size / crop, cut to its central
@@ -58,7 +60,7 @@ class Preprocessing(_Section):
     crop: float = 0.875
 
 
-class ViTConfig(_Section):
+class ViTConfig(Section):
     """The architecture; keys that a file leaves out are taken from the weights that it names."""
 
     patch_dim: Count = 16
@@ -125,7 +127,7 @@ RECIPES: dict[Mode, Recipe] = {
 }
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """How the network is trained, on what, and where the results go; config.yaml explains."""
 
     mode: Mode = "finetune"
@@ -253,7 +255,7 @@ class TrainConfig(_Section):
         )
 
 
-class OverfitConfig(_Section):
+class OverfitConfig(Section):
     """The sanity check: one batch, no augmentation, no dropout, until it is known by heart."""
 
     overfit: bool = False
@@ -262,7 +264,7 @@ class OverfitConfig(_Section):
     logging_steps: Count = 10
 
 
-class Config(_Section):
+class Config(Section):
     """Everything that a run depends on; frozen, typed, and written beside the run's results."""
 
     vit: ViTConfig = ViTConfig()

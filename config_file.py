@@ -16,9 +16,9 @@ import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from config import RECIPES, Config, ConfigError, OverfitConfig, TrainConfig, ViTConfig, _Section
+from config import RECIPES, Config, ConfigError, OverfitConfig, Section, TrainConfig, ViTConfig
 
-SECTIONS: dict[str, type[_Section]] = {
+SECTIONS: dict[str, type[Section]] = {
     "vit": ViTConfig,
     "train": TrainConfig,
     "overfit_one_batch": OverfitConfig,

@@ -10,31 +10,19 @@ import hashlib
 import os
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision.transforms import InterpolationMode, v2
-from tqdm import tqdm
+from torch.utils.data import DataLoader
 
 from config import Preprocessing, TrainConfig
-from images import (
-    CACHE_SHARE,
-    EXTENSIONS,
-    FileIndex,
-    Sample,
-    _hash_and_decode,
-    available_memory,
-    read_unchanged,
-)
-from utils import UserError, replacing
+from images import EXTENSIONS, FileIndex, ImageDataset, Reading, Sample, read_all
+from transforms import eval_transform, train_sampler, train_transform
+from utils import UserError, some, write_csv
 
 PARTS = ("train", "val", "test")
 PART_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -54,6 +42,10 @@ class Split:
     def part(self, name: str) -> list[Sample]:
         """The samples of `train`, `val` or `test`."""
         return [sample for sample in self.samples if sample.part == name]
+
+    def path_of(self, sample: Sample) -> str:
+        """A sample's path below the folder, as split.csv and predictions.csv name it."""
+        return sample.path.relative_to(self.root).as_posix()
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Images by class and part."""
@@ -85,7 +77,8 @@ def load_split(
     root = Path(train.base_dir)
     found, unused = _walk(root)
     classes = _classes(root, found, unused)
-    samples, decoded = _read_all(found, classes, unused, train.on_bad_image, known)
+    reading = read_all([item.path for item in found], known)
+    samples = _samples(found, classes, reading, unused, train.on_bad_image)
     notes: list[str] = []
     wanted = split_file or (Path(train.split) if train.split else None)
     if wanted is not None:
@@ -93,7 +86,9 @@ def load_split(
     else:
         samples = _keep_duplicates_together(samples, unused, notes, root)
         samples = _assign_parts(samples, classes, train, notes)
-    split = Split(root, classes, tuple(samples), tuple(_files(unused)), tuple(notes), decoded)
+    split = Split(
+        root, classes, tuple(samples), tuple(_files(unused)), tuple(notes), reading.decoded
+    )
     return replace(split, notes=(*split.notes, *_missing_classes(split)))
 
 
@@ -182,34 +177,15 @@ def _classes(root: Path, found: list[_Found], unused: list[tuple[Path, str]]) ->
     return names
 
 
-def _read_all(
+def _samples(
     found: list[_Found],
     classes: tuple[str, ...],
+    reading: Reading,
     unused: list[tuple[Path, str]],
     on_bad_image: str,
-    known: FileIndex | None,
-) -> tuple[list[Sample], dict[Path, Tensor]]:
-    """Hash and decode every file once; the decoded ones are kept while they fit the memory."""
-    samples: list[Sample] = []
-    decoded: dict[Path, Tensor] = {}
-    bad: list[tuple[Path, str]] = []
-    budget = CACHE_SHARE * available_memory()
-    index = {name: i for i, name in enumerate(classes)}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(_hash_and_decode, [item.path for item in found], repeat(known))
-        bar = tqdm(zip(found, results, strict=True), "reading images", len(found), leave=False)
-        for item, (digest, pixels, reason) in bar:
-            if reason is not None:
-                bad.append((item.path, reason))
-                continue
-            samples.append(Sample(item.path, index[item.class_name], item.part or "", digest))
-            if pixels is None:
-                continue
-            budget -= pixels.nbytes
-            if budget > 0:
-                decoded[item.path] = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
-            else:
-                decoded.clear()
+) -> list[Sample]:
+    """The files that could be read; the others are an error, or not used."""
+    bad = reading.bad
     if bad and on_bad_image == "error":
         listed = "; ".join(f"{path} ({reason})" for path, reason in bad)
         raise UserError(
@@ -217,11 +193,17 @@ def _read_all(
             "set train.on_bad_image to skip"
         )
     unused += [(path, f"unreadable: {reason}") for path, reason in bad]
+    digests, index = reading.digests, {name: i for i, name in enumerate(classes)}
+    samples = [
+        Sample(item.path, index[item.class_name], item.part or "", digests[item.path])
+        for item in found
+        if item.path in digests
+    ]
     left = {sample.label for sample in samples}
     gone = [name for i, name in enumerate(classes) if i not in left]
     if gone:
         raise UserError(f"no readable images in the class folder {', '.join(gone)}")
-    return samples, decoded
+    return samples
 
 
 def _keep_duplicates_together(
@@ -325,14 +307,13 @@ def _missing_classes(split: Split) -> list[str]:
 # --------------------------------------------------------------------------------- split.csv
 
 
+COLUMNS = ("path", "label", "part", "sha256")
+
+
 def write_split(path: Path, split: Split) -> None:
-    """Write split.csv: path (relative to the folder), label, part, sha256."""
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("path", "label", "part", "sha256"))
-        for s in split.samples:
-            relative = s.path.relative_to(split.root).as_posix()
-            writer.writerow((relative, split.classes[s.label], s.part, s.sha256))
+    """Write split.csv: COLUMNS of each image, its path relative to the folder."""
+    rows = ((split.path_of(s), split.classes[s.label], s.part, s.sha256) for s in split.samples)
+    write_csv(path, (dict(zip(COLUMNS, row, strict=True)) for row in rows), COLUMNS)
 
 
 def _apply_split_file(
@@ -350,7 +331,7 @@ def _apply_split_file(
         hashes = {path: row["sha256"] for path, row in rows.items()}
     except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(
-            f"{file} is no split file (columns path, label, part, sha256): {error!r}"
+            f"{file} is no split file (columns {', '.join(COLUMNS)}): {error!r}"
         ) from None
     here = {s.path.relative_to(root).as_posix(): s for s in samples}
     wrong = [f"{p} (not there)" for p in rows if p not in here]
@@ -362,149 +343,15 @@ def _apply_split_file(
     ]
     wrong += [f"{p} (part '{part}')" for p, part in parts.items() if part not in PARTS]
     if wrong:
-        more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
         raise UserError(
-            f"{root} is not the folder that {file} was made of: {', '.join(wrong[:10])}{more}; "
+            f"{root} is not the folder that {file} was made of: {some(wrong, 10)}; "
             "leave train.split out for a new split"
         )
     unused += [(s.path, f"not in {file}") for p, s in here.items() if p not in rows]
     return [replace(s, part=parts[p]) for p, s in here.items() if p in rows]
 
 
-# --------------------------------------------------------------------------- transforms, loaders
-
-
-def _interpolation(preprocessing: Preprocessing) -> InterpolationMode:
-    return InterpolationMode(preprocessing.interpolation)
-
-
-def _to_input(preprocessing: Preprocessing, channels: int) -> list[Callable]:
-    """uint8 RGB to the network's normalised float32 input."""
-    grey = [v2.Grayscale(channels)] if channels == 1 else []
-    mean, std = preprocessing.mean[:channels], preprocessing.std[:channels]
-    return [*grey, v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
-
-
-def train_transform(
-    preprocessing: Preprocessing, train: TrainConfig, channels: int = 3
-) -> v2.Compose:
-    """Random resized crop, flip and mild colour, then the weights' own normalisation."""
-    jitter = train.color_jitter
-    colour = [v2.ColorJitter(jitter, jitter, jitter, jitter / 10)] if jitter else []
-    return v2.Compose(
-        [
-            v2.RandomResizedCrop(
-                preprocessing.image_size,
-                scale=(train.crop_scale, 1.0),
-                interpolation=_interpolation(preprocessing),
-                antialias=True,
-            ),
-            v2.RandomHorizontalFlip(train.flip),
-            *colour,
-            *_to_input(preprocessing, channels),
-        ]
-    )
-
-
-def eval_transform(preprocessing: Preprocessing, channels: int = 3) -> v2.Compose:
-    """Resize the shorter side, cut out the centre, normalise: the same image each time."""
-    size = preprocessing.image_size
-    return v2.Compose(
-        [
-            v2.Resize(
-                round(size / preprocessing.crop), _interpolation(preprocessing), antialias=True
-            ),
-            v2.CenterCrop(size),
-            *_to_input(preprocessing, channels),
-        ]
-    )
-
-
-class ImageDataset(Dataset[tuple[Tensor, int]]):
-    """Samples through a transform: an item is the image (c, h, w), float32, and its label.
-
-    A key (index, draw) takes that draw of the transform's random numbers; they depend on it, the
-    seed and the picture's content alone, so they are the same whatever the number of workers, the
-    other pictures, and after a resume. With `first`, draw 1 is that transform instead.
-    """
-
-    def __init__(
-        self,
-        samples: list[Sample],
-        transform: v2.Compose,
-        decoded: dict[Path, Tensor],
-        seed: int,
-        first: v2.Compose | None = None,
-    ) -> None:
-        self.samples = samples
-        self.transform = transform
-        self.decoded = decoded
-        self.seed = seed
-        self.first = first
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, int]:
-        index, draw = key if isinstance(key, tuple) else (key, 0)
-        sample = self.samples[index]
-        pixels = self.decoded.get(sample.path)
-        if pixels is None:
-            pixels = torch.from_numpy(read_unchanged(sample).copy()).permute(2, 0, 1)
-        with torch.random.fork_rng(devices=[]):
-            seeds = np.random.SeedSequence([self.seed, draw, int(sample.sha256[:16], 16)])
-            torch.manual_seed(int(seeds.generate_state(1)[0]))
-            transform = self.first if draw == 1 and self.first is not None else self.transform
-            return transform(pixels), sample.label
-
-
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Every index once, in an order drawn from the seed and the epoch, as (index, draw).
-
-    The draw is that of the augmentation: with `draws`, they are used in turn, else it is the epoch.
-    With `balance`, the labels, it is as many indices, drawn so that each class comes equally often:
-    rare classes' images several times, common ones' not all of them.
-    """
-
-    def __init__(
-        self, length: int, seed: int, draws: int | None = None, balance: Sequence[int] | None = None
-    ) -> None:
-        self.length = length
-        self.seed = seed
-        self.draws = draws
-        self.balance = None if balance is None else np.asarray(balance)
-        self.epoch = 1
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        random = np.random.default_rng([self.seed, self.epoch])
-        order = random.permutation(self.length)
-        if self.balance is not None:
-            order = random.permutation(_equally_often(self.balance, random))
-        draw = self.epoch if self.draws is None else (self.epoch - 1) % self.draws + 1
-        return ((int(index), draw) for index in order)
-
-
-def _equally_often(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """As many indices as there are labels, an equal share a class, each image of a class before any
-    comes again."""
-    classes = np.unique(labels)
-    shares = np.full(len(classes), len(labels) // len(classes))
-    shares[random.permutation(len(classes))[: len(labels) % len(classes)]] += 1
-    drawn = []
-    for label, share in zip(classes, shares, strict=True):
-        own = np.flatnonzero(labels == label)
-        rounds = [random.permutation(own) for _ in range(-(-int(share) // len(own)))]
-        drawn.append(np.concatenate(rounds)[:share])
-    return np.concatenate(drawn)
-
-
-def train_sampler(labels: Sequence[int], train: TrainConfig) -> EpochSampler:
-    """The order and the draws of training images with these labels, as the config has them."""
-    balance = labels if train.balanced_sampler else None
-    return EpochSampler(len(labels), train.seed, train.draws, balance)
+# ----------------------------------------------------------------------------------- loaders
 
 
 def make_loaders(

@@ -10,12 +10,19 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+from tqdm import tqdm
 
 from utils import UserError, write_text
 
@@ -54,6 +61,11 @@ def read_image(source: Path | BinaryIO) -> np.ndarray:
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture)
     return np.asarray(picture.convert("RGB"))
+
+
+def as_tensor(pixels: np.ndarray) -> Tensor:
+    """Pixels (h, w, 3) as what the transforms take, (3, h, w), uint8."""
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
 
 def _hash_and_decode(
@@ -144,6 +156,38 @@ def container_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     return max(0, limit - used + cached)
 
 
+@dataclass
+class Reading:
+    """What reading many files gave: the contents' hashes, the pixels (3, h, w) of some, and the
+    files that can't be read, with the reason."""
+
+    digests: dict[Path, str] = field(default_factory=dict)
+    decoded: dict[Path, Tensor] = field(default_factory=dict)
+    bad: list[tuple[Path, str]] = field(default_factory=list)
+
+
+def read_all(paths: Sequence[Path], known: FileIndex | None = None) -> Reading:
+    """Hash and decode every file once; the decoded ones are kept while they fit the memory."""
+    found = Reading()
+    budget = CACHE_SHARE * available_memory()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = pool.map(_hash_and_decode, paths, repeat(known))
+        bar = tqdm(zip(paths, results, strict=True), "reading images", len(paths), leave=False)
+        for path, (digest, pixels, reason) in bar:
+            if reason is not None:
+                found.bad.append((path, reason))
+                continue
+            found.digests[path] = digest
+            if pixels is None:
+                continue
+            budget -= pixels.nbytes
+            if budget > 0:
+                found.decoded[path] = as_tensor(pixels)
+            else:
+                found.decoded.clear()
+    return found
+
+
 def read_unchanged(sample: Sample) -> np.ndarray:
     """A sample's pixels; UserError where the file is no longer what was split."""
     with contextlib.suppress(OSError):
@@ -151,3 +195,41 @@ def read_unchanged(sample: Sample) -> np.ndarray:
         if hashlib.sha256(content).hexdigest() == sample.sha256:
             return read_image(io.BytesIO(content))
     raise UserError(f"{sample.path} was changed while it was in use; run again")
+
+
+class ImageDataset(Dataset[tuple[Tensor, int]]):
+    """Samples through a transform: an item is the image (c, h, w), float32, and its label.
+
+    A key (index, draw) takes that draw of the transform's random numbers; they depend on it, the
+    seed and the picture's content alone, so they are the same whatever the number of workers, the
+    other pictures, and after a resume. With `first`, draw 1 is that transform instead.
+    """
+
+    def __init__(
+        self,
+        samples: list[Sample],
+        transform: v2.Compose,
+        decoded: dict[Path, Tensor],
+        seed: int,
+        first: v2.Compose | None = None,
+    ) -> None:
+        self.samples = samples
+        self.transform = transform
+        self.decoded = decoded
+        self.seed = seed
+        self.first = first
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, int]:
+        index, draw = key if isinstance(key, tuple) else (key, 0)
+        sample = self.samples[index]
+        pixels = self.decoded.get(sample.path)
+        if pixels is None:
+            pixels = as_tensor(read_unchanged(sample))
+        with torch.random.fork_rng(devices=[]):
+            seeds = np.random.SeedSequence([self.seed, draw, int(sample.sha256[:16], 16)])
+            torch.manual_seed(int(seeds.generate_state(1)[0]))
+            transform = self.first if draw == 1 and self.first is not None else self.transform
+            return transform(pixels), sample.label

@@ -22,15 +22,16 @@ from torch import Tensor
 
 from config import Config, ConfigError, TrainConfig
 from config_file import load_config
-from dataset import PARTS, ImageDataset, Split, eval_transform, load_split
+from dataset import PARTS, Split, load_split
 from engine.run import trained
-from images import FileIndex
+from images import FileIndex, ImageDataset
 from inspection.checks import MARKS, Report, examine
 from inspection.layers import Layer, minor
 from inspection.plots import save
 from model import VisionTransformer
 from pretrained.build import build_for
 from tokens.plan import cache_folder
+from transforms import eval_transform
 from utils import (
     UserError,
     command_line,

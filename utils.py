@@ -101,6 +101,13 @@ def replacing(path: Path, need_bytes: int = 0) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def some(names: Iterable[str], most: int = 12) -> str:
+    """Names in a sentence: the first of them, and how many more there are."""
+    names = list(names)
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "none") + rest
+
+
 def free_bytes(folder: Path) -> int:
     """What is left on the disk that holds `folder`, or will hold it."""
     return shutil.disk_usage(existing(folder)).free
@@ -133,6 +140,11 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    write_text(path, json.dumps(values, indent=2) + "\n")
 
 
 def write_csv(
@@ -258,8 +270,3 @@ def log_to(path: Path) -> None:
             log.removeHandler(handler)
             handler.close()
     log.addHandler(file)
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
-    write_text(path, json.dumps(values, indent=2) + "\n")

@@ -27,12 +27,13 @@ from tqdm import tqdm
 
 from benchmarks.finetune import RESULTS, ROOT
 from config import Preprocessing, TrainConfig
-from dataset import ImageDataset, eval_transform, load_split
-from images import Sample
+from dataset import load_split
+from images import ImageDataset, Sample
 from model import Block, VisionTransformer
 from pretrained.build import load_model
 from pretrained.layouts import HALF, IMAGENET
 from tokens.trunk import Trunk
+from transforms import eval_transform
 from utils import UserError, command_line, keep_freed_memory, replacing, write_csv
 
 EPOCHS, BATCH, SEEDS = 12, 16, (0, 1, 2)

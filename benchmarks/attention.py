@@ -26,7 +26,6 @@ from tqdm import tqdm
 
 from benchmarks.finetune import RESULTS
 from config import Preprocessing
-from dataset import eval_transform
 from inspection.attention_maps import as_input, attention_maps, seen_box
 from model import VisionTransformer
 from pretrained.build import load_model
@@ -34,6 +33,7 @@ from tools.draw_pilots import backdrops
 from tools.draw_pilots.__main__ import draw_pilot_with_mask
 from tools.draw_pilots.cast import NAMES
 from tools.draw_pilots.paper import pick
+from transforms import eval_transform
 from utils import UserError, command_line, write_csv
 
 MAPS = ("rollout", "relevance", "heads")

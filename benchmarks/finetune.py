@@ -34,12 +34,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from config import TrainConfig, ViTConfig
-from dataset import eval_transform, load_split
+from dataset import load_split
 from images import Sample, read_image
 from model import VisionTransformer
 from pretrained.build import load_model
 from pretrained.write import export, save_model
 from tokens.trunk import Trunk
+from transforms import eval_transform
 from utils import autocast, command_line, keep_freed_memory, replacing
 
 ROOT = Path(__file__).resolve().parents[1]

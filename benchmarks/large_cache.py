@@ -20,10 +20,10 @@ import torch
 from tqdm import tqdm
 
 from config import ViTConfig
-from dataset import EpochSampler
 from model import Tail, VisionTransformer
 from tokens.cache import TokenCache, TokenLoader
 from tokens.plan import record_type
+from transforms import EpochSampler
 from utils import check_disk, command_line
 
 

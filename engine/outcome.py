@@ -128,10 +128,11 @@ def predictions(split: Split, given: dict[str, tuple[Tensor, Tensor]]) -> list[d
         own = every.gather(1, labels[:, None])[:, 0]
         for i, sample in enumerate(split.part(part)):
             assert sample.label == labels[i], "loaders keep the split's order"
-            path = sample.path.relative_to(split.root).as_posix()
             names = split.classes[sample.label], split.classes[int(predicted[i])]
             sure = round(highest[i].item(), 6), round(own[i].item(), 6)
-            rows.append(dict(zip(PREDICTED, (part, path, *names, *sure), strict=True)))
+            rows.append(
+                dict(zip(PREDICTED, (part, split.path_of(sample), *names, *sure), strict=True))
+            )
     return rows
 
 

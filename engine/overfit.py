@@ -13,11 +13,12 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from config import Config
-from dataset import Split, eval_transform, make_loaders
+from dataset import Split, make_loaders
 from engine.job import Job
 from engine.run import COLUMNS, MetricsLog, Run
 from model import Tail, Tokens, VisionTransformer
 from tokens.trunk import Trunk
+from transforms import eval_transform
 from utils import log, write_json
 
 

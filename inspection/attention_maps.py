@@ -15,8 +15,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from config import Preprocessing
-from dataset import eval_transform
+from images import as_tensor
 from model import VisionTransformer, attention_kept
+from transforms import eval_transform
 
 PALETTE = "inferno"  # perceptually uniform, and read alike by the colour-blind
 DIMMED = 0.6  # how much white lies over what the network did not see
@@ -41,7 +42,7 @@ class Maps:
 def as_input(net: VisionTransformer, pixels: np.ndarray) -> Tensor:
     """A picture (h, w, 3) as evaluation gives it to the network, (1, c, dim, dim)."""
     transform = eval_transform(net.preprocessing, net.vit.input_channels)
-    return transform(torch.from_numpy(pixels.copy()).permute(2, 0, 1))[None]
+    return transform(as_tensor(pixels))[None]
 
 
 def attention_maps(

@@ -23,8 +23,10 @@ from inspection.layers import (
     take_steps,
 )
 from model import Block, Tail, Tokens, VisionTransformer
+from utils import some
 
 FASTEST, SLOWEST = -1.0, -8.0  # log10 of update : weight; about -3 is healthy
+NAMED = 4  # tensors in one sentence, the others counted
 MOST_FAR, LARGEST = 1e-4, 3e4  # of the median layer's gradient; float16 ends at 65,504
 MARKS = {
     "not finite": "NaN or infinity comes out of it, or into its gradient",
@@ -147,7 +149,7 @@ def finite(net: VisionTransformer, first: Pass) -> Check:
     bad = [n for n, p in net.named_parameters() if not p.isfinite().all()]
     bad += [x.name for x in first.layers if not math.isfinite(x.activation.norm)]
     if bad:
-        return Check(name, False, f"in {some(bad)}")
+        return Check(name, False, f"in {some(bad, NAMED)}")
     return Check(name, True, "in no weight and no activation")
 
 
@@ -181,9 +183,9 @@ def trains_as_meant(net: VisionTransformer, train: TrainConfig) -> Check:
     trains = {n for n, p in net.named_parameters() if p.requires_grad}
     wrong = []
     if missing := [n for n, _ in net.named_parameters() if n in meant - trains]:
-        wrong.append(f"frozen by mistake: {some(missing)}")
+        wrong.append(f"frozen by mistake: {some(missing, NAMED)}")
     if extra := [n for n, _ in net.named_parameters() if n in trains - meant]:
-        wrong.append(f"not meant to train: {some(extra)}")
+        wrong.append(f"not meant to train: {some(extra, NAMED)}")
     total, trainable = net.parameter_counts()
     return Check(name, not wrong, "; ".join(wrong) or f"{trainable:,} of {total:,} parameters")
 
@@ -193,7 +195,9 @@ def every_gradient(net: VisionTransformer, trace: Trace) -> Check:
     trains = [n for n, p in net.named_parameters() if p.requires_grad]
     none = [n for n in trains if n not in trace.reached]
     if none or not trains:
-        return Check(name, False, f"none came to {some(none)}" if trains else "nothing trains")
+        return Check(
+            name, False, f"none came to {some(none, NAMED)}" if trains else "nothing trains"
+        )
     return Check(name, True, f"{len(trains)} of {len(trains)} tensors")
 
 
@@ -203,7 +207,7 @@ def frozen_stays(before: VisionTransformer, after: VisionTransformer) -> Check:
     frozen = [(n, p, q) for (n, p), q in pairs if not q.requires_grad]
     bad = [n for n, p, q in frozen if q.grad is not None or not p.equal(q)]
     if bad:
-        return Check(name, False, f"a gradient or a change came to {some(bad)}")
+        return Check(name, False, f"a gradient or a change came to {some(bad, NAMED)}")
     return Check(name, True, f"{len(frozen)} frozen tensors, none changed, none with a gradient")
 
 
@@ -245,15 +249,10 @@ def updates_sane(layers: list[Layer], train: TrainConfig, fresh: bool) -> Check:
     fast = [n for n, x in last.items() if x > FASTEST]
     said = f"update : weight is 10^{middle:.1f} in the middle, 10^{max(last.values()):.1f} at most"
     if fast:
-        return Check(name, False, f"{said}, too fast in {some(fast)}: {said_of_lr(train)}")
+        return Check(name, False, f"{said}, too fast in {some(fast, NAMED)}: {said_of_lr(train)}")
     if middle < SLOWEST:
         return Check(name, False, f"{said}: {said_of_lr(train, 'low')}")
     return Check(name, True, f"{said}; about 10^-3 is healthy")
-
-
-def some(names: list[str], most: int = 4) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def probes(net: VisionTransformer, images: Tensor) -> list[Check]:

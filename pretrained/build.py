@@ -10,8 +10,8 @@ import torch
 from config import Config, ViTConfig
 from model import VisionTransformer, resample_positions
 from pretrained.names import resolve
-from pretrained.read import Weights, _some, read
-from utils import UserError, log
+from pretrained.read import Weights, read
+from utils import UserError, log, some
 
 
 def load_model(
@@ -84,7 +84,7 @@ def build_for(config: Config, classes: tuple[str, ...]) -> VisionTransformer:
     if vit.num_classes not in ("auto", len(classes)):
         raise UserError(
             f"vit.num_classes is {vit.num_classes}, but {config.train.base_dir} has "
-            f"{len(classes)} classes ({_some(classes)}); set it to {len(classes)} or auto"
+            f"{len(classes)} classes ({some(classes)}); set it to {len(classes)} or auto"
         )
     if config.train.mode == "scratch":
         return VisionTransformer(vit.concrete(len(classes)), classes=classes)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from torch import Tensor
 from config import Preprocessing, ViTConfig
 from model import VisionTransformer
 from pretrained.layouts import LAYOUTS, Layout
-from utils import UserError
+from utils import UserError, some
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ def convert(
     if layout is None:
         raise UserError(
             f"{source}: no Vision Transformer in a known layout (Google npz, Hugging Face ViT or "
-            f"Dinov2, timm/DeiT/MAE/DINOv2, ours); its arrays are {_some(arrays)}"
+            f"Dinov2, timm/DeiT/MAE/DINOv2, ours); its arrays are {some(arrays)}"
         )
     given = {_spell(name, layout): array for name, array in arrays.items()}
     state, extra, ignored = _translate(given, layout)
-    notes = [f"ignored by declaration: {_some(ignored)}"] if ignored else []
+    notes = [f"ignored by declaration: {some(ignored)}"] if ignored else []
     vit, preprocessing = _infer(state, given, layout, dict(metadata or {}), notes, source)
     _account(state, extra, vit, f"{source} ({layout.name} layout)")
     classes = (metadata or {}).get("classes")
@@ -204,24 +204,18 @@ def _account(state: dict[str, Tensor], extra: list[str], vit: ViTConfig, source:
         wanted = {k: tuple(v.shape) for k, v in VisionTransformer(vit).state_dict().items()}
     problems = []
     if missing := sorted(wanted.keys() - state.keys()):
-        problems.append(f"missing {_some(missing)}")
+        problems.append(f"missing {some(missing)}")
     if extra:
-        problems.append(f"not understood {_some(extra)}")
+        problems.append(f"not understood {some(extra)}")
     wrong = [
         f"{name} is {tuple(state[name].shape)} instead of {shape}"
         for name, shape in wanted.items()
         if name in state and tuple(state[name].shape) != shape
     ]
     if wrong:
-        problems.append("wrong shapes: " + _some(wrong))
+        problems.append("wrong shapes: " + some(wrong))
     if problems:
         raise UserError(f"{source}: " + "; ".join(problems))
-
-
-def _some(names: Iterable[str], most: int = 12) -> str:
-    names = list(names)
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return (", ".join(names[:most]) or "none") + rest
 
 
 def read(path: Path) -> Weights:

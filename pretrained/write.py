@@ -14,8 +14,8 @@ from torch import Tensor
 from model import VisionTransformer
 from pretrained.build import build
 from pretrained.layouts import LAYOUTS
-from pretrained.read import Weights, _some
-from utils import UserError, replacing
+from pretrained.read import Weights
+from utils import UserError, replacing, some
 
 
 def export(net: VisionTransformer, layout: str) -> dict[str, Tensor]:
@@ -33,7 +33,7 @@ def export(net: VisionTransformer, layout: str) -> dict[str, Tensor]:
                 parts = kind.write(tensor, net.vit.num_heads)
                 arrays |= dict(zip(names, (p.contiguous() for p in parts), strict=True))
     if state:
-        raise UserError(f"the {layout} layout has no place for {_some(state)}")
+        raise UserError(f"the {layout} layout has no place for {some(state)}")
     if layout == "huggingface-dinov2":
         assert plan.layer_scale is not None
         for i in range(net.vit.num_layers):

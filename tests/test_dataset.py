@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-import dataset
 from config import Preprocessing
 from config_file import load_config
-from dataset import EpochSampler, eval_transform, load_split, make_loaders, write_split
+from dataset import load_split, make_loaders, write_split
 from tests.helpers import SHARED_DATA, picture, prepared, reached, settings
+from transforms import EpochSampler, eval_transform
 from utils import UserError
 
 CPU = torch.device("cpu")
@@ -256,7 +256,7 @@ def test_a_run_is_repeatable_whatever_the_workers(image_folder: Path) -> None:
 
 def test_decoding_on_the_fly_gives_the_same(image_folder: Path, monkeypatch: Any) -> None:
     first = batches(image_folder, 1)
-    monkeypatch.setattr(dataset, "CACHE_SHARE", 0.0)
+    monkeypatch.setattr("images.CACHE_SHARE", 0.0)
     split = load_split(settings(image_folder))
     assert not split.decoded
     assert all(torch.equal(a, b) for a, b in zip(first, batches(image_folder, 1), strict=True))

@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from config import TrainConfig
-from dataset import PARTS, EpochSampler, Split, train_sampler
+from dataset import PARTS, Split
 from images import available_memory
 from model import Tail, Tokens, VisionTransformer
 from tokens.plan import Plan
+from transforms import EpochSampler, train_sampler
 
 LARGE_SHARE = 0.25  # of the free memory: a smaller cache just stays there
 

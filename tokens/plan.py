@@ -26,8 +26,10 @@ import PIL
 import torchvision
 
 from config import TrainConfig
-from dataset import PARTS, ImageDataset, Split, eval_transform, train_transform
+from dataset import PARTS, Split
+from images import ImageDataset
 from model import VisionTransformer
+from transforms import eval_transform, train_transform
 from utils import check_disk, existing, free_bytes, log, same_disk, write_text
 
 KEY_LENGTH = 16

@@ -262,9 +262,8 @@ def _shapes() -> dict[str, tuple[int, ...]]:
 def _refuse(path: Path, faults: dict[str, set[str]]) -> None:
     found = []
     for fault, names in faults.items():
-        rest = f" and {len(names) - 12} more" if len(names) > 12 else ""
         if names:
-            found.append(f"{fault} {', '.join(sorted(names)[:12])}{rest}")
+            found.append(f"{fault} {utils.some(sorted(names))}")
     if found:
         raise UserError(
             f"{path.name} is not the graph of {REQUIREMENT}: {'; '.join(found)}; {ELSEWHERE}"

@@ -10,7 +10,6 @@ from PIL import Image
 
 from benchmarks.attention import mask_cells, pasted
 from config import Preprocessing, ViTConfig
-from dataset import eval_transform
 from inspection.attention_maps import (
     attention_maps,
     heads,
@@ -23,6 +22,7 @@ from inspection.attention_maps import (
 from model import Attention, VisionTransformer, attention_kept
 from pretrained.build import load_model
 from tests.helpers import REPO, TINY_VIT
+from transforms import eval_transform
 
 SMALL = REPO / "weights/vit-s14.safetensors"  # of the quick start, where it was made
 GRID = 4  # of TINY_VIT
