@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -77,6 +78,22 @@ def wilson(accuracy: float, n: int) -> tuple[float, float]:
     centre = (accuracy + Z95**2 / (2 * n)) / shrink
     half = Z95 / shrink * math.sqrt(accuracy * (1 - accuracy) / n + Z95**2 / (4 * n * n))
     return round(max(0.0, centre - half), 4), round(min(1.0, centre + half), 4)
+
+
+def confusion(
+    labels: Iterable[str], predicted: Iterable[str], classes: Sequence[str]
+) -> np.ndarray:
+    """The images of each class (rows) by what they were taken for (columns), (C, C)."""
+    index = {name: i for i, name in enumerate(classes)}
+    counts = np.zeros((len(classes), len(classes)), dtype=int)
+    for label, answer in zip(labels, predicted, strict=True):
+        counts[index[label], index[answer]] += 1
+    return counts
+
+
+def shares(counts: np.ndarray) -> np.ndarray:
+    """A confusion matrix with each class's row divided by its images; rows without any are 0."""
+    return counts / counts.sum(1, keepdims=True).clip(min=1)
 
 
 def said(accuracy: float, n: int) -> str:

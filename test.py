@@ -12,7 +12,6 @@ program can do, PASS or FAIL; the exit status is 1 where one fails. Saves table.
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from torch import Tensor
 from config import Config, ConfigError, TrainConfig
 from config_file import load_config
 from dataset import PARTS, Split, load_split
+from engine.job import SEARCH, Setting
 from engine.run import trained
 from images import FileIndex, ImageDataset
 from inspection.checks import MARKS, Report, examine
@@ -108,18 +108,10 @@ def with_choice(
     train: TrainConfig, config: Config, run: str | None, net: VisionTransformer
 ) -> TrainConfig:
     """The settled settings with what the run's search chose, if it made one."""
-    path = Path(config.train.log_path) / (run or "") / "search.csv"
-    if run is None or config.train.lr != "auto" or not path.exists():
+    if run is None or config.train.lr != "auto":
         return train
-    with open(path, newline="") as file:
-        chosen = [row for row in csv.DictReader(file) if row["chosen"] == "1"]
-    for row in chosen[:1]:
-        numbers = {name: float(row[name]) for name in ("lr", "weight_decay")}
-        train = train.model_copy(update={"optim": row["optim"], **numbers})
-        if row["part"] == "head":
-            train = train.model_copy(update={"finetune_blocks": 0})
-            net.blocks.requires_grad_(False)
-    return train
+    setting = Setting.read(Path(config.train.log_path) / run / SEARCH)
+    return train if setting is None else setting.applied(net, train)
 
 
 def real_batch(

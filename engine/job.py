@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import csv
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -220,6 +222,10 @@ def build_scheduler(optimizer: torch.optim.Optimizer, train: TrainConfig, steps:
     return LambdaLR(optimizer, factor)
 
 
+SEARCH = "search.csv"  # in a run's folder: what was tried, and which setting was chosen
+SETTING = ("part", "optim", "lr", "weight_decay")  # its columns that make up a Setting
+
+
 @dataclass(frozen=True)
 class Setting:
     """A point of the grid: what trains (`block`: the last block too; `head`: norm and head alone),
@@ -232,10 +238,27 @@ class Setting:
 
     def applied(self, net: VisionTransformer, train: TrainConfig) -> TrainConfig:
         """The config with this setting; with `head`, the network's last block stops training."""
+        found: dict[str, Any] = {
+            "optim": self.optim,
+            "lr": self.lr,
+            "weight_decay": self.weight_decay,
+        }
         if self.part == "head":
             net.blocks.requires_grad_(False)
-        found = {"optim": self.optim, "lr": self.lr, "weight_decay": self.weight_decay}
+            found["finetune_blocks"] = 0
         return train.model_copy(update=found)
+
+    @classmethod
+    def read(cls, path: Path) -> Setting | None:
+        """The setting that a search.csv says was chosen; None where there is no such file."""
+        if not path.exists():
+            return None
+        with open(path, newline="") as file:
+            for row in csv.DictReader(file):
+                if row["chosen"] == "1":
+                    rate, decay = float(row["lr"]), float(row["weight_decay"])
+                    return cls(row["part"], row["optim"], rate, decay)
+        return None
 
     def __str__(self) -> str:
         part = "norm and head alone" if self.part == "head" else "last block, norm and head"

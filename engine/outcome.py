@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from config import Config
@@ -20,7 +19,7 @@ from engine.checkpoint import Progress
 from engine.job import Average, Job, Setting
 from engine.run import Run, log_outcome
 from engine.verdict import judge
-from metrics import predict, score_lines, scores, wilson
+from metrics import confusion, predict, score_lines, scores, wilson
 from model import VisionTransformer
 from pretrained.read import read_arrays
 from tokens.cache import Loaders
@@ -141,10 +140,8 @@ def to_tensorboard(
 ) -> None:
     """The reported part's confusion matrix, some of its images (the surest mistakes, then the least
     sure answers) and the run's settings with what it reached, beside the curves."""
-    index = {name: i for i, name in enumerate(split.classes)}
-    confusion = np.zeros((len(index), len(index)), dtype=int)  # true, predicted
-    for row in rows:
-        confusion[index[row["label"]], index[row["predicted"]]] += 1
+    answers = [row["label"] for row in rows], [row["predicted"] for row in rows]
+    counts = confusion(*answers, split.classes)
     wrong = sorted(
         (row for row in rows if row["label"] != row["predicted"]), key=lambda r: -r["probability"]
     )
@@ -161,7 +158,7 @@ def to_tensorboard(
         for name in ("val_accuracy", "val_loss", "test_accuracy", "test_loss", "train_loss")
         if summary[name] is not None
     }
-    log_outcome(run.folder, summary["epochs"], settings, reached, confusion, split.classes, shown)
+    log_outcome(run.folder, summary["epochs"], settings, reached, counts, split.classes, shown)
 
 
 def caption(row: dict[str, Any]) -> str:

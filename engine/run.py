@@ -18,6 +18,7 @@ import torch
 from config import ConfigError
 from config_file import load_config
 from engine.plots import plot_curves
+from metrics import shares
 from utils import UserError, log_to, replacing, write_csv
 
 PLOT_SECONDS = 10
@@ -230,11 +231,11 @@ def _confusion(matrix: np.ndarray, classes: tuple[str, ...]) -> Any:
     side = min(3 + 0.5 * C, 16)
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
-    shares = matrix / matrix.sum(1, keepdims=True).clip(min=1)
-    axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
+    of_class = shares(matrix)
+    axes.imshow(of_class, cmap="cividis", vmin=0, vmax=1)
     if C <= 25:
         for (y, x), count in np.ndenumerate(matrix):
-            colour = "black" if shares[y, x] > 0.5 else "white"
+            colour = "black" if of_class[y, x] > 0.5 else "white"
             axes.text(x, y, str(count), ha="center", va="center", color=colour, fontsize=9)
     if C <= 60:
         axes.set_xticks(range(C), classes, rotation=90)

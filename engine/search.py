@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config import BATCH, SGD_FACTOR, TrainConfig
-from engine.job import Setting, side_job, train_side_by_side
+from engine.job import SEARCH, SETTING, Setting, side_job, train_side_by_side
 from engine.plots import plot_search
 from engine.run import Run
 from metrics import predict
@@ -121,7 +120,7 @@ def search(
     recipe's for more on each of three folds (successive halving, arXiv:1502.07943). Leaves
     search.csv and search.png in the run's folder; a run that goes on reads its choice there.
     """
-    if chosen := read_choice(run.folder / "search.csv"):
+    if chosen := Setting.read(run.folder / SEARCH):
         return chosen
     candidates = settings(net, train)
     recipe = recipes_own(candidates, train)
@@ -208,7 +207,6 @@ def try_settings(
     return trials
 
 
-SETTING = ("part", "optim", "lr", "weight_decay")
 SEARCH_COLUMNS = (*SETTING, "steps", "images", "accuracy", "loss", "chosen")
 
 
@@ -226,16 +224,4 @@ def write_search(folder: Path, trials: list[Trial], finals: list[Trial], winner:
         for t in [*trials, *finals]
     ]
     plot_search(rows, folder / "search.png")
-    write_csv(folder / "search.csv", rows, SEARCH_COLUMNS)
-
-
-def read_choice(path: Path) -> Setting | None:
-    """The setting that an earlier start of the run chose."""
-    if not path.exists():
-        return None
-    with open(path, newline="") as file:
-        for row in csv.DictReader(file):
-            if row["chosen"] == "1":
-                rate, decay = float(row["lr"]), float(row["weight_decay"])
-                return Setting(row["part"], row["optim"], rate, decay)
-    return None
+    write_csv(folder / SEARCH, rows, SEARCH_COLUMNS)

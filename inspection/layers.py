@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from config import TrainConfig
-from model import VisionTransformer, attention_kept, parameter_groups
+from engine.job import build_optimizer
+from model import VisionTransformer, attention_kept
 
 BINS = 101
 EDGE = 3.0  # beyond it GELU is 0 or the identity, within 0.004, and so is its slope, within 0.012
@@ -254,15 +255,6 @@ def norm(tensors: list[Tensor]) -> float:
 def log_ratio(change: float, size: float) -> float:
     """log10 of a ratio; NaN where nothing moved, or where there was nothing before."""
     return math.log10(change / size) if change and size else math.nan
-
-
-def build_optimizer(net: VisionTransformer, train: TrainConfig) -> torch.optim.Optimizer:
-    """The optimiser of training.py, in 32 bits."""
-    assert train.lr != "auto" and train.layer_decay != "auto" and train.weight_decay != "auto"
-    groups = parameter_groups(net, train.lr, train.weight_decay, train.layer_decay)
-    if train.optim == "sgd":
-        return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum)
-    return torch.optim.AdamW(groups, lr=train.lr)
 
 
 def head_is_zero(net: VisionTransformer) -> bool:

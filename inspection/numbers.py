@@ -1,4 +1,4 @@
-"""The numbers of a report: confusion, classes, calibration, McNemar, and the settings tried."""
+"""The numbers of a page: classes, calibration, McNemar, and the settings tried."""
 
 from __future__ import annotations
 
@@ -12,20 +12,6 @@ from inspection.record import Prediction
 from metrics import wilson
 
 BINS = 15  # as Guo et al.
-
-
-def confusion(predictions: list[Prediction], classes: list[str]) -> np.ndarray:
-    """The images of each class (rows) by what they were taken for (columns), (C, C)."""
-    index = {name: i for i, name in enumerate(classes)}
-    counts = np.zeros((len(classes), len(classes)), dtype=int)
-    where = [(index[p.label], index[p.predicted]) for p in predictions]
-    np.add.at(counts, tuple(np.array(where, dtype=int).reshape(-1, 2).T), 1)
-    return counts
-
-
-def shares(counts: np.ndarray) -> np.ndarray:
-    """A confusion matrix with each class's row divided by its images; rows without any are 0."""
-    return counts / counts.sum(1, keepdims=True).clip(min=1)
 
 
 def per_class(counts: np.ndarray, classes: list[str]) -> list[dict[str, Any]]:

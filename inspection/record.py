@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from config import Config, ConfigError
 from config_file import load_config
 from engine.run import BEST, read_metrics
+from metrics import confusion
 
 PARTS = {"test": "test", "val": "validation"}  # the first that was predicted is reported
 
@@ -71,6 +74,11 @@ class Record:
     def scored(self) -> str | None:
         """The part whose accuracy is reported: test, or val where there is none."""
         return next((p for p in PARTS if self.summary.get(f"{p}_accuracy") is not None), None)
+
+    def confusion(self) -> np.ndarray:
+        """The reported part's pictures by class and answer, (C, C)."""
+        labels, answers = zip(*((p.label, p.predicted) for p in self.predictions), strict=True)
+        return confusion(labels, answers, self.classes)
 
     @property
     def overfit(self) -> bool:

@@ -15,7 +15,6 @@ from PIL import Image
 
 from config import Config
 from engine.run import find_run
-from inspection import numbers
 from inspection.record import read_run
 from model import VisionTransformer
 from pretrained.write import save_model
@@ -324,7 +323,7 @@ def test_where_there_is_a_test_part_it_is_what_is_shown(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", [*rows, *held], ["a", "b"])
     record = read_run(folder)
     assert record.part == "test" and len(record.predictions) == 20
-    assert numbers.confusion(record.predictions, record.classes).tolist() == [[0, 10], [0, 10]]
+    assert record.confusion().tolist() == [[0, 10], [0, 10]]
     assert "The confusion matrix of the test part" in shown(folder)
 
 

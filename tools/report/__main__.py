@@ -19,15 +19,13 @@ from engine.verdict import LEARNED, NO_BETTER, NOT_LEARNED
 from inspection.charts import confidences, curves, reliability
 from inspection.numbers import (
     calibration,
-    confusion,
     frequent_confusions,
     per_class,
     search_grid,
-    shares,
 )
 from inspection.record import PARTS, Prediction, Record, read_run
 from inspection.render import render
-from metrics import wilson
+from metrics import shares, wilson
 from tools.report.pictures import Thumbnail, below, confusion_image, looks, thumbnail
 from utils import UserError, command_line, minutes, write_text
 
@@ -298,7 +296,7 @@ def answers(record: Record) -> dict[str, Any]:
     given = record.predictions
     if not given:
         return found
-    counts = confusion(given, record.classes)
+    counts = record.confusion()
     many = len(record.classes) > MOST_IN_A_TABLE
     scored = per_class(counts, record.classes)
     open_rows = WORST if len(scored) > MOST_IN_A_TABLE else len(scored)

@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 
 from images import read_image
-from inspection.numbers import shares
 from inspection.record import Prediction, Record
+from metrics import shares
 
 LONGER = 200  # pixels of a thumbnail's longer side
 QUALITY = 80
