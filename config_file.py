@@ -151,12 +151,17 @@ def _validate(raw: dict[str, Any]) -> tuple[Config | None, list[str]]:
     return None, problems
 
 
+Fault = tuple[bool, str, str]  # whether it is wrong, the keys (the first is blamed), the message
+
+
 def _combinations(config: Config) -> list[tuple[set[str], str]]:
     """Faults of several keys together: the keys, and the message."""
-    rows = [*_vit_combinations(config), *_train_combinations(config.train)]
+    train = config.train
+    rows = [*_vit_combinations(config), *_mode_combinations(train), *_epoch_combinations(train)]
+    rows += _folder_combinations(train)
     rows.append(
         (
-            config.overfit_one_batch.overfit and bool(config.train.from_checkpoint),
+            config.overfit_one_batch.overfit and bool(train.from_checkpoint),
             "overfit_one_batch.overfit train.from_checkpoint",
             "a sanity check starts anew: leave train.from_checkpoint out",
         )
@@ -168,8 +173,8 @@ def _combinations(config: Config) -> list[tuple[set[str], str]]:
     ]
 
 
-def _vit_combinations(config: Config) -> list[tuple[bool, str, str]]:
-    """Whether it is wrong, the keys (the first is blamed), and the message."""
+def _vit_combinations(config: Config) -> list[Fault]:
+    """What an architecture can't be, and what it does not go with."""
     vit, train = config.vit, config.train
 
     def settled(*keys: str) -> bool:
@@ -208,12 +213,8 @@ def _vit_combinations(config: Config) -> list[tuple[bool, str, str]]:
     ]
 
 
-def _train_combinations(train: TrainConfig) -> list[tuple[bool, str, str]]:
-    """The same for the keys of `train` among themselves."""
-    epochs = math.inf if train.max_epochs == "auto" else train.max_epochs
-    warmup = 0 if train.warmup_epochs == "auto" else train.warmup_epochs
-    decay, most = train.decay_epochs or 0, f"max_epochs ({train.max_epochs})"
-    name = train.run_name
+def _mode_combinations(train: TrainConfig) -> list[Fault]:
+    """What a mode needs, and what it does not go with."""
     return [
         (
             train.mode != "scratch" and train.checkpoint is None,
@@ -225,6 +226,31 @@ def _train_combinations(train: TrainConfig) -> list[tuple[bool, str, str]]:
             "train.cache train.mode",
             f"on works in mode finetune only: in mode {train.mode} the tokens change every step",
         ),
+        (
+            train.mode == "finetune" and bool({train.mixup, train.cutmix} - {"auto", 0}),
+            "train.mixup train.cutmix train.mode",
+            "they blend images, and finetune trains on what the frozen blocks made of them: "
+            "modes pretrained and scratch only",
+        ),
+        (
+            train.balanced_sampler and train.class_weights == "balanced",
+            "train.class_weights train.balanced_sampler",
+            "balanced beside a balanced sampler would count the rare classes twice; keep one",
+        ),
+        (
+            train.optim == "sgd" and train.use_bitsandbytes and train.momentum == 0,
+            "train.momentum train.optim train.use_bitsandbytes",
+            "bitsandbytes has no SGD without momentum; 0.9 is usual",
+        ),
+    ]
+
+
+def _epoch_combinations(train: TrainConfig) -> list[Fault]:
+    """What is counted in epochs, and which epoch is kept."""
+    epochs = math.inf if train.max_epochs == "auto" else train.max_epochs
+    warmup = 0 if train.warmup_epochs == "auto" else train.warmup_epochs
+    decay, most = train.decay_epochs or 0, f"max_epochs ({train.max_epochs})"
+    return [
         (
             warmup > epochs,
             "train.warmup_epochs train.max_epochs",
@@ -241,30 +267,9 @@ def _train_combinations(train: TrainConfig) -> list[tuple[bool, str, str]]:
             f"only wsd has a decay phase; scheduler_type is {train.scheduler_type}",
         ),
         (
-            train.mode == "finetune" and bool({train.mixup, train.cutmix} - {"auto", 0}),
-            "train.mixup train.cutmix train.mode",
-            "they blend images, and finetune trains on what the frozen blocks made of them: "
-            "modes pretrained and scratch only",
-        ),
-        (
             train.keep == "last" and train.early_stopping is not None,
             "train.keep train.early_stopping",
             "last does not go with early stopping, which is about the best; leave one out",
-        ),
-        (
-            (train.test_fraction or 0) + train.val_fraction >= 1,
-            "train.test_fraction train.val_fraction",
-            f"{train.test_fraction} and val_fraction ({train.val_fraction}) leave nothing to train",
-        ),
-        (
-            train.balanced_sampler and train.class_weights == "balanced",
-            "train.class_weights train.balanced_sampler",
-            "balanced beside a balanced sampler would count the rare classes twice; keep one",
-        ),
-        (
-            train.optim == "sgd" and train.use_bitsandbytes and train.momentum == 0,
-            "train.momentum train.optim train.use_bitsandbytes",
-            "bitsandbytes has no SGD without momentum; 0.9 is usual",
         ),
         (
             train.eval_epoch > epochs,
@@ -276,6 +281,18 @@ def _train_combinations(train: TrainConfig) -> list[tuple[bool, str, str]]:
             "train.early_stopping train.eval_epoch",
             f"{train.early_stopping} epochs of patience is less than eval_epoch "
             f"({train.eval_epoch})",
+        ),
+    ]
+
+
+def _folder_combinations(train: TrainConfig) -> list[Fault]:
+    """What is cut from the folder of images, and the name of the run's own."""
+    name = train.run_name
+    return [
+        (
+            (train.test_fraction or 0) + train.val_fraction >= 1,
+            "train.test_fraction train.val_fraction",
+            f"{train.test_fraction} and val_fraction ({train.val_fraction}) leave nothing to train",
         ),
         (
             name is not None and (name in ("", ".", "..") or "/" in name or "\\" in name),

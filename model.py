@@ -204,6 +204,15 @@ class VisionTransformer(nn.Module):
             # A zero head starts at a loss of exactly ln(C), whatever the features.
             nn.init.zeros_(self.head.weight)
 
+    @property
+    def num_classes(self) -> int:
+        assert isinstance(self.vit.num_classes, int)  # concrete
+        return self.vit.num_classes
+
+    @property
+    def device(self) -> torch.device:
+        return self.cls_token.device
+
     def forward(self, images: Tensor) -> Tensor:
         return self.forward_tail(self.forward_trunk(images, 0), 0)
 

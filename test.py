@@ -24,23 +24,16 @@ from config_file import load_config
 from dataset import PARTS, Split, load_split
 from engine.job import SEARCH, Setting
 from engine.run import trained
-from images import FileIndex, ImageDataset
+from engine.start import begin
+from images import ImageDataset
 from inspection.checks import MARKS, Report, examine
 from inspection.layers import Layer, minor
 from inspection.plots import save
 from model import VisionTransformer
 from pretrained.build import build_for
-from tokens.plan import cache_folder
+from tokens.plan import known_files
 from transforms import eval_transform
-from utils import (
-    UserError,
-    command_line,
-    keep_freed_memory,
-    log,
-    pick_device,
-    seed_everything,
-    setup_log,
-)
+from utils import UserError, command_line, seed_everything
 
 # Images and steps by what trains: a B/16's forward and backward pass takes a second an image on
 # 2 CPU cores, and behind a frozen trunk next to nothing.
@@ -49,13 +42,9 @@ FROZEN_TRUNK, ALL_WEIGHTS = (16, 10), (6, 3)
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    setup_log()
-    keep_freed_memory()
     config, run, notes = settings(args)
-    device, fallback = pick_device(config.train.device)
-    for note in [*notes, *([fallback] if fallback else [])]:
-        log.info(note)
-    split = load_split(config.train, None, FileIndex(cache_folder(config.train) / "files.json"))
+    device = begin(config.train, notes)
+    split = load_split(config.train, None, known_files(config.train))
     seed_everything(config.train.seed)
     net = build_for(config, split.classes).to(device)
     train = with_choice(config.train.settled(len(split.part("train"))), config, run, net)

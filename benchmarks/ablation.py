@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode, v2
 from tqdm import tqdm
 
-from benchmarks.finetune import RESULTS, ROOT
+from benchmarks.machine import RESULTS, ROOT
 from config import Preprocessing, TrainConfig
 from dataset import load_split
 from images import ImageDataset, Sample

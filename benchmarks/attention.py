@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.finetune import RESULTS
+from benchmarks.machine import RESULTS
 from config import Preprocessing
 from inspection.attention_maps import as_input, attention_maps, seen_box
 from model import VisionTransformer

@@ -17,6 +17,8 @@ from pathlib import Path
 import torch
 
 from benchmarks import finetune
+from benchmarks.machine import RESULTS, ROOT, machine
+from benchmarks.peers import CLASSES
 from utils import command_line, replacing
 
 SIZES, EPOCHS = (250, 500, 1000), (10, 50, 200)
@@ -46,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
                     flush=True,
                 )
     save(rows)
-    plot(rows, finetune.ROOT / "docs" / "cost.png")
+    plot(rows, ROOT / "docs" / "cost.png")
     return 0
 
 
@@ -54,19 +56,19 @@ def subset(source: Path, target: Path, size: int) -> Path:
     """The first pictures of each class, as links."""
     for folder in sorted(p for p in source.iterdir() if p.is_dir()):
         (target / folder.name).mkdir(parents=True)
-        for picture in sorted(folder.iterdir())[: size // finetune.CLASSES]:
+        for picture in sorted(folder.iterdir())[: size // CLASSES]:
             (target / folder.name / picture.name).symlink_to(picture.resolve())
     return target
 
 
 def save(rows: list[tuple]) -> None:
-    slug = re.sub(r"[^a-z0-9]+", "-", finetune.machine().lower()).strip("-")
-    path = finetune.RESULTS / f"cost-float32-torch{torch.__version__.split('+')[0]}-{slug}.csv"
+    slug = re.sub(r"[^a-z0-9]+", "-", machine().lower()).strip("-")
+    path = RESULTS / f"cost-float32-torch{torch.__version__.split('+')[0]}-{slug}.csv"
     with replacing(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["images", "epochs", "ours_s", "of_it_trunk_s", "timm_s_extrapolated"])
         writer.writerows([(a, b, *(f"{x:.1f}" for x in more)) for a, b, *more in rows])
-    print(f"saved: {path.relative_to(finetune.ROOT)}")
+    print(f"saved: {path.relative_to(ROOT)}")
 
 
 def plot(rows: list[tuple], path: Path) -> None:
@@ -93,7 +95,7 @@ def plot(rows: list[tuple], path: Path) -> None:
     for seconds, name in ((60, "a minute"), (3600, "an hour"), (86400, "a day")):
         axes.axhline(seconds, color="#999999", lw=0.8, ls=":")
         axes.annotate(name, (EPOCHS[0], seconds), va="bottom", fontsize=8, color="#555555")
-    axes.set_title(f"ViT-B/16, last block + norm + head, {finetune.machine()}", fontsize=10)
+    axes.set_title(f"ViT-B/16, last block + norm + head, {machine()}", fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=8, ncols=2)
     with replacing(path) as temporary:

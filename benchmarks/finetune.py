@@ -14,38 +14,29 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
-import platform
 import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import yaml
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch import nn
 
-from config import TrainConfig, ViTConfig
-from dataset import load_split
-from images import Sample, read_image
+from benchmarks.machine import RESULTS, ROOT, machine, sgemm_peak, timed
+from benchmarks.peers import BATCH, CLASSES, EPOCHS, LR, PEER_LOOPS
+from config import ViTConfig
 from model import VisionTransformer
 from pretrained.build import load_model
-from pretrained.write import export, save_model
+from pretrained.write import save_model
 from tokens.trunk import Trunk
-from transforms import eval_transform
-from utils import autocast, command_line, keep_freed_memory, replacing
+from utils import command_line, keep_freed_memory, replacing
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = Path(__file__).parent / "results"
-CLASSES, BATCH, EPOCHS, LR = 5, 20, 50, 3e-4
 PEERS = {"timm": "timm, frozen", "huggingface": "HF Trainer, frozen"}
 
 
@@ -160,157 +151,6 @@ def read_phases(log: Path) -> float:
 # ------------------------------------------------------------------------------------------ peers
 
 
-class Pictures(Dataset[tuple[Tensor, int]]):
-    """The pictures of a part as any tutorial reads them: decoded and resized when asked for."""
-
-    def __init__(self, samples: list[Sample], transform: Callable) -> None:
-        self.samples, self.transform = samples, transform
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        pixels = torch.from_numpy(read_image(self.samples[i].path).copy()).permute(2, 0, 1)
-        return self.transform(pixels), self.samples[i].label
-
-
-def pictures(args: argparse.Namespace, weights: VisionTransformer) -> tuple[Pictures, Pictures]:
-    split = load_split(TrainConfig(base_dir=args.images))
-    transform = eval_transform(weights.preprocessing)
-    train, val = (Pictures(split.part(part), transform) for part in ("train", "val"))
-    return train, val
-
-
-def check_same(net: Callable[[Tensor], Tensor], weights: VisionTransformer) -> None:
-    """The peer is the same network: it answers the same for an image."""
-    image = torch.randn(1, 3, 224, 224)
-    with torch.no_grad():
-        torch.testing.assert_close(net(image), weights(image), rtol=1e-3, atol=1e-3)
-
-
-def freeze(net: nn.Module, trained: Iterable[nn.Module]) -> list[nn.Parameter]:
-    net.requires_grad_(False)
-    for module in trained:
-        module.requires_grad_(True)
-    return [p for p in net.parameters() if p.requires_grad]
-
-
-def timm_loop(args: argparse.Namespace) -> dict[str, Any]:
-    """timm's ViT in the plain loop of PyTorch's tutorials."""
-    import timm
-
-    started, device = time.perf_counter(), torch.device(args.device)
-    weights = load_model(args.weights)
-    net: Any = timm.create_model("vit_base_patch16_224", num_classes=CLASSES, act_layer="gelu_tanh")
-    net.load_state_dict(weights.state_dict())
-    check_same(net, weights)
-    net.to(device)
-    parameters = freeze(net, [net.blocks[-1], net.norm, net.head])
-    optimizer = torch.optim.AdamW(parameters, lr=LR, weight_decay=0.01)
-    train, val = pictures(args, weights)
-    loader = DataLoader(train, BATCH, shuffle=True, num_workers=args.workers)
-    start_seconds = time.perf_counter() - started
-
-    def step(images: Tensor, labels: Tensor) -> None:
-        with autocast(device, args.bf16):
-            loss = F.cross_entropy(net(images.to(device)).float(), labels.to(device))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        loss.item()
-
-    net.train()
-    train_rate = rate(loader, step, args.batches)
-    net.eval()
-
-    @torch.no_grad()
-    def score(images: Tensor, labels: Tensor) -> None:
-        with autocast(device, args.bf16):
-            net(images.to(device)).argmax(1).cpu()
-
-    eval_rate = rate(DataLoader(val, 32, num_workers=args.workers), score, args.batches)
-    return {"start": start_seconds, "train": train_rate, "eval": eval_rate, "images": len(train)}
-
-
-def rate(loader: Iterable, step: Callable, batches: int) -> float:
-    """Images a second over some batches, the first one aside where there are several."""
-    seen, started = 0, time.perf_counter()
-    for i, (images, labels) in enumerate(loader):
-        step(images, labels)
-        if i == 0:
-            seen, started = 0, time.perf_counter()
-            continue
-        seen += len(labels)
-        if i == batches:
-            break
-    return seen / (time.perf_counter() - started)
-
-
-def huggingface_trainer(args: argparse.Namespace) -> dict[str, Any]:
-    """Hugging Face's Trainer over its ViTForImageClassification, as its documentation has it."""
-    import transformers
-
-    started = time.perf_counter()
-    weights = load_model(args.weights)
-    with tempfile.TemporaryDirectory() as folder:  # as its users load weights
-        config: Any = transformers.ViTConfig
-        config(num_labels=CLASSES, hidden_act="gelu_pytorch_tanh").save_pretrained(folder)
-        arrays = export(weights, "huggingface-vit")
-        save_file(arrays, Path(folder) / "model.safetensors", {"format": "pt"})
-        net: Any = transformers.ViTForImageClassification.from_pretrained(folder)
-    check_same(lambda images: net(images).logits, weights)
-    layers = net.vit.layers if hasattr(net.vit, "layers") else net.vit.encoder.layer
-    freeze(net, [layers[-1], net.vit.layernorm, net.classifier])
-    train, val = pictures(args, weights)
-    stamps: list[float] = []
-
-    class Stamp(transformers.TrainerCallback):
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            stamps.append(time.perf_counter())
-
-    def collate(items: list[tuple[Tensor, int]]) -> dict[str, Tensor]:
-        images, labels = zip(*items, strict=True)
-        return {"pixel_values": torch.stack(images), "labels": torch.tensor(labels)}
-
-    training = transformers.TrainingArguments(
-        output_dir=tempfile.mkdtemp(),
-        per_device_train_batch_size=BATCH,
-        per_device_eval_batch_size=32,
-        max_steps=min(args.batches + 1, len(train) // BATCH),
-        learning_rate=LR,
-        weight_decay=0.01,
-        save_strategy="no",
-        logging_steps=1000,
-        report_to=[],
-        use_cpu=args.device == "cpu",
-        bf16=args.bf16,
-        dataloader_num_workers=args.workers,
-        remove_unused_columns=False,
-        disable_tqdm=True,
-    )
-    trainer = transformers.Trainer(
-        model=net,
-        args=training,
-        train_dataset=train,
-        eval_dataset=torch.utils.data.Subset(val, range(min(len(val), 32 * args.batches))),
-        data_collator=collate,
-        callbacks=[Stamp()],
-    )
-    start_seconds = time.perf_counter() - started
-    trainer.train()
-    train_rate = (len(stamps) - 1) * BATCH / (stamps[-1] - stamps[0])
-    scored = trainer.evaluate()
-    return {
-        "start": start_seconds,
-        "train": train_rate,
-        "eval": scored["eval_samples_per_second"],
-        "images": len(train),
-    }
-
-
-PEER_LOOPS = {"timm": timm_loop, "huggingface": huggingface_trainer}
-
-
 def run_peer(name: str, args: argparse.Namespace, weights: Path) -> Outcome:
     """A peer in a process of its own, a part of its epochs, and what all of them would take."""
     command = [sys.executable, "-m", "benchmarks.finetune", "--child", name]
@@ -333,34 +173,6 @@ def run_peer(name: str, args: argparse.Namespace, weights: Path) -> Outcome:
 
 
 # ---------------------------------------------------------------------------------- the machine
-
-
-def sgemm_peak(device: str, bf16: bool) -> dict[str, float]:
-    """GFLOP/s of the best matrix products to be had here, at the sizes of a B/16's layers.
-
-    `torch.mm` is what the peers get; oneDNN's packed products are what our trunk pass calls.
-    """
-    dtype = torch.bfloat16 if bf16 else torch.float32
-    M, peak = 8 * 197, {"torch.mm": 0.0}
-    for K, N in ((768, 768), (768, 2304), (768, 3072), (3072, 768), (2048, 2048)):
-        a = torch.randn(M, K, device=device, dtype=dtype)
-        w = torch.randn(N, K, device=device, dtype=dtype)
-        b = torch.zeros(N, device=device, dtype=dtype)
-        out = torch.empty(M, N, device=device, dtype=dtype)
-
-        def product(a: Tensor = a, w: Tensor = w, out: Tensor = out) -> object:
-            return torch.mm(a, w.t(), out=out)
-
-        peak["torch.mm"] = max(peak["torch.mm"], gflops(product, 2 * M * K * N, device))
-        if device == "cpu" and torch.backends.mkldnn.is_available() and not bf16:
-            packed = torch.ops.mkldnn._reorder_linear_weight(w, M)
-
-            def fused(a: Tensor = a, packed: Tensor = packed, b: Tensor = b) -> object:
-                return torch.ops.mkldnn._linear_pointwise(a, packed, b, "none", [], "")
-
-            found = gflops(fused, 2 * M * K * N, device)
-            peak["oneDNN"] = max(peak.get("oneDNN", 0.0), found)
-    return peak
 
 
 def profile_trunk(weights: Path, args: argparse.Namespace, peak: float) -> None:
@@ -392,50 +204,10 @@ def profile_trunk(weights: Path, args: argparse.Namespace, peak: float) -> None:
             print(f"  {row.self_cpu_time_total / total:6.1%}  {row.key}")
 
 
-def gflops(product: Callable[[], object], flops: float, device: str) -> float:
-    """The median of 15 calls after 3."""
-    times = []
-    with torch.inference_mode():
-        for _ in range(18):
-            if device == "cuda":
-                torch.cuda.synchronize()
-            started = time.perf_counter()
-            product()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - started)
-    return flops / sorted(times[3:])[7] / 1e9
-
-
 def trunk_gflop() -> float:
     """Of one image: the patches' projection and 11 of B/16's blocks, a multiply-add being two."""
     N, D = 197, 768
     return (2 * (N - 1) * D * D + 11 * (24 * N * D * D + 4 * N * N * D)) / 1e9
-
-
-def timed(command: list[str]) -> tuple[str, float, int]:
-    """A process's output, wall seconds, and its largest resident memory in bytes."""
-    started = time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    out = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{out[-2000:]}")
-    return out, wall, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def machine() -> str:
-    """The processor and its cores, or the GPU."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists() and (match := re.search(r"model name\s*: (.*)", cpuinfo.read_text())):
-        name = match[1]
-    return f"{name}, {torch.get_num_threads()} cores"
 
 
 def random_b16(path: Path) -> Path:

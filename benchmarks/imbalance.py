@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.finetune import RESULTS
-from benchmarks.results import linked
+from benchmarks.folders import linked
+from benchmarks.machine import RESULTS
 from tools.repeat import finished
 from utils import command_line, write_csv
 

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.finetune import RESULTS, ROOT
+from benchmarks.machine import RESULTS, ROOT
 from engine.run import read_metrics
 from utils import command_line, replacing
 

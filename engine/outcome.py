@@ -16,11 +16,11 @@ from torch import Tensor
 from config import Config
 from dataset import PARTS, Split
 from engine.checkpoint import Progress
-from engine.job import Average, Job, Setting
+from engine.job import Average, Job
 from engine.run import Run, log_outcome
-from engine.verdict import judge
+from engine.start import Work
+from engine.verdict import Judge
 from metrics import confusion, predict, score_lines, scores, wilson
-from model import VisionTransformer
 from pretrained.read import read_arrays
 from tokens.cache import Loaders
 from utils import git_commit, log, minutes, versions, write_csv, write_json
@@ -42,51 +42,63 @@ class Clock:
 
 
 def conclude(
-    job: Job,
-    loaders: Loaders,
-    split: Split,
-    config: Config,
-    before: VisionTransformer,
-    setting: Setting | None,
-    run: Run,
-    progress: Progress,
-    clock: Clock,
+    work: Work, job: Job, loaders: Loaders, judge: Judge, progress: Progress, clock: Clock
 ) -> dict[str, Any]:
     """Score the kept network on the test part, judge it, write summary.json and say all that."""
-    net, train = job.net, job.train
-    net.load_state_dict(read_arrays(run.best)[0])
+    run, split = work.run, work.split
+    job.net.load_state_dict(read_arrays(run.best)[0])
     job.average = Average(job.parameters, None)  # what was read is the average
+    given = answers(job, loaders)
+    found = held_out_scores(progress, given, split)
+    clock.lap("test")
+    part = "test" if "test" in given else "val"
+    learned = judge.verdict(job, loaders, facts(split, part, found, progress))
+    clock.lap("verdict")
+    summary = summarise(job, judge, progress, clock, found | learned, split)
+    write_json(run.folder / "summary.json", summary)
+    rows = predictions(split, given)
+    write_csv(run.folder / "predictions.csv", rows, PREDICTED)
+    to_tensorboard(run, split, work.config, summary, [row for row in rows if row["part"] == part])
+    report_end(summary, run)
+    return summary
+
+
+def held_out_scores(
+    progress: Progress, given: dict[str, tuple[Tensor, Tensor]], split: Split
+) -> dict[str, Any]:
+    """The scores of the kept network on the held-out parts, each accuracy with its interval."""
+    scored = scores(*given["test"]) if "test" in given else {}
     found: dict[str, Any] = {
         "val_accuracy": progress.best_accuracy,
         "val_balanced_accuracy": progress.best_balanced_accuracy,
         "val_loss": progress.best_loss,
     }
-    part = "test" if "test" in loaders else "val"
-    given = answers(job, loaders)
-    scored = scores(*given["test"]) if part == "test" else {}
     names = ("accuracy", "balanced_accuracy", "loss")
     found |= {f"test_{name}": scored.get(name) for name in names}
-    counts = {name: len(split.part(name)) for name in PARTS}
-    for name in ("val", "test"):
-        accuracy = found[f"{name}_accuracy"]
-        found[f"{name}_interval"] = None if accuracy is None else wilson(accuracy, counts[name])
-    clock.lap("test")
-    learned = judge(before, job, loaders, setting, facts(split, part, found, progress))
-    clock.lap("verdict")
-    total, trainable = net.parameter_counts()
-    summary = {
+    for part in ("val", "test"):
+        accuracy, n = found[f"{part}_accuracy"], len(split.part(part))
+        found[f"{part}_interval"] = None if accuracy is None else wilson(accuracy, n)
+    return found
+
+
+def summarise(
+    job: Job, judge: Judge, progress: Progress, clock: Clock, found: dict[str, Any], split: Split
+) -> dict[str, Any]:
+    """What summary.json holds: `found`, the scores and the verdict, and how they came about."""
+    train = job.train
+    total, trainable = job.net.parameter_counts()
+    return {
         "mode": train.mode,
         "best_epoch": progress.best_epoch,
         "epochs": progress.epoch,
         **found,
         "train_loss": progress.train_loss,
         "train_accuracy": progress.train_accuracy,
-        **learned,
-        "chosen": asdict(setting) if setting else None,
+        "chosen": asdict(judge.setting) if judge.setting else None,
         "optim": train.optim,
         "lr": train.lr,
         "weight_decay": train.weight_decay,
-        "images": counts,
+        "images": {part: len(split.part(part)) for part in PARTS},
         "seconds": round(progress.seconds, 1),
         "cache_seconds": clock.said("cache"),
         "search_seconds": clock.said("search"),
@@ -98,12 +110,6 @@ def conclude(
         "versions": versions(),
         "git_commit": git_commit(),
     }
-    write_json(run.folder / "summary.json", summary)
-    rows = predictions(split, given)
-    write_csv(run.folder / "predictions.csv", rows, PREDICTED)
-    to_tensorboard(run, split, config, summary, [row for row in rows if row["part"] == part])
-    report_end(summary, run)
-    return summary
 
 
 PREDICTED = ("part", "path", "label", "predicted", "probability", "label_probability")
@@ -129,9 +135,8 @@ def predictions(split: Split, given: dict[str, tuple[Tensor, Tensor]]) -> list[d
             assert sample.label == labels[i], "loaders keep the split's order"
             names = split.classes[sample.label], split.classes[int(predicted[i])]
             sure = round(highest[i].item(), 6), round(own[i].item(), 6)
-            rows.append(
-                dict(zip(PREDICTED, (part, split.path_of(sample), *names, *sure), strict=True))
-            )
+            row = (part, split.path_of(sample), *names, *sure)
+            rows.append(dict(zip(PREDICTED, row, strict=True)))
     return rows
 
 

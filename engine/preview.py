@@ -3,20 +3,48 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
-from config import Config, TrainConfig
+from config import Config
 from config_file import dump_config
 from dataset import PARTS, Split
+from engine.run import Run
 from engine.search import settings
-from model import VisionTransformer
-from tokens.plan import Plan, damage
+from engine.start import Work, begin, checkpoint_bytes, moment_bytes, set_up
+from tokens.plan import damage
 
 
-def print_check(config: Config, net: VisionTransformer, split: Split, plan: Plan | None) -> None:
+def preview(config: Config, notes: Iterable[str] = ()) -> None:
+    """Say what a run would do; nothing is written."""
+    train = config.train
+    device = begin(train, notes)
+    run = Run(train.run_name or "(time and mode)", train.log_path, train.save_path)
+    print_check(set_up(config, run, device))
+
+
+def print_check(work: Work) -> None:
     """What a run would do: the resolved config, the parameters, the data, the steps, the memory."""
-    total, trainable = net.parameter_counts()
-    print(dump_config(config))
-    print(f"parameters: {total:,} in all, {trainable:,} train (mode {config.train.mode})")
+    train, split, plan = work.train, work.split, work.plan
+    total, trainable = work.net.parameter_counts()
+    print(dump_config(work.config))
+    print(f"parameters: {total:,} in all, {trainable:,} train (mode {train.mode})")
+    print_pictures(split)
+    steps = math.ceil(len(split.part("train")) / train.batch_size)
+    epochs = train.max_epochs
+    assert epochs != "auto"
+    print(f"\nsteps: {steps} an epoch, {steps * epochs:,} in {epochs} epochs")
+    if train.lr == "auto":
+        found = len(settings(work.net, train))
+        print(f"learning rate: to be found, by trying {found} settings on the training part")
+    if plan is not None:
+        there = "to be made" if damage(plan.path) else "there already"
+        print(f"token cache: {plan.said()}, {there}")
+    print(f"memory: about {expected_memory(work) / 1e9:.1f} GB")
+    print(f"disk: about {checkpoint_bytes(train, work.net) / 1e6:,.0f} MB of checkpoints")
+
+
+def print_pictures(split: Split) -> None:
+    """Images by class and part, and what is not used."""
     print(f"\n{'class':<32}" + "".join(f"{part:>8}" for part in PARTS))
     for name, counts in split.counts().items():
         print(f"{name:<32}" + "".join(f"{counts[part]:>8}" for part in PARTS))
@@ -27,23 +55,12 @@ def print_check(config: Config, net: VisionTransformer, split: Split, plan: Plan
             print(f"  {path}: {reason}")
         if len(split.unused) > 20:
             print(f"  and {len(split.unused) - 20} more, named in the log of a run")
-    steps = math.ceil(len(split.part("train")) / config.train.batch_size)
-    epochs = config.train.max_epochs
-    assert epochs != "auto"
-    print(f"\nsteps: {steps} an epoch, {steps * epochs:,} in {epochs} epochs")
-    if config.train.lr == "auto":
-        found = len(settings(net, config.train))
-        print(f"learning rate: to be found, by trying {found} settings on the training part")
-    if plan is not None:
-        there = "to be made" if damage(plan.path) else "there already"
-        print(f"token cache: {plan.said()}, {there}")
-    print(f"memory: about {expected_memory(config, net, split, plan is not None) / 1e9:.1f} GB")
-    print(f"disk: about {checkpoint_bytes(config.train, net) / 1e6:,.0f} MB of checkpoints")
 
 
-def expected_memory(config: Config, net: VisionTransformer, split: Split, cached: bool) -> float:
+def expected_memory(work: Work) -> float:
     """Bytes, roughly: weights, gradients, optimiser, what the backward pass keeps, images."""
-    vit, train = net.vit, config.train
+    net, train = work.net, work.train
+    vit = net.vit
     total, trainable = net.parameter_counts()
     N = (vit.dim // vit.patch_dim) ** 2 + 1
     # Per token a block keeps both norms' outputs, q, k, v, the attention's and projections'
@@ -51,14 +68,14 @@ def expected_memory(config: Config, net: VisionTransformer, split: Split, cached
     block = 4 * N * (9 * vit.hidden_dim + 2 * vit.ff_dim)
     blocks = vit.num_layers - (net.frozen_depth or 0)
     activations = max(train.batch_size * blocks, train.eval_batch_size) * block
-    if cached:
+    if work.plan is not None:
         # Of the last block only the class token's row is kept. The trunk's weights exist twice in
         # its pass, and once more while a checkpoint is written.
         tokens = 4 * N * vit.hidden_dim * max(train.batch_size, train.eval_batch_size)
         activations = activations - train.batch_size * block if blocks > 1 else 2 * tokens
         activations += 2 * 4 * total
     kept = 2 * 4 * trainable + moment_bytes(train, trainable)  # Keeper's best and last
-    decoded = sum(pixels.numel() for pixels in split.decoded.values())
+    decoded = sum(pixels.numel() for pixels in work.split.decoded.values())
     # PyTorch, its libraries and the allocator's slack: what two runs on Linux took beyond the rest.
     runtime = 0.9e9
     gradients = 4 * trainable
@@ -67,15 +84,3 @@ def expected_memory(config: Config, net: VisionTransformer, split: Split, cached
         each = 2 * 4 * trainable + moment_bytes(train, trainable)
         kept = max(kept, each * len(settings(net, train)))
     return runtime + state + kept + activations + decoded
-
-
-def moment_bytes(train: TrainConfig, trainable: int) -> int:
-    """What the optimiser remembers: two numbers a parameter for AdamW, one for SGD."""
-    numbers = 1 if train.optim == "sgd" else 2  # auto: it may be AdamW
-    return numbers * (1 if train.use_bitsandbytes else 4) * trainable
-
-
-def checkpoint_bytes(train: TrainConfig, net: VisionTransformer) -> int:
-    """The size of best.safetensors and last.pt together."""
-    total, trainable = net.parameter_counts()
-    return 2 * 4 * total + moment_bytes(train, trainable) + (4 * trainable if train.ema else 0)

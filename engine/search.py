@@ -111,9 +111,7 @@ def choose(finals: list[Trial], recipe: Setting) -> Trial:
     return best
 
 
-def search(
-    net: VisionTransformer, loader: TokenLoader, train: TrainConfig, run: Run, device: torch.device
-) -> Setting:
+def search(net: VisionTransformer, loader: TokenLoader, train: TrainConfig, run: Run) -> Setting:
     """The best setting by cross-validation inside the training part; no other image is looked at.
 
     All are tried for a few steps on one fold, the best three, of different learning rates, and the
@@ -131,12 +129,12 @@ def search(
     first, second = search_steps(net, loader, len(candidates))
     total = len(candidates) * first + FINALISTS * len(folds) * second
     with tqdm(total=total, desc="trying settings", leave=False, unit="step") as bar:
-        trials = try_settings(net, candidates, loader, folds[:1], train, first, device, bar)
+        trials = try_settings(net, candidates, loader, folds[:1], train, first, bar)
         best = {rate(recipe): recipe}
         for trial in sorted(trials, key=lambda trial: trial.mean_loss):
             best.setdefault(rate(trial.setting), trial.setting)
         finalists = list(best.values())[:FINALISTS]
-        finals = try_settings(net, finalists, loader, folds, train, second, device, bar)
+        finals = try_settings(net, finalists, loader, folds, train, second, bar)
     winner = choose(finals, recipe)
     write_search(run.folder, trials, finals, winner)
     log.info(
@@ -182,7 +180,6 @@ def try_settings(
     folds: list[tuple[np.ndarray, np.ndarray]],
     train: TrainConfig,
     steps: int,
-    device: torch.device,
     bar: tqdm,
 ) -> list[Trial]:
     """Train settings side by side on the same batches, fold by fold, and score them on the rest.
@@ -198,10 +195,12 @@ def try_settings(
     for learned, scored in folds:
         seed_everything(train.seed)
         batches = loader.training(train, learned)
-        jobs = [side_job(net, setting, train, batches, steps, device) for setting in candidates]
+        jobs = [side_job(net, setting, train, batches, steps) for setting in candidates]
         train_side_by_side(jobs, batches, steps, bar)
         for job, trial in zip(jobs, trials, strict=True):
-            logits, labels = predict(job.learner, loader.plain(scored), device, train.bf16, None)
+            logits, labels = predict(
+                job.learner, loader.plain(scored), net.device, train.bf16, None
+            )
             trial.losses.append(F.cross_entropy(logits, labels, reduction="none"))
             trial.right.append(logits.argmax(1) == labels)
     return trials

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -182,32 +183,6 @@ def _reasons(numbers: dict[str, Any], guess: float, lr: float, recipe_lr: float)
     ]
 
 
-def judge(
-    before: VisionTransformer,
-    job: Job,
-    loaders: Loaders,
-    setting: Setting | None,
-    scored: dict[str, Any],
-) -> dict[str, Any]:
-    """The verdict, and the numbers behind it: the network's accuracy on the part that is reported,
-    against chance, the largest class, simple rivals and a control with shuffled labels.
-
-    `before` is the network as it began. Rivals and control need cached tokens, else they are None.
-    """
-    part, train = scored["part"], job.train
-    loader, training = loaders[part], loaders["train"]
-    numbers = dict(scored)
-    judges = train.verdict
-    if judges and isinstance(training, TokenLoader) and isinstance(loader, TokenLoader):
-        some = np.random.default_rng(0).permutation(len(training.dataset))[:MOST_FOR_RIVALS]
-        known, labels = class_tokens(before, training.plain(some), job.device)
-        queries, targets = class_tokens(before, loader, job.device)
-        numbers |= rivals(known.numpy(), labels.numpy(), queries.numpy(), targets.numpy())
-        numbers["shuffled_labels"] = shuffled_control(before, setting, job, training, loader)
-    assert train.lr != "auto"
-    return verdict(numbers, train.lr, train.recipe_lr) | {"verdict_numbers": numbers}
-
-
 def dealt(labels: Tensor) -> Tensor:
     """The labels (n,) shuffled so that the images of each class get all labels in their shares.
 
@@ -222,20 +197,40 @@ def dealt(labels: Tensor) -> Tensor:
     return torch.empty_like(labels).scatter_(0, order, sequence)
 
 
-def shuffled_control(
-    before: VisionTransformer,
-    setting: Setting | None,
-    job: Job,
-    training: TokenLoader,
-    loader: TokenLoader,
-) -> float:
-    """The accuracy of the same training on shuffled labels: chance, or something leaks."""
-    train = job.train
-    seed_everything(train.seed)
-    everyone = np.arange(len(training.dataset))
-    batches = training.training(train, everyone, dealt(training.dataset))
-    steps = min(job.steps, RECIPES["finetune"].steps)
-    control = side_job(before, setting, train, batches, steps, job.device)
-    with tqdm(total=steps, desc="control: shuffled labels", leave=False, unit="step") as bar:
-        train_side_by_side([control], batches, steps, bar)
-    return evaluate(control.learner, loader, job.device, train.bf16)["accuracy"]
+@dataclass(frozen=True)
+class Judge:
+    """Says whether a network learned. Keeps what it began as: the network before its first step,
+    and the setting that a search found, None where the config named its own."""
+
+    before: VisionTransformer
+    setting: Setting | None
+
+    def verdict(self, job: Job, loaders: Loaders, scored: dict[str, Any]) -> dict[str, Any]:
+        """The verdict, and the numbers behind it: the network's accuracy on the part that is
+        reported, against chance, the largest class, simple rivals and a control with shuffled
+        labels. Rivals and control need cached tokens, else they are left out.
+        """
+        train, before = job.train, self.before
+        loader, training = loaders[scored["part"]], loaders["train"]
+        numbers = dict(scored)
+        judges = train.verdict
+        if judges and isinstance(training, TokenLoader) and isinstance(loader, TokenLoader):
+            some = np.random.default_rng(0).permutation(len(training.dataset))[:MOST_FOR_RIVALS]
+            known, labels = class_tokens(before, training.plain(some), job.device)
+            queries, targets = class_tokens(before, loader, job.device)
+            numbers |= rivals(known.numpy(), labels.numpy(), queries.numpy(), targets.numpy())
+            numbers["shuffled_labels"] = self.shuffled_control(job, training, loader)
+        assert train.lr != "auto"
+        return verdict(numbers, train.lr, train.recipe_lr) | {"verdict_numbers": numbers}
+
+    def shuffled_control(self, job: Job, training: TokenLoader, loader: TokenLoader) -> float:
+        """The accuracy of the same training on shuffled labels: chance, or something leaks."""
+        train = job.train
+        seed_everything(train.seed)
+        everyone = np.arange(len(training.dataset))
+        batches = training.training(train, everyone, dealt(training.dataset))
+        steps = min(job.steps, RECIPES["finetune"].steps)
+        control = side_job(self.before, self.setting, train, batches, steps)
+        with tqdm(total=steps, desc="control: shuffled labels", leave=False, unit="step") as bar:
+            train_side_by_side([control], batches, steps, bar)
+        return evaluate(control.learner, loader, job.device, train.bf16)["accuracy"]

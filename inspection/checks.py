@@ -157,9 +157,8 @@ def starts_at_chance(net: VisionTransformer, first: Pass, train: TrainConfig) ->
     name, loss = "the loss starts at chance", first.loss.item()
     if not head_is_zero(net) and train.mode != "scratch":
         return Check(name, None, f"not a fresh head; the loss is {loss:.4f}")
-    assert isinstance(net.vit.num_classes, int)
-    chance = math.log(net.vit.num_classes)
-    said = f"{loss:.4f}, ln {net.vit.num_classes} is {chance:.4f}"
+    chance = math.log(net.num_classes)
+    said = f"{loss:.4f}, ln {net.num_classes} is {chance:.4f}"
     return Check(name, abs(loss - chance) < 0.1 * chance, said)
 
 

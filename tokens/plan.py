@@ -27,7 +27,7 @@ import torchvision
 
 from config import TrainConfig
 from dataset import PARTS, Split
-from images import ImageDataset
+from images import FileIndex, ImageDataset
 from model import VisionTransformer
 from transforms import eval_transform, train_transform
 from utils import check_disk, existing, free_bytes, log, same_disk, write_text
@@ -110,6 +110,11 @@ class Plan:
 
 def cache_folder(train: TrainConfig) -> Path:
     return Path(train.data) / "cache"
+
+
+def known_files(train: TrainConfig) -> FileIndex:
+    """The index of images that were read before: one whose tokens are cached need not be read."""
+    return FileIndex(cache_folder(train) / "files.json")
 
 
 def may_cache(train: TrainConfig) -> bool:

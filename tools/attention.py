@@ -65,7 +65,7 @@ def show(
     net: VisionTransformer, pixels: np.ndarray, target: int | None, title: str, path: Path
 ) -> str:
     """Draw the panel of a picture (h, w, 3), and say what the network takes it for."""
-    maps = attention_maps(net, as_input(net, pixels).to(net.pos_embed.device), target)
+    maps = attention_maps(net, as_input(net, pixels).to(net.device), target)
     sure = maps.probabilities[0]
     names, predicted = class_names(net), int(sure.argmax())
     asked = predicted if target is None else target
@@ -105,8 +105,7 @@ def load_classifier(checkpoint: Path) -> VisionTransformer:
 
 def class_names(net: VisionTransformer) -> tuple[str, ...]:
     """What the logits mean; numbers where the checkpoint doesn't say."""
-    assert isinstance(net.vit.num_classes, int)
-    return net.classes or tuple(f"class {i}" for i in range(net.vit.num_classes))
+    return net.classes or tuple(f"class {i}" for i in range(net.num_classes))
 
 
 def class_index(name: str, names: tuple[str, ...]) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import results
+from benchmarks.folders import few_shots
 from config_file import load_config
 from tests.helpers import COLOURS, picture
 from tools import repeat
@@ -22,7 +23,7 @@ def test_few_shot_folders(tmp_path: Path) -> None:
             picture(name, i).save(tmp_path / "digits" / name / f"{i}.png")
 
     def drawn(n: int, seed: int) -> dict[str, set[str]]:
-        folder = results.few_shots(tmp_path / "digits", tmp_path / f"{n}-{seed}", n, seed)
+        folder = few_shots(tmp_path / "digits", tmp_path / f"{n}-{seed}", n, seed)
         found: dict[str, set[str]] = {}
         for part in ("train", "test"):
             for path in folder.glob(f"{part}/*/*.png"):
@@ -41,9 +42,9 @@ def test_few_shot_folders(tmp_path: Path) -> None:
     assert drawn(2, 0)["train"] < three["train"]
     assert three == drawn(3, 0)  # there already
     with pytest.raises(UserError, match="8 images"):
-        results.few_shots(tmp_path / "digits", tmp_path / "8-0", 8, 0)
+        few_shots(tmp_path / "digits", tmp_path / "8-0", 8, 0)
     with pytest.raises(UserError, match="--data"):
-        results.few_shots(tmp_path / "nothing", tmp_path / "n-0", 1, 0)
+        few_shots(tmp_path / "nothing", tmp_path / "n-0", 1, 0)
     assert not list(tmp_path.glob(".*"))
 
 

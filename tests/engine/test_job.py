@@ -18,7 +18,7 @@ from dataset import load_split
 from engine.job import Job, branch, build_criterion, build_mix, build_optimizer, build_scheduler
 from model import VisionTransformer
 from pretrained.build import build_for
-from tests.helpers import CPU, TINY_VIT
+from tests.helpers import TINY_VIT
 
 
 def net_with_head(**vit: Any) -> VisionTransformer:
@@ -31,7 +31,7 @@ def settled(**options: Any) -> TrainConfig:
 
 
 def job(net: VisionTransformer, **options: Any) -> Job:
-    return Job(net, net, settled(**options), [0, 1, 2] * 2, 3, torch.device("cpu"))
+    return Job(net, net, settled(**options), [0, 1, 2] * 2)
 
 
 IMAGES, LABELS = torch.randn(6, 3, 32, 32), torch.tensor([0, 1, 2] * 2)
@@ -131,7 +131,7 @@ def net_and_job(**options: Any) -> Job:
     torch.manual_seed(0)
     net = VisionTransformer(ViTConfig(**TINY_VIT, num_classes=3))
     settled = TrainConfig(**{"mode": "pretrained", **options}).settled(images=6)
-    return Job(net, net, settled, [0, 1, 2] * 2, 3, CPU)
+    return Job(net, net, settled, [0, 1, 2] * 2)
 
 
 def test_the_average_is_that_of_the_steps() -> None:

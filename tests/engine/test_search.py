@@ -185,7 +185,7 @@ def test_two_cores_try_settings_as_one_does(untuned: Path) -> None:
         torch.set_num_threads(threads)
         try:
             bar = tqdm(disable=True)
-            trials = try_settings(net, grid, loader, folds, train_, 10, CPU, bar)
+            trials = try_settings(net, grid, loader, folds, train_, 10, bar)
         finally:
             torch.set_num_threads(1)
         found.append([trial.mean_loss for trial in trials])

@@ -20,7 +20,6 @@ from inspection.layers import (
     take_steps,
 )
 from model import attention_kept
-from tests.helpers import CPU
 from tests.inspection.helpers import batch, network, settled
 
 
@@ -145,7 +144,7 @@ def test_the_optimiser_is_trainings(optim: str) -> None:
     train = settled(optim=optim, label_smoothing=0.0, ema=None, warmup_epochs=0)
     twin = copy.deepcopy(net)
     take_steps(net, images, labels, first_pass(net, images, labels), train, 2)
-    job = Job(twin, twin, train, labels.tolist(), 3, CPU)
+    job = Job(twin, twin, train, labels.tolist())
     for _ in range(2):
         job.gradients(images, labels)
         job.optimizer.step()

@@ -39,6 +39,7 @@ from config import Config, ConfigError, Mode, Preprocessing, TrainConfig
 from config_file import dump_config, load_config
 from dataset import PARTS, Split, load_split, make_loaders, write_split
 from engine.run import Run
+from engine.start import begin, said_of
 from engine.verdict import logistic_regression, nearest_neighbours
 from images import FileIndex
 from metrics import evaluate, score_lines, scores, wilson
@@ -47,7 +48,7 @@ from pretrained.build import build_for
 from pretrained.layouts import IMAGENET
 from tokens.builder import open_cache
 from tokens.cache import Loaders, TokenLoader, class_tokens
-from tokens.plan import cache_folder, damage, plan_cache
+from tokens.plan import damage, known_files, plan_cache
 from tools.baseline.networks import (
     AUGREG2,
     TRAIN_PY,
@@ -62,12 +63,9 @@ from utils import (
     autocast,
     command_line,
     git_commit,
-    keep_freed_memory,
     log,
     minutes,
-    pick_device,
     seed_everything,
-    setup_log,
     versions,
     write_json,
     write_text,
@@ -109,21 +107,15 @@ class Outcome:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    setup_log()
-    keep_freed_memory()
     config, notes = load_config(args.config, args.overrides)
-    device, fallback = pick_device(config.train.device)
     way, mode = WAYS[args.name]
     train = config.train.model_copy(update={"mode": mode, "from_checkpoint": None})
     run = Run.create(train.run_name, train.log_path, train.save_path, f"baseline-{args.name}")
     train = train.model_copy(update={"run_name": run.name})
-    for note in [*notes, *([fallback] if fallback else [])]:
-        log.info(note)
-    # Pictures whose tokens are cached need not be read again.
-    known = FileIndex(cache_folder(train) / "files.json") if mode == "finetune" else None
+    device = begin(train, notes)
+    known = known_files(train) if mode == "finetune" else None
     split = load_split(train, None, known)
-    counts = ", ".join(f"{len(split.part(part))} {part}" for part in PARTS if split.part(part))
-    log.info("%s: %d classes, images: %s", split.root, len(split.classes), counts)
+    log.info("%s", said_of(split))
     seed_everything(train.seed)
     train = train.settled(len(split.part("train")))
     config = config.model_copy(update={"train": train})

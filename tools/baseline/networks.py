@@ -68,12 +68,12 @@ def timm_model(net: VisionTransformer) -> Any:
             "timm is not installed: pip install -r requirements-dev.txt brings it"
         ) from None
     vit = net.vit
-    assert isinstance(vit.num_classes, int) and isinstance(vit.eps, float)
+    assert isinstance(vit.eps, float)
     theirs = TimmViT(
         img_size=vit.dim,
         patch_size=vit.patch_dim,
         in_chans=vit.input_channels,
-        num_classes=vit.num_classes,
+        num_classes=net.num_classes,
         embed_dim=vit.hidden_dim,
         depth=vit.num_layers,
         num_heads=vit.num_heads,
@@ -82,7 +82,7 @@ def timm_model(net: VisionTransformer) -> Any:
         act_layer=partial(nn.GELU, approximate="tanh" if vit.gelu == "tanh" else "none"),
     )
     theirs.load_state_dict(net.state_dict(keep_vars=True), strict=True, assign=True)
-    return theirs.to(net.cls_token.device)
+    return theirs.to(net.device)
 
 
 def timm_recipe(settings: TimmSettings, theirs: Any, train: TrainConfig, updates: int) -> Recipe:

@@ -17,12 +17,7 @@ from config import ConfigError
 from engine.run import find_run
 from engine.verdict import LEARNED, NO_BETTER, NOT_LEARNED
 from inspection.charts import confidences, curves, reliability
-from inspection.numbers import (
-    calibration,
-    frequent_confusions,
-    per_class,
-    search_grid,
-)
+from inspection.numbers import calibration, frequent_confusions, per_class, search_grid
 from inspection.record import PARTS, Prediction, Record, read_run
 from inspection.render import render
 from metrics import shares, wilson

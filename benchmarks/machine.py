@@ -1,0 +1,86 @@
+"""The machine that a benchmark runs on: its name, its peak, what a process took."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = Path(__file__).parent / "results"
+
+
+def sgemm_peak(device: str, bf16: bool) -> dict[str, float]:
+    """GFLOP/s of the best matrix products to be had here, at the sizes of a B/16's layers.
+
+    `torch.mm` is what the peers get; oneDNN's packed products are what our trunk pass calls.
+    """
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    M, peak = 8 * 197, {"torch.mm": 0.0}
+    for K, N in ((768, 768), (768, 2304), (768, 3072), (3072, 768), (2048, 2048)):
+        a = torch.randn(M, K, device=device, dtype=dtype)
+        w = torch.randn(N, K, device=device, dtype=dtype)
+        b = torch.zeros(N, device=device, dtype=dtype)
+        out = torch.empty(M, N, device=device, dtype=dtype)
+
+        def product(a: Tensor = a, w: Tensor = w, out: Tensor = out) -> object:
+            return torch.mm(a, w.t(), out=out)
+
+        peak["torch.mm"] = max(peak["torch.mm"], gflops(product, 2 * M * K * N, device))
+        if device == "cpu" and torch.backends.mkldnn.is_available() and not bf16:
+            packed = torch.ops.mkldnn._reorder_linear_weight(w, M)
+
+            def fused(a: Tensor = a, packed: Tensor = packed, b: Tensor = b) -> object:
+                return torch.ops.mkldnn._linear_pointwise(a, packed, b, "none", [], "")
+
+            found = gflops(fused, 2 * M * K * N, device)
+            peak["oneDNN"] = max(peak.get("oneDNN", 0.0), found)
+    return peak
+
+
+def gflops(product: Callable[[], object], flops: float, device: str) -> float:
+    """The median of 15 calls after 3."""
+    times = []
+    with torch.inference_mode():
+        for _ in range(18):
+            if device == "cuda":
+                torch.cuda.synchronize()
+            started = time.perf_counter()
+            product()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - started)
+    return flops / sorted(times[3:])[7] / 1e9
+
+
+def timed(command: list[str]) -> tuple[str, float, int]:
+    """A process's output, wall seconds, and its largest resident memory in bytes."""
+    started = time.perf_counter()
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    out = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    wall = time.perf_counter() - started
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{out[-2000:]}")
+    return out, wall, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def machine() -> str:
+    """The processor and its cores, or the GPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists() and (match := re.search(r"model name\s*: (.*)", cpuinfo.read_text())):
+        name = match[1]
+    return f"{name}, {torch.get_num_threads()} cores"

@@ -1,0 +1,127 @@
+"""What a program begins with: the log, the device, the pictures, the network, the run's folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from config import Config, TrainConfig
+from config_file import dump_config
+from dataset import PARTS, Split, load_split, write_split
+from engine.run import Run
+from engine.search import still_to_find
+from images import FileIndex
+from model import VisionTransformer
+from pretrained.build import build_for
+from tokens.plan import Plan, known_files, may_cache, plan_cache
+from utils import (
+    check_disk,
+    keep_freed_memory,
+    log,
+    pick_device,
+    seed_everything,
+    setup_log,
+    write_text,
+)
+
+
+@dataclass
+class Work:
+    """What a run works on: its folders, its settled config, the pictures, the network, what its
+    token cache is to hold (None: it uses none), and the index of files that were read before."""
+
+    run: Run
+    config: Config
+    split: Split
+    net: VisionTransformer
+    plan: Plan | None
+    known: FileIndex | None
+    device: torch.device
+
+    @property
+    def train(self) -> TrainConfig:
+        return self.config.train
+
+    def open(self) -> None:
+        """See that the disk has room, make the run's folders, and write what it begins with."""
+        run, train = self.run, self.train
+        if self.known is not None and self.plan is not None:
+            self.plan.check_disk()
+            self.known.update(self.split.samples)
+        elif self.known is not None:  # every epoch needs the pictures, decoded as far as they fit
+            self.split = load_split(train, run.split if run.resumes else None)
+        if not self.config.overfit_one_batch.overfit:
+            checkpoints = checkpoint_bytes(train, self.net)
+            check_disk(run.weights, checkpoints, f"the checkpoints in {run.weights}")
+        run.open()
+        if not run.resumes:
+            write_text(run.folder / "config.yaml", dump_config(self.config))
+            write_split(run.split, self.split)
+        self.net.to(self.device)
+
+
+def begin(train: TrainConfig, notes: Iterable[str] = ()) -> torch.device:
+    """Open the log, say the notes in it, and pick the config's device."""
+    setup_log()
+    keep_freed_memory()
+    device, fallback = pick_device(train.device)
+    for note in [*notes, *([fallback] if fallback else [])]:
+        log.info(note)
+    return device
+
+
+def open_run(config: Config) -> Run:
+    """A new run, or the one to go on with; nothing is written yet."""
+    train = config.train
+    if train.from_checkpoint:
+        return Run.reopen(train.from_checkpoint, train.run_name, train.log_path, train.save_path)
+    kind = "overfit" if config.overfit_one_batch.overfit else train.mode
+    return Run.create(train.run_name, train.log_path, train.save_path, kind)
+
+
+def set_up(config: Config, run: Run, device: torch.device) -> Work:
+    """Read the pictures, build the network, and settle what is `auto`; nothing is written yet."""
+    asked = config.train.model_copy(update={"run_name": run.name, "from_checkpoint": None})
+    caches = may_cache(asked) and not config.overfit_one_batch.overfit
+    known = known_files(asked) if caches else None
+    split = load_split(asked, run.split if run.resumes else None, known)
+    report_data(split)
+    seed_everything(asked.seed)
+    net = build_for(config, split.classes)
+    train = asked.settled(len(split.part("train")))
+    plan = plan_cache(net, split, train, checkpoint_bytes(train, net)) if caches else None
+    if plan is not None and train.finetune_blocks <= 1:
+        train = train.model_copy(update=still_to_find(asked))
+    settled = config.model_copy(update={"vit": net.vit, "train": train})
+    return Work(run, settled, split, net, plan, known, device)
+
+
+def said_of(split: Split) -> str:
+    """A folder's classes and images, in one line."""
+    counts = ", ".join(f"{len(split.part(part))} {part}" for part in PARTS if split.part(part))
+    return f"{split.root}: {len(split.classes)} classes, images: {counts}"
+
+
+def report_data(split: Split) -> None:
+    """Log what a folder holds, and what of it is not used."""
+    log.info("%s", said_of(split))
+    for note in split.notes:
+        log.info("  %s", note)
+    if split.unused:
+        log.info("  not used: %d file(s), named by --check and in the run's log", len(split.unused))
+    for path, reason in split.unused:
+        log.debug("not used: %s: %s", path, reason)
+
+
+def moment_bytes(train: TrainConfig, trainable: int) -> int:
+    """What the optimiser remembers: two numbers a parameter for AdamW, one for SGD."""
+    numbers = 1 if train.optim == "sgd" else 2  # auto: it may be AdamW
+    return numbers * (1 if train.use_bitsandbytes else 4) * trainable
+
+
+def checkpoint_bytes(train: TrainConfig, net: VisionTransformer) -> int:
+    """The size of best.safetensors and last.pt together."""
+    total, trainable = net.parameter_counts()
+    return 2 * 4 * total + moment_bytes(train, trainable) + (4 * trainable if train.ema else 0)
