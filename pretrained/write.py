@@ -65,12 +65,30 @@ def save_model(
     path: Path, net: VisionTransformer, other: Mapping[str, Tensor] | None = None, **extra: str
 ) -> None:
     """Write a model as safetensors with everything that its use needs in the metadata; the arrays
-    of `other` take the place of its own."""
+    of `other` take the place of its own. The same model gives the same bytes."""
     arrays = net.state_dict() | dict(other or {})
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in arrays.items()}
     size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     with replacing(path, size) as temporary:
         save_file(state, temporary, metadata_of(net, **extra))
+        sort_metadata(temporary)
+
+
+def sort_metadata(path: Path) -> None:
+    """Put a safetensors file's metadata in order; the arrays stay where they are.
+
+    The library draws an order anew each time, and the same network should be the same file.
+
+    https://github.com/huggingface/safetensors#format
+    """
+    with open(path, "r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= length:  # spaces fill it up, as the library's own do
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def save_weights(path: Path, weights: Weights, provenance: str) -> None:

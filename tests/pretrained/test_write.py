@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 
 import pretrained
 from config import ViTConfig
 from model import VisionTransformer
+from pretrained import load_model
 from pretrained.read import convert
-from pretrained.write import save_weights
+from pretrained.write import metadata_of, save_model, save_weights
 from tests.helpers import TINY_VIT
 from tests.pretrained.helpers import images, randomise
 from tests.pretrained.test_layouts import timm_model
@@ -27,6 +29,22 @@ def test_our_checkpoint_carries_everything(tmp_path: Path) -> None:
     assert torch.equal(back(images(32)), net(images(32)))
     other = pretrained.load_model(tmp_path / "best.safetensors", num_classes=9)
     assert other.classes is None and other.vit.num_classes == 9
+
+
+def test_the_same_model_is_the_same_file(tmp_path: Path) -> None:
+    """The library writes its metadata in an order of its own each time."""
+    net = VisionTransformer(
+        ViTConfig(**TINY_VIT, num_classes=3), classes=("Katze", "Hündin", '"quoted" \\ 犬\n')
+    )
+    files = [tmp_path / f"{i}.safetensors" for i in range(8)]
+    for file in files:
+        save_model(file, net, config="a: 1\n", epoch="3", provenance="here")
+    assert len({file.read_bytes() for file in files}) == 1
+    with safe_open(files[0], "pt") as stored:
+        found = stored.metadata()
+        assert torch.equal(stored.get_tensor("cls_token"), net.cls_token)
+    assert found == metadata_of(net, config="a: 1\n", epoch="3", provenance="here")
+    assert load_model(files[0]).classes == net.classes
 
 
 def test_the_size_for_use_can_differ_from_the_tables(tmp_path: Path) -> None:
