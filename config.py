@@ -150,6 +150,7 @@ class TrainConfig(Section):
     crop_scale: Annotated[Number, Field(gt=0, le=1)] = 0.5
     flip: Annotated[Number, Field(ge=0, le=1)] = 0.5
     color_jitter: Annotated[Number, Field(ge=0, le=1)] = 0.2
+    transform: Annotated[str | None, BeforeValidator(_false_is_none)] = None
     mixup: NotNegative | Auto = "auto"
     cutmix: NotNegative | Auto = "auto"
     class_weights: Literal["none", "balanced"] = "none"
@@ -186,7 +187,8 @@ class TrainConfig(Section):
     save_path: str = "weights"
     log_path: str = "logs"
     eval_epoch: Count = 1
-    log_epoch: Count = 1
+    log_epoch: Count | Auto = "auto"
+    track: Annotated[Literal["wandb", "mlflow"] | None, BeforeValidator(_false_is_none)] = None
     save_epoch: Count | Auto = "auto"
 
     @property
@@ -270,3 +272,7 @@ class Config(Section):
     vit: ViTConfig = ViTConfig()
     train: TrainConfig = TrainConfig()
     overfit_one_batch: OverfitConfig = OverfitConfig()
+
+    def flat(self) -> dict[str, Any]:
+        """Every setting by its dotted name, as the command line takes it."""
+        return {f"{s}.{k}": v for s, keys in self.model_dump().items() for k, v in keys.items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -42,10 +43,26 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> tuple[C
     config, faults = _validate(raw)
     problems += faults
     if problems:
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise ConfigError("\n  ".join([f"{path}: {count}", *problems]))
+        raise _listed(str(path), problems)
     assert config is not None
     return config, [*notes, *_advice(config.train)]
+
+
+def check_config(config: Config) -> list[str]:
+    """The notes that the user should see about a config that was made in Python.
+
+    Its types are checked as it is made. Raises ConfigError with every fault of several settings
+    together, as `load_config` does for a file.
+    """
+    faults = [message for _, message in _combinations(config)]
+    if faults:
+        raise _listed("the config", faults)
+    return _advice(config.train)
+
+
+def _listed(where: str, problems: list[str]) -> ConfigError:
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return ConfigError("\n  ".join([f"{where}: {count}", *problems]))
 
 
 def dump_config(config: Config) -> str:
@@ -158,7 +175,7 @@ def _combinations(config: Config) -> list[tuple[set[str], str]]:
     """Faults of several keys together: the keys, and the message."""
     train = config.train
     rows = [*_vit_combinations(config), *_mode_combinations(train), *_epoch_combinations(train)]
-    rows += _folder_combinations(train)
+    rows += [*_transform_combinations(train), *_folder_combinations(train)]
     rows.append(
         (
             config.overfit_one_batch.overfit and bool(train.from_checkpoint),
@@ -241,6 +258,23 @@ def _mode_combinations(train: TrainConfig) -> list[Fault]:
             train.optim == "sgd" and train.use_bitsandbytes and train.momentum == 0,
             "train.momentum train.optim train.use_bitsandbytes",
             "bitsandbytes has no SGD without momentum; 0.9 is usual",
+        ),
+    ]
+
+
+def _transform_combinations(train: TrainConfig) -> list[Fault]:
+    """How a transform of one's own is named, and what it does not go with."""
+    own = train.transform or ""
+    return [
+        (
+            bool(own) and not re.fullmatch(r"[\w.]+:[\w.]+", own),
+            "train.transform",
+            f"'{own}' is not package.module:function",
+        ),
+        (
+            bool(own) and train.views == 1,
+            "train.transform train.views",
+            "with views 1 no picture is augmented; leave views out",
         ),
     ]
 

@@ -8,6 +8,7 @@ python training.py --check                        say what would be done, and ex
 from __future__ import annotations
 
 import argparse
+import logging
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -16,21 +17,23 @@ from torch import nn
 from tqdm import tqdm
 
 from config import Config, ConfigError
-from config_file import dump_config, load_config
+from config_file import check_config, dump_config, load_config
 from dataset import make_loaders
 from engine.checkpoint import Keeper, Progress, resumable, saved_state
 from engine.job import Diverged, Job, branch
 from engine.outcome import Clock, conclude, write_report
 from engine.overfit import overfit, repeated_batch
 from engine.preview import preview
+from engine.run import MetricsLog
 from engine.search import search
 from engine.start import Work, begin, open_run, set_up
+from engine.track import Tracker, settings_of, tracking
 from engine.verdict import Judge
 from metrics import evaluate
 from model import Tail
 from tokens.builder import open_cache
 from tokens.cache import Loaders
-from utils import command_line, log, seed_everything, write_text
+from utils import command_line, end_log, log, seed_everything, write_text
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,17 +46,26 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if summary.get("overfit") == "FAIL" else 0
 
 
-def fit(config: Config, notes: Iterable[str] = ()) -> dict[str, Any]:
-    """Train as a config says; returns what summary.json holds."""
-    device = begin(config.train, notes)
+def fit(config: Config, notes: Iterable[str] | None = None) -> dict[str, Any]:
+    """Train as a config says, from the folder of images to the report.
+
+    Returns what summary.json holds, and where it lies: `folder` (the logs) and `weights_file`. The
+    config may be made in Python; `notes` are what `load_config` said of one that was read. Raises
+    ConfigError and UserError, each with one sentence; after Ctrl-C KeyboardInterrupt, all saved.
+    """
+    device = begin(config.train, check_config(config) if notes is None else notes)
     work = set_up(config, open_run(config), device)
-    work.open()
-    if config.overfit_one_batch.overfit:
-        return overfit(work, repeated_batch(work))
-    summary = learn(work)
-    if config.train.report:
-        write_report(work.run.folder)
-    return summary
+    try:
+        work.open()
+        if config.overfit_one_batch.overfit:
+            summary = overfit(work, repeated_batch(work))
+        else:
+            summary = learn(work)
+            if config.train.report:
+                write_report(work.run.folder)
+    finally:
+        end_log()
+    return summary | {"folder": str(work.run.folder), "weights_file": str(work.run.best)}
 
 
 def learn(work: Work) -> dict[str, Any]:
@@ -76,25 +88,31 @@ def learn(work: Work) -> dict[str, Any]:
             job.load_state_dict(state, run)
         if run.resumes:  # not before its checkpoint is known to fit
             write_text(run.folder / "config.yaml", dump_config(work.config))
-        with Keeper(run, job, progress, work.config) as keeper:
-            train_epochs(job, loaders, progress, keeper)
-        clock.lap("train")
-        return conclude(work, job, loaders, Judge(before, setting), progress, clock)
+        with tracking(train.track, run.folder, settings_of(work.config, train)) as tracker:
+            with Keeper(run, job, progress, work.config) as keeper:
+                train_epochs(job, loaders, progress, keeper, tracker)
+            clock.lap("train")
+            summary = conclude(work, job, loaders, Judge(before, setting), progress, clock)
+            tracker.outcome(summary)
+    return summary
 
 
-def train_epochs(job: Job, loaders: Loaders, progress: Progress, keeper: Keeper) -> None:
+def train_epochs(
+    job: Job, loaders: Loaders, progress: Progress, keeper: Keeper, tracker: Tracker
+) -> None:
     """The loop."""
-    train = job.train
+    train, metrics = job.train, keeper.metrics
     for epoch in range(progress.epoch + 1, job.epochs + 1):
         if progress.patience_is_over(train):
             log.info("early stopping: no better epoch since %d", progress.best_epoch)
             break
         seed_everything(train.seed, epoch)
-        row = train_epoch(job, loaders["train"], epoch)
+        row = train_epoch(job, loaders["train"], epoch, metrics.last_accuracy)
         if epoch % train.eval_epoch == 0 or epoch == job.epochs:
             row |= validate(job, loaders["val"])
         keeper.keep(row)
-        report_epoch(row, job)
+        tracker.epoch(row)
+        report_epoch(job, metrics)
 
 
 def prepare(work: Work) -> tuple[nn.Module, Loaders]:
@@ -115,12 +133,16 @@ def prepare(work: Work) -> tuple[nn.Module, Loaders]:
     return learner, loaders
 
 
-def train_epoch(job: Job, loader: Any, epoch: int) -> dict[str, Any]:
-    """One pass over the training part; the epoch's row of metrics.csv, its validation aside."""
+def train_epoch(job: Job, loader: Any, epoch: int, val: float | None) -> dict[str, Any]:
+    """One pass over the training part; the epoch's row of metrics.csv, its validation aside.
+
+    `val` is the last validation's accuracy, for the bar.
+    """
     job.net.train()
     loader.sampler.epoch = epoch
     started = time.perf_counter()
     losses, hits, norms = [], 0, []
+    known = {} if val is None else {"val": f"{val:.4f}"}
     bar = tqdm(loader, f"epoch {epoch}/{job.epochs}", leave=False, unit="batch")
     for number, (inputs, labels) in enumerate(bar, 1):
         try:
@@ -132,7 +154,7 @@ def train_epoch(job: Job, loader: Any, epoch: int) -> dict[str, Any]:
         losses.append(loss * len(labels))
         hits += right
         norms.append(norm)
-        bar.set_postfix(loss=f"{loss:.3f}")
+        bar.set_postfix({"loss": f"{loss:.3f}", **known})
     seconds = time.perf_counter() - started
     seen = len(loader.dataset)
     return {
@@ -154,13 +176,15 @@ def validate(job: Job, loader: Any) -> dict[str, Any]:
     return {f"val_{name}": value for name, value in found.items()}
 
 
-def report_epoch(row: dict[str, Any], job: Job) -> None:
-    if row["epoch"] % job.train.log_epoch and row["epoch"] != job.epochs:
-        return
+def report_epoch(job: Job, metrics: MetricsLog) -> None:
+    """The line of the last epoch: in run.log in any case, on the terminal where it is due."""
+    row, every = metrics.rows[-1], job.train.log_epoch
+    due = metrics.improved() if every == "auto" else row["epoch"] % every == 0
     val = ""
-    if "val_accuracy" in row:
+    if row.get("val_accuracy") is not None:
         val = f", val loss {row['val_loss']:.4f}, val accuracy {row['val_accuracy']:.4f}"
-    log.info(
+    log.log(
+        logging.INFO if due or row["epoch"] == job.epochs else logging.DEBUG,
         "epoch %d: train loss %.4f, train accuracy %.4f%s, %.1f images/s",
         row["epoch"],
         row["train_loss"],

@@ -270,3 +270,11 @@ def log_to(path: Path) -> None:
             log.removeHandler(handler)
             handler.close()
     log.addHandler(file)
+
+
+def end_log() -> None:
+    """Let go of the log's file; what is said from now on goes to the terminal alone."""
+    for handler in list(log.handlers):
+        if isinstance(handler, logging.FileHandler):
+            log.removeHandler(handler)
+            handler.close()

@@ -13,12 +13,13 @@ from typing import Any
 
 from torch import Tensor
 
-from config import Config
+from config import TrainConfig
 from dataset import PARTS, Split
 from engine.checkpoint import Progress
 from engine.job import Average, Job
-from engine.run import Run, log_outcome
+from engine.run import Run
 from engine.start import Work
+from engine.track import log_outcome, reached, settings_of
 from engine.verdict import Judge
 from metrics import confusion, predict, score_lines, scores, wilson
 from pretrained.read import read_arrays
@@ -58,7 +59,8 @@ def conclude(
     write_json(run.folder / "summary.json", summary)
     rows = predictions(split, given)
     write_csv(run.folder / "predictions.csv", rows, PREDICTED)
-    to_tensorboard(run, split, work.config, summary, [row for row in rows if row["part"] == part])
+    reported = [row for row in rows if row["part"] == part]
+    to_tensorboard(work, job.train, summary, reported)
     report_end(summary, run)
     return summary
 
@@ -77,7 +79,7 @@ def held_out_scores(
     found |= {f"test_{name}": scored.get(name) for name in names}
     for part in ("val", "test"):
         accuracy, n = found[f"{part}_accuracy"], len(split.part(part))
-        found[f"{part}_interval"] = None if accuracy is None else wilson(accuracy, n)
+        found[f"{part}_interval"] = None if accuracy is None else list(wilson(accuracy, n))
     return found
 
 
@@ -141,29 +143,22 @@ def predictions(split: Split, given: dict[str, tuple[Tensor, Tensor]]) -> list[d
 
 
 def to_tensorboard(
-    run: Run, split: Split, config: Config, summary: dict[str, Any], rows: list[dict[str, Any]]
+    work: Work, train: TrainConfig, summary: dict[str, Any], rows: list[dict[str, Any]]
 ) -> None:
     """The reported part's confusion matrix, some of its images (the surest mistakes, then the least
     sure answers) and the run's settings with what it reached, beside the curves."""
-    answers = [row["label"] for row in rows], [row["predicted"] for row in rows]
-    counts = confusion(*answers, split.classes)
+    classes, root = work.split.classes, work.split.root
+    counts = confusion([r["label"] for r in rows], [r["predicted"] for r in rows], classes)
     wrong = sorted(
         (row for row in rows if row["label"] != row["predicted"]), key=lambda r: -r["probability"]
     )
     unsure = sorted(
         (row for row in rows if row["label"] == row["predicted"]), key=lambda r: r["probability"]
     )
-    shown = [(split.root / row["path"], caption(row)) for row in [*wrong, *unsure][:SHOWN]]
-    vit, train = config.vit.model_dump(), config.train.model_dump()
-    chosen = {name: summary[name] for name in ("optim", "lr", "weight_decay")}
-    settings = {f"vit.{k}": v for k, v in vit.items()} | {f"train.{k}": v for k, v in train.items()}
-    settings |= {f"train.{name}": value for name, value in chosen.items()}
-    reached = {
-        f"reached/{name}": summary[name]
-        for name in ("val_accuracy", "val_loss", "test_accuracy", "test_loss", "train_loss")
-        if summary[name] is not None
-    }
-    log_outcome(run.folder, summary["epochs"], settings, reached, counts, split.classes, shown)
+    shown = [(root / row["path"], caption(row)) for row in [*wrong, *unsure][:SHOWN]]
+    settings = settings_of(work.config, train)
+    values = reached(summary)
+    log_outcome(work.run.folder, summary["epochs"], settings, values, counts, classes, shown)
 
 
 def caption(row: dict[str, Any]) -> str:

@@ -1,13 +1,16 @@
-"""The pictures of a run: learning curves, and the grid of a search."""
+"""The pictures of a run: curves, the grid of a search, and what TensorBoard shows."""
 
 from __future__ import annotations
 
+import contextlib
 import math
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from metrics import shares
 from utils import replacing
 
 
@@ -84,3 +87,43 @@ def plot_search(rows: list[dict[str, Any]], path: Path) -> None:
     figure.colorbar(image, label="loss")
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
+
+
+def confusion_figure(matrix: np.ndarray, classes: tuple[str, ...]) -> Any:
+    """Counts of true classes (rows) by predicted ones, shaded by their share of the class."""
+    from matplotlib.figure import Figure
+
+    C = len(classes)
+    side = min(3 + 0.5 * C, 16)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    of_class = shares(matrix)
+    axes.imshow(of_class, cmap="cividis", vmin=0, vmax=1)
+    if C <= 25:
+        for (y, x), count in np.ndenumerate(matrix):
+            colour = "black" if of_class[y, x] > 0.5 else "white"
+            axes.text(x, y, str(count), ha="center", va="center", color=colour, fontsize=9)
+    if C <= 60:
+        axes.set_xticks(range(C), classes, rotation=90)
+        axes.set_yticks(range(C), classes)
+    axes.set(xlabel="predicted", ylabel="true")
+    return figure
+
+
+def captioned_figure(images: list[tuple[Path, str]]) -> Any:
+    """Pictures, four in a row, each under its caption."""
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    columns = min(4, len(images))
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(2.6 * columns, 2.9 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, (path, text) in zip(grid, images, strict=False):
+        with contextlib.suppress(OSError), Image.open(path) as image:  # it may be gone by now
+            image.thumbnail((240, 240))
+            axes.imshow(np.asarray(image.convert("RGB")))
+        axes.set_title(textwrap.fill(text, 28), fontsize=8)
+    return figure

@@ -7,18 +7,16 @@ import csv
 import difflib
 import math
 import os
-import textwrap
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from config import ConfigError
 from config_file import load_config
 from engine.plots import plot_curves
-from metrics import shares
+from engine.track import TensorBoard
 from utils import UserError, log_to, replacing, write_csv
 
 PLOT_SECONDS = 10
@@ -151,40 +149,45 @@ class MetricsLog:
         last_epoch: int = 0,
         best_epoch: int | None = None,
     ) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only runs need it
-
         self.path = folder / "metrics.csv"
         self.plot = folder / "curves.png"
         self.columns = columns
         self.best_epoch = best_epoch or None
         self.drawn = -math.inf
         self.rows = [row for row in read_metrics(self.path) if row["epoch"] <= last_epoch]
-        for old in folder.glob("events.out.tfevents.*"):
-            old.unlink()
-        self.events = SummaryWriter(str(folder))
-        for row in self.rows:
-            self._event(row)
+        self.events = TensorBoard(folder, self.rows)
 
     def write(self, best_epoch: int | None, **row: float | None) -> None:
         """Add an epoch: a value a column, None where it was not measured."""
         self.rows.append(row)
         self.best_epoch = best_epoch
         write_csv(self.path, self.rows, self.columns)
-        self._event(row)
+        self.events.epoch(row)
         # Drawing takes 0.3 s, longer than an epoch of the cached mode may.
         if time.monotonic() > self.drawn + PLOT_SECONDS:
             self._draw()
 
+    @property
+    def _validations(self) -> list[tuple[float, float]]:
+        """Accuracy and loss, negative, of each epoch that was validated: the larger the better."""
+        there = [row for row in self.rows if row.get("val_accuracy") is not None]
+        return [(row["val_accuracy"], -row["val_loss"]) for row in there]
+
+    @property
+    def last_accuracy(self) -> float | None:
+        """That of the last validation; None before the first."""
+        return self._validations[-1][0] if self._validations else None
+
+    def improved(self) -> bool:
+        """Whether the last epoch's validation is better than every earlier one's."""
+        if self.rows[-1].get("val_accuracy") is None:
+            return False
+        *earlier, now = self._validations
+        return all(now > one for one in earlier)
+
     def _draw(self) -> None:
         plot_curves(self.rows, self.best_epoch, self.plot)
         self.drawn = time.monotonic()
-
-    def _event(self, row: dict[str, Any]) -> None:
-        for name in self.columns:
-            if name != "epoch" and row.get(name) is not None:
-                group = name if "_" not in name else name.replace("_", "/", 1)
-                self.events.add_scalar(group, row[name], int(row["epoch"]))
-        self.events.flush()
 
     def close(self) -> None:
         """Draw the curves as they are now; nothing more is written."""
@@ -197,69 +200,6 @@ class MetricsLog:
 
     def __exit__(self, *reason: object) -> None:
         self.close()
-
-
-def log_outcome(
-    folder: Path,
-    epoch: int,
-    settings: dict[str, Any],
-    reached: dict[str, float],
-    confusion: np.ndarray,
-    classes: tuple[str, ...],
-    images: list[tuple[Path, str]],
-) -> None:
-    """Add to a run's TensorBoard events what it ended with: hparams, the confusion matrix (true
-    classes by predicted ones), and images with their captions."""
-    from torch.utils.tensorboard import SummaryWriter
-    from torch.utils.tensorboard.summary import hparams
-
-    plain = {k: v if isinstance(v, (bool, int, float)) else str(v) for k, v in settings.items()}
-    with SummaryWriter(str(folder), filename_suffix=".outcome") as events:
-        for summary in hparams(plain, reached):
-            events.file_writer.add_summary(summary)
-        for name, value in reached.items():
-            events.add_scalar(name, value, epoch)
-        events.add_figure("confusion", _confusion(confusion, classes), epoch)
-        if images:
-            events.add_figure("predictions", _captioned(images), epoch)
-
-
-def _confusion(matrix: np.ndarray, classes: tuple[str, ...]) -> Any:
-    from matplotlib.figure import Figure
-
-    C = len(classes)
-    side = min(3 + 0.5 * C, 16)
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axes = figure.subplots()
-    of_class = shares(matrix)
-    axes.imshow(of_class, cmap="cividis", vmin=0, vmax=1)
-    if C <= 25:
-        for (y, x), count in np.ndenumerate(matrix):
-            colour = "black" if of_class[y, x] > 0.5 else "white"
-            axes.text(x, y, str(count), ha="center", va="center", color=colour, fontsize=9)
-    if C <= 60:
-        axes.set_xticks(range(C), classes, rotation=90)
-        axes.set_yticks(range(C), classes)
-    axes.set(xlabel="predicted", ylabel="true")
-    return figure
-
-
-def _captioned(images: list[tuple[Path, str]]) -> Any:
-    from matplotlib.figure import Figure
-    from PIL import Image
-
-    columns = min(4, len(images))
-    rows = -(-len(images) // columns)
-    figure = Figure(figsize=(2.6 * columns, 2.9 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axes in grid:
-        axes.set_axis_off()
-    for axes, (path, text) in zip(grid, images, strict=False):
-        with contextlib.suppress(OSError), Image.open(path) as image:  # it may be gone by now
-            image.thumbnail((240, 240))
-            axes.imshow(np.asarray(image.convert("RGB")))
-        axes.set_title(textwrap.fill(text, 28), fontsize=8)
-    return figure
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -12,10 +12,12 @@ from config_file import dump_config
 from dataset import PARTS, Split, load_split, write_split
 from engine.run import Run
 from engine.search import still_to_find
-from images import FileIndex
+from engine.track import check_tracker
+from images import FileIndex, as_tensor, read_unchanged
 from model import VisionTransformer
 from pretrained.build import build_for
 from tokens.plan import Plan, known_files, may_cache, plan_cache
+from transforms import Own
 from utils import (
     check_disk,
     keep_freed_memory,
@@ -83,11 +85,14 @@ def open_run(config: Config) -> Run:
 
 def set_up(config: Config, run: Run, device: torch.device) -> Work:
     """Read the pictures, build the network, and settle what is `auto`; nothing is written yet."""
+    check_tracker(config.train.track)
     asked = config.train.model_copy(update={"run_name": run.name, "from_checkpoint": None})
     caches = may_cache(asked) and not config.overfit_one_batch.overfit
     known = known_files(asked) if caches else None
     split = load_split(asked, run.split if run.resumes else None, known)
     report_data(split)
+    if asked.transform is not None:
+        try_transform(asked.transform, split)
     seed_everything(asked.seed)
     net = build_for(config, split.classes)
     train = asked.settled(len(split.part("train")))
@@ -96,6 +101,13 @@ def set_up(config: Config, run: Run, device: torch.device) -> Work:
         train = train.model_copy(update=still_to_find(asked))
     settled = config.model_copy(update={"vit": net.vit, "train": train})
     return Work(run, settled, split, net, plan, known, device)
+
+
+def try_transform(name: str, split: Split) -> None:
+    """A transform of one's own on the first training picture: what is wrong with it is said now."""
+    own = Own(name)
+    own(as_tensor(read_unchanged(split.part("train")[0])))
+    log.info("augmentation: %s", own.extra_repr())
 
 
 def said_of(split: Split) -> str:

@@ -26,6 +26,9 @@ from tokens.trunk import Trunk
 # Nothing in the tests may reach the network.
 os.environ["HF_HUB_OFFLINE"] = "0"  # the hub's client is tested against a local server
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ["WANDB_MODE"] = "offline"
+os.environ["WANDB_ERROR_REPORTING"] = "false"
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 # The networks here are too small for several threads to pay, above all beside other programs.
 torch.set_num_threads(1)

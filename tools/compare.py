@@ -137,8 +137,7 @@ def differences(records: list[Record]) -> list[dict[str, Any]]:
     every = []
     for record in records:
         assert record.config is not None
-        sections = record.config.model_dump()
-        every.append({f"{s}.{k}": v for s, keys in sections.items() for k, v in keys.items()})
+        every.append(record.config.flat())
     return [
         {"key": key, "cells": ["off" if one[key] is None else str(one[key]) for one in every]}
         for key in every[0]

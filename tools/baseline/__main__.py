@@ -245,7 +245,8 @@ def learn(task: Task, learner: nn.Module, loaders: Loaders, recipe: Recipe) -> O
             loader.sampler.epoch = epoch  # type: ignore[union-attr]
             learned, updates = learn_epoch(task, learner, loader, recipe, updates, bar)
             recipe.on_epoch(epoch)
-            if epoch % train.log_epoch == 0 or epoch == train.max_epochs:
+            every = train.max_epochs if train.log_epoch == "auto" else train.log_epoch
+            if epoch % every == 0 or epoch == train.max_epochs:
                 log.info(
                     "epoch %d: train loss %.4f, train accuracy %.4f",
                     *(epoch, learned["train_loss"], learned["train_accuracy"]),

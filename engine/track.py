@@ -1,0 +1,255 @@
+"""Where a run's numbers go beside metrics.csv: TensorBoard always; Weights & Biases or MLflow where
+`train.track` asks.
+
+Those two are imported here and nowhere else, and only where they are asked for. They are configured
+by their own environment variables: WANDB_PROJECT, WANDB_MODE and their kin, MLFLOW_TRACKING_URI,
+MLFLOW_EXPERIMENT_NAME. Both are told the settings, a row an epoch, and what was reached.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from config import Config, TrainConfig
+from engine.plots import captioned_figure, confusion_figure
+from utils import UserError, log, write_json
+
+PROJECT = "vit-finetune"  # where the library's own variable names no other
+IDENTITY = "track.json"  # in the run's folder: what the tracker calls this run, to go on with it
+PARAMS_AT_ONCE = 100  # MLflow's limit
+
+
+def scalars(row: dict[str, Any]) -> dict[str, float]:
+    """A row of metrics.csv by the names that trackers group: val_accuracy is val/accuracy."""
+    measured = {name: value for name, value in row.items() if value is not None and name != "epoch"}
+    return {name.replace("_", "/", 1): value for name, value in measured.items()}
+
+
+def reached(summary: dict[str, Any]) -> dict[str, float]:
+    """What a run ended with, of its summary.json."""
+    names = ("val_accuracy", "val_loss", "test_accuracy", "test_loss", "train_loss")
+    return {f"reached/{name}": summary[name] for name in names if summary.get(name) is not None}
+
+
+def settings_of(config: Config, train: TrainConfig) -> dict[str, Any]:
+    """The settings of the network and the training, as the training used them."""
+    used = config.model_copy(update={"train": train}).flat()
+    return {key: value for key, value in used.items() if not key.startswith("overfit_one_batch.")}
+
+
+# ------------------------------------------------------------------------------------- TensorBoard
+
+
+class TensorBoard:
+    """A run's event files. Written anew from the rows that are there already, so that a resumed run
+    leaves the same as one that was never stopped."""
+
+    def __init__(self, folder: Path, rows: list[dict[str, Any]]) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only runs need it
+
+        for old in folder.glob("events.out.tfevents.*"):
+            old.unlink()
+        self.events = SummaryWriter(str(folder))
+        for row in rows:
+            self.epoch(row)
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        for name, value in scalars(row).items():
+            self.events.add_scalar(name, value, int(row["epoch"]))
+        self.events.flush()
+
+    def close(self) -> None:
+        self.events.close()
+
+
+def log_outcome(
+    folder: Path,
+    epoch: int,
+    settings: dict[str, Any],
+    reached: dict[str, float],
+    confusion: np.ndarray,
+    classes: tuple[str, ...],
+    images: list[tuple[Path, str]],
+) -> None:
+    """Add to a run's TensorBoard events what it ended with: hparams, the confusion matrix (true
+    classes by predicted ones), and images with their captions."""
+    from torch.utils.tensorboard import SummaryWriter  # slow to import, and only runs need it
+    from torch.utils.tensorboard.summary import hparams
+
+    plain = {k: v if isinstance(v, (bool, int, float)) else str(v) for k, v in settings.items()}
+    with SummaryWriter(str(folder), filename_suffix=".outcome") as events:
+        for summary in hparams(plain, reached):
+            events.file_writer.add_summary(summary)
+        for name, value in reached.items():
+            events.add_scalar(name, value, epoch)
+        events.add_figure("confusion", confusion_figure(confusion, classes), epoch)
+        if images:
+            events.add_figure("predictions", captioned_figure(images), epoch)
+
+
+# ----------------------------------------------------------------------------------- the other two
+
+
+class Tracker:
+    """Where numbers go beside the run's own files; this one is nowhere."""
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        """Take a row of metrics.csv."""
+
+    def outcome(self, summary: dict[str, Any]) -> None:
+        """Take what summary.json holds."""
+
+    def close(self, finished: bool) -> None:
+        """The run is done, or it was stopped."""
+
+
+class WandB(Tracker):
+    """Weights & Biases, https://docs.wandb.ai; offline files lie in the run's folder."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any], identity: str | None) -> None:
+        import wandb
+
+        self.identity = identity or uuid.uuid4().hex[:8]
+        self.run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            name=folder.name,
+            id=self.identity,
+            resume="allow",
+            dir=str(folder),
+            config=settings,
+            reinit="create_new",
+            settings=wandb.Settings(console="off", silent=True),
+        )
+        self.where = self.run.url or self.run.dir
+        self.run.define_metric("*", step_metric="epoch")
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        self.run.log({"epoch": int(row["epoch"]), **scalars(row)})
+
+    def outcome(self, summary: dict[str, Any]) -> None:
+        said = {"verdict": summary.get("verdict_sentence")}
+        self.run.summary.update(reached(summary) | said)
+
+    def close(self, finished: bool) -> None:
+        self.run.finish(exit_code=0 if finished else 1)
+
+
+class MLflow(Tracker):
+    """MLflow, https://mlflow.org; by its client, which leaves a run of the caller's own alone."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any], identity: str | None) -> None:
+        import mlflow
+
+        self.entities, self.client = mlflow.entities, mlflow.MlflowClient()
+        if identity is None:
+            name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+            there = self.client.get_experiment_by_name(name)
+            experiment = there.experiment_id if there else self.client.create_experiment(name)
+            run = self.client.create_run(experiment, run_name=folder.name)
+            identity = run.info.run_id
+            params = [self.entities.Param(key, str(value)) for key, value in settings.items()]
+            for start in range(0, len(params), PARAMS_AT_ONCE):
+                self.client.log_batch(identity, params=params[start : start + PARAMS_AT_ONCE])
+        else:
+            self.client.update_run(identity, "RUNNING")
+        self.identity = identity
+        self.where = f"{mlflow.get_tracking_uri()}, run {identity}"
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        self._log(scalars(row), int(row["epoch"]))
+
+    def outcome(self, summary: dict[str, Any]) -> None:
+        self._log(reached(summary), int(summary["epochs"]))
+        self.client.set_tag(self.identity, "verdict", str(summary.get("verdict_sentence")))
+
+    def close(self, finished: bool) -> None:
+        self.client.set_terminated(self.identity, "FINISHED" if finished else "KILLED")
+
+    def _log(self, values: dict[str, float], epoch: int) -> None:
+        now = round(1000 * time.time())
+        metrics = [self.entities.Metric(k, float(v), now, epoch) for k, v in values.items()]
+        self.client.log_batch(self.identity, metrics=metrics)
+
+
+class Guarded(Tracker):
+    """A tracker that may fail without the run: it is said once, and the run goes on without it."""
+
+    def __init__(self, name: str, inner: Tracker) -> None:
+        self.name = name
+        self.inner: Tracker | None = inner
+
+    def _try(self, method: str, *values: Any) -> None:
+        try:
+            if self.inner is not None:
+                getattr(self.inner, method)(*values)
+        except Exception as error:  # networks and services fail in many ways
+            self.inner = None
+            log.info(
+                "train.track: %s failed (%s); the run goes on without it", self.name, one(error)
+            )
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        self._try("epoch", row)
+
+    def outcome(self, summary: dict[str, Any]) -> None:
+        self._try("outcome", summary)
+
+    def close(self, finished: bool) -> None:
+        self._try("close", finished)
+
+
+TRACKERS: dict[str, type[WandB] | type[MLflow]] = {"wandb": WandB, "mlflow": MLflow}
+
+
+def check_tracker(name: str | None) -> None:
+    """Raise UserError where the library of `train.track` is not installed."""
+    if name is not None and importlib.util.find_spec(name) is None:
+        raise UserError(f"train.track: {name} is not installed: pip install {name}")
+
+
+@contextlib.contextmanager
+def tracking(name: str | None, folder: Path, settings: dict[str, Any]) -> Iterator[Tracker]:
+    """The tracker of `train.track`, closed at the end; one that does nothing where it is null.
+
+    Raises UserError where it can't be opened: it was asked for, and nothing is lost yet.
+    """
+    if name is None:
+        yield Tracker()
+        return
+    try:
+        inner = TRACKERS[name](folder, settings, read_identity(folder, name))
+    except Exception as error:
+        raise UserError(
+            f"train.track: {name} can't be used ({one(error)}); set it up, or leave train.track out"
+        ) from None
+    write_json(folder / IDENTITY, {name: inner.identity})
+    log.info("tracked by %s: %s", name, inner.where)
+    tracker, finished = Guarded(name, inner), False
+    try:
+        yield tracker
+        finished = True
+    finally:
+        tracker.close(finished)
+
+
+def read_identity(folder: Path, name: str) -> str | None:
+    """What the tracker called this run when it was begun; None for a new one."""
+    try:
+        return json.loads((folder / IDENTITY).read_text(encoding="utf-8"))[name]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def one(error: Exception) -> str:
+    """An error's first line."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

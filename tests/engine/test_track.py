@@ -1,0 +1,179 @@
+"""Where numbers go beside metrics.csv: real wandb and MLflow, offline, and trackers that fail."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import training
+from config import Config
+from engine import track
+from engine.job import Job
+from engine.run import read_metrics
+from engine.track import Tracker, check_tracker, scalars, settings_of, tracking
+from tests.helpers import fail, summary, train
+from utils import UserError
+
+
+@pytest.fixture
+def mlflow_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """MLflow's client on a store of its own."""
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    yield mlflow.MlflowClient()
+    mlflow.set_tracking_uri(before)
+
+
+def the_run(client: Any) -> Any:
+    (experiment,) = [e for e in client.search_experiments() if e.name == track.PROJECT]
+    (run,) = client.search_runs([experiment.experiment_id])
+    return run
+
+
+def test_mlflow_holds_settings_epochs_and_what_was_reached(
+    config_file: Path, mlflow_store: Any
+) -> None:
+    assert train(config_file, "train.track=mlflow") == 0
+    run, reached = the_run(mlflow_store), summary(config_file)
+    assert (run.info.run_name, run.info.status) == ("tiny", "FINISHED")
+    assert run.data.params["train.lr"] == "0.001" and run.data.params["vit.num_layers"] == "2"
+    assert run.data.tags["verdict"] == reached["verdict_sentence"]
+    assert run.data.metrics["reached/val_accuracy"] == reached["val_accuracy"]
+    rows = read_metrics(config_file.parent / "logs/tiny/metrics.csv")
+    for name in ("train/loss", "val/accuracy", "lr", "grad/norm_mean"):
+        column = name.replace("/", "_", 1)
+        history = mlflow_store.get_metric_history(run.info.run_id, name)
+        assert [(m.step, m.value) for m in history] == [(r["epoch"], r[column]) for r in rows]
+
+
+def test_a_stopped_run_goes_on_as_the_same_one(
+    config_file: Path, mlflow_store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = Job.step, iter(range(1000))
+
+    def stop_in_epoch_2(*args: Any) -> Any:
+        if next(calls) == 5:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    monkeypatch.setattr(Job, "step", stop_in_epoch_2)
+    with pytest.raises(KeyboardInterrupt, match="go on with"):
+        train(config_file, "train.track=mlflow")
+    assert the_run(mlflow_store).info.status == "KILLED"
+    monkeypatch.setattr(Job, "step", original)
+    train(config_file, "train.track=mlflow", "train.from_checkpoint=true")
+    run = the_run(mlflow_store)
+    history = mlflow_store.get_metric_history(run.info.run_id, "train/loss")
+    assert run.info.status == "FINISHED" and [m.step for m in history] == [1, 2, 3]
+
+
+def test_wandb_offline(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own file format is its own affair: the values are taken where they are handed over."""
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    logged: list[dict[str, Any]] = []
+    original = wandb.Run.log
+    monkeypatch.setattr(
+        wandb.Run, "log", lambda self, row: logged.append(row) or original(self, row)
+    )
+    assert train(config_file, "train.track=wandb") == 0
+    logs = config_file.parent / "logs/tiny"
+    (file,) = logs.glob("wandb/offline-run-*/run-*.wandb")
+    assert file.stat().st_size > 1000
+    assert json.loads((logs / "track.json").read_text())["wandb"] in file.name
+    assert logged == [
+        {"epoch": r["epoch"], **scalars(r)} for r in read_metrics(logs / "metrics.csv")
+    ]
+    assert f"tracked by wandb: {logs}" in (logs / "run.log").read_text()
+
+
+def test_tensorboard_is_written_beside_it(config_file: Path, mlflow_store: Any) -> None:
+    train(config_file, "train.track=mlflow")
+    assert list((config_file.parent / "logs/tiny").glob("events.out.tfevents.*"))
+
+
+def test_the_settings_are_those_that_were_used(untuned: Path, mlflow_store: Any) -> None:
+    config = Config()
+    used = config.train.model_copy(update={"lr": 0.25, "max_epochs": 7})
+    found = settings_of(config, used)
+    assert (found["train.lr"], found["train.max_epochs"], found["vit.patch_dim"]) == (0.25, 7, 16)
+    assert not any(key.startswith("overfit") for key in found)
+
+
+class Broken(Tracker):
+    """Opens, and fails from then on."""
+
+    identity, where = "x", "nowhere"
+    calls: list[str] = []
+
+    def __init__(self, *args: Any) -> None:
+        Broken.calls = []
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        Broken.calls.append("epoch")
+        raise ConnectionError("the server is gone\nand more")
+
+    def close(self, finished: bool) -> None:
+        Broken.calls.append("close")
+
+
+def test_a_tracker_that_fails_does_not_fail_the_run(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(track.TRACKERS, "wandb", Broken)
+    assert train(config_file, "train.track=wandb") == 0
+    said = "train.track: wandb failed (the server is gone); the run goes on without it"
+    assert capsys.readouterr().out.count(said) == 1 and Broken.calls == ["epoch"]
+    assert summary(config_file)["epochs"] == 3
+
+
+def test_one_that_can_not_be_opened_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any) -> None:
+        raise RuntimeError("api_key not configured\n  long explanation")
+
+    monkeypatch.setitem(track.TRACKERS, "wandb", refuse)
+    with (
+        pytest.raises(
+            UserError, match=r"wandb can't be used \(api_key not configured\); set it up"
+        ),
+        tracking("wandb", tmp_path, {}),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_without_the_library_the_remedy_is_said_before_anything_is_read(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    original = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda x, *rest: None if x == name else original(x, *rest)
+    )
+    said = fail(config_file, f"train.track={name}")
+    assert said == f"train.track: {name} is not installed: pip install {name}"
+    assert not (config_file.parent / "logs").exists()
+    check_tracker(None)
+
+
+def test_nothing_of_it_is_imported_where_it_is_not_asked_for(config_file: Path) -> None:
+    import subprocess
+
+    code = f"""import sys, training
+assert training.main(["--config", {str(config_file)!r}]) == 0
+sys.exit(bool({{"wandb", "mlflow"}} & set(sys.modules)))"""
+    repo = Path(training.__file__).parent
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=repo, capture_output=True).returncode == 0
+    )

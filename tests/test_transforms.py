@@ -1,0 +1,247 @@
+"""A transform of one's own: found, checked, drawn alike each time, and part of a cache's key."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import training
+from config import ConfigError, Preprocessing, TrainConfig
+from config_file import load_config
+from images import ImageDataset, Sample, read_all
+from tests.helpers import TINY_VIT, fail, picture, plan, summary, train
+from transforms import Own, load_own, train_transform
+from utils import UserError, command_line
+
+SIZE = Preprocessing(image_size=32)
+DARKER = """
+import random
+import numpy as np
+import torch
+
+LEVEL = 2
+
+def darker(picture):
+    return picture // LEVEL
+
+def noisy(picture):
+    shift = torch.randint(9, ()) + random.randint(0, 9) + int(np.random.randint(9))
+    return (picture.int() + shift).clamp(0, 255).to(torch.uint8)
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A file my_transforms.py in the working folder, forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    path = tmp_path / "my_transforms.py"
+    path.write_text(DARKER)
+    yield path
+    for name in ("my_transforms", "my_helpers"):
+        sys.modules.pop(name, None)
+
+
+def images(seed: int = 0) -> Tensor:
+    return torch.randint(256, (3, 40, 50), generator=torch.Generator().manual_seed(seed)).byte()
+
+
+def own(name: str) -> Any:
+    return train_transform(SIZE, TrainConfig(transform=name))
+
+
+def test_it_is_applied_then_fitted_and_normalised(module: Path) -> None:
+    found = own("my_transforms:darker")(images())
+    assert found.shape == (3, 32, 32) and found.dtype == torch.float32
+    assert found.min() >= -1 and found.max() <= 0, "half of the brightness, around a mean of 0.5"
+
+
+def test_a_picture_of_the_right_size_is_left_as_it_is(module: Path) -> None:
+    module.write_text("def f(picture):\n    return picture[:, :32, :32].float() / 255\n")
+    wanted = (images()[:, :32, :32].float() / 255 - 0.5) / 0.5
+    torch.testing.assert_close(own("my_transforms:f")(images()), wanted)
+
+
+@pytest.mark.parametrize("name", ["my_transforms:noisy", "torchvision.transforms.v2:AutoAugment"])
+def test_a_draw_is_the_same_each_time(module: Path, tmp_path: Path, name: str) -> None:
+    """Whatever random numbers it takes, and the caller's stay as they were."""
+    path = tmp_path / "a.png"
+    picture("red", 0).save(path)
+    sample = Sample(path, 0, "train", read_all([path]).digests[path])
+    dataset = ImageDataset([sample], own(name), {}, seed=0)
+    np.random.seed(5)
+    wanted = np.random.RandomState(5).rand()
+    one, other, again = (dataset[0, draw][0] for draw in (1, 2, 1))
+    assert torch.equal(one, again) and not torch.equal(one, other)
+    assert np.random.rand() == wanted
+
+
+def test_its_source_is_in_the_key_of_the_cache(module: Path, finetune: Path) -> None:
+    """Its function's, its constants', and that of another module of one's own that it uses."""
+    options = ["train.views=2", "train.transform=my_transforms:darker"]
+    keys = {plan(finetune, *options).key, plan(finetune, "train.views=2").key}
+    assert len(keys) == 2 and plan(finetune, *options).key in keys, "the same source, the same key"
+    for source in (
+        DARKER.replace("picture // LEVEL", "picture // 4"),
+        DARKER.replace("LEVEL = 2", "LEVEL = 3"),
+    ):
+        module.write_text(source)
+        keys.add(plan(finetune, *options).key)
+    module.with_name("my_helpers.py").write_text(HELPERS)
+    module.write_text(
+        DARKER.replace("LEVEL = 2", "from my_helpers import LEVEL; import my_helpers")
+    )
+    keys.add(plan(finetune, *options).key)
+    assert len(keys) == 5
+    module.with_name("my_helpers.py").write_text(HELPERS.replace("5", "6"))
+    with pytest.raises(UserError, match="my_helpers, which .* was changed since"):
+        plan(finetune, *options)
+
+
+def test_the_source_of_a_package_is_all_that_it_imports_of_itself(module: Path) -> None:
+    """From a folder with or without __init__.py, relatively, and inside a function."""
+    package = module.parent / "mine"
+    package.mkdir()
+    (package / "levels.py").write_text("LEVEL = 2\n")
+    (package / "late.py").write_text("LATE = 1\n")
+    (package / "unused.py").write_text("NOTHING = 1\n")
+    (package / "darken.py").write_text(
+        "import json\nimport torchvision.ops\nfrom .levels import LEVEL\n"
+        "def darken(picture):\n    import mine.late\n    return picture // LEVEL\n"
+    )
+    try:
+        for _ in range(2):
+            _, source = load_own("mine.darken:darken")
+            assert {"LEVEL = 2", "LATE = 1"} <= set(source.splitlines())
+            assert "NOTHING" not in source and len(source) < 200, "nothing of what is installed"
+            (package / "__init__.py").write_text("")
+    finally:
+        for name in ("mine", "mine.darken", "mine.levels", "mine.late"):
+            sys.modules.pop(name, None)
+
+
+def test_what_is_hashed_is_what_runs(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(module.parent)
+    import my_transforms  # type: ignore[import-not-found]  # as a notebook may have
+
+    module.write_text(DARKER.replace("LEVEL = 2", "LEVEL = 4"))
+    assert my_transforms.darker(images()).max() > 64
+    assert Own("my_transforms:darker")(images()).max() < 64
+
+
+@pytest.mark.parametrize("mode", ["finetune", "scratch"])
+def test_training_with_it(module: Path, finetune: Path, mode: str) -> None:
+    """The first of three views is the plain picture, the others are what it makes of them."""
+    module.write_text(DARKER + "\ndef black(picture):\n    return picture * 0\n")
+    options = ["train.transform=my_transforms:black", f"train.mode={mode}", "train.lr=1e-3"]
+    options += [f"vit.{key}={value}" for key, value in TINY_VIT.items() if mode == "scratch"]
+    assert train(finetune, "train.views=3", "train.max_epochs=3", *options) == 0
+    rows = (finetune.parent / "logs/tiny/metrics.csv").read_text().splitlines()[1:]
+    accuracies = [float(row.split(",")[2]) for row in rows]
+    assert max(accuracies[1:]) < 0.55 < accuracies[0], "black pictures teach nothing"
+    assert summary(finetune)["epochs"] == 3
+    log = (finetune.parent / "logs/tiny/run.log").read_text()
+    assert "augmentation: my_transforms:black, source " in log
+
+
+def test_worker_processes_find_it_too(module: Path, finetune: Path) -> None:
+    options = ["train.transform=my_transforms:noisy", "train.views=2", "train.num_workers=1"]
+    assert train(finetune, "train.max_epochs=2", *options) == 0
+
+
+def test_from_another_working_folder(module: Path, finetune: Path) -> None:
+    assert os.getcwd() not in sys.path
+    option = "train.transform=my_transforms:darker"
+    assert training.main(["--config", str(finetune), "--check", "train.views=2", option]) == 0
+
+
+HELPERS = """
+LEVEL = 5
+"""
+BROKEN = """
+import torch
+five = 5
+
+def crashes(picture):
+    return picture.nothing
+
+def array(picture):
+    return picture.numpy()
+
+def batch(picture):
+    return picture[None]
+
+def grey(picture):
+    return picture[:1]
+
+def normalised(picture):
+    return picture.float()
+
+def long(picture):
+    return picture.long()
+
+class Needs:
+    def __init__(self, level):
+        self.level = level
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("my_transform:darker", "no module my_transform in "),
+        ("my_transforms:darkr", "my_transforms has no darkr; did you mean array"),
+        ("my_transforms:crash", "has no crash; did you mean crashes?"),
+        ("my_transforms:five", "is a int, not a function"),
+        ("my_transforms:Needs", "can't be made without arguments"),
+        ("my_transforms:crashes", "failed with AttributeError: .* line 6"),
+        ("my_transforms:array", "gives a ndarray instead of a tensor"),
+        ("my_transforms:batch", "gives a tensor (1, 3, 40, 50) instead of"),
+        ("my_transforms:grey", "gives a tensor (1, 40, 50) instead of"),
+        ("my_transforms:normalised", "gives floats from .* normalising comes after it"),
+        ("my_transforms:long", "gives torch.int64 instead of"),
+        ("my_transforms", "'my_transforms' is not package.module:function"),
+        ("my_transforms.py:darker(2)", "is not package.module:function"),
+    ],
+)
+def test_what_can_not_be_used_is_one_sentence_at_once(
+    module: Path, finetune: Path, name: str, words: str
+) -> None:
+    module.write_text(BROKEN)
+    said = fail(finetune, "train.views=2", f"train.transform={name}")
+    pattern = re.escape(words).replace(r"\.\*", ".*")
+    assert re.search(pattern, said) and "\n" not in said.removeprefix(said.splitlines()[0] + "\n")
+    assert not (finetune.parent / "logs").exists(), "before anything is written"
+
+
+def test_a_module_that_fails_and_one_that_lacks_a_package(module: Path, finetune: Path) -> None:
+    option = ["train.views=2", "train.transform=my_transforms:darker"]
+    module.write_text("import not_there_at_all\n")
+    assert "can't be imported: No module named 'not_there_at_all'" in fail(finetune, *option)
+    module.write_text("1 / 0\n")
+    assert "can't be imported (ZeroDivisionError: division by zero)" in fail(finetune, *option)
+    module.write_text("def darker(:\n")
+    assert "can't be imported (SyntaxError" in fail(finetune, *option)
+
+
+def test_without_augmentation_it_would_never_be_used(finetune: Path) -> None:
+    with pytest.raises(ConfigError, match="with views 1 no picture is augmented"):
+        load_config(finetune, ["train.transform=a:b", "train.views=1"])
+
+
+def test_its_failure_in_the_program_is_one_sentence(
+    module: Path, finetune: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module.write_text(BROKEN)
+    argv = ["--config", str(finetune), "train.views=2", "train.transform=my_transforms:crashes"]
+    assert command_line(lambda: training.main(argv), ConfigError) == 2
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("error: train.transform: ")
