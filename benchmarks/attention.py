@@ -30,9 +30,9 @@ from inspection.attention_maps import as_input, attention_maps, seen_box
 from model import VisionTransformer
 from pretrained.build import load_model
 from tools.draw_pilots import backdrops
-from tools.draw_pilots.__main__ import draw_pilot_with_mask
 from tools.draw_pilots.cast import NAMES
 from tools.draw_pilots.paper import pick
+from tools.draw_pilots.picture import draw_pilot_with_mask
 from transforms import eval_transform
 from utils import UserError, command_line, write_csv
 

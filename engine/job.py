@@ -220,7 +220,6 @@ def build_scheduler(optimizer: torch.optim.Optimizer, train: TrainConfig, steps:
 
 
 SEARCH = "search.csv"  # in a run's folder: what was tried, and which setting was chosen
-SETTING = ("part", "optim", "lr", "weight_decay")  # its columns that make up a Setting
 
 
 @dataclass(frozen=True)

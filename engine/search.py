@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config import BATCH, SGD_FACTOR, TrainConfig
-from engine.job import SEARCH, SETTING, Setting, side_job, train_side_by_side
+from engine.job import SEARCH, Setting, side_job, train_side_by_side
 from engine.plots import plot_search
 from engine.run import Run
 from metrics import predict
@@ -206,6 +206,7 @@ def try_settings(
     return trials
 
 
+SETTING = ("part", "optim", "lr", "weight_decay")
 SEARCH_COLUMNS = (*SETTING, "steps", "images", "accuracy", "loss", "chosen")
 
 

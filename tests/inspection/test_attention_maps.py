@@ -233,7 +233,7 @@ def test_an_overlay_keeps_the_pictures_size_and_colours_the_cell_alone() -> None
 
 @pytest.mark.skipif(not SMALL.exists(), reason="the quick start's weights are not here")
 def test_pretrained_attention_lies_on_the_figure() -> None:
-    from tools.draw_pilots.__main__ import draw_pilot_with_mask
+    from tools.draw_pilots.picture import draw_pilot_with_mask
 
     net = load_model(SMALL, num_classes=5, image_size=140)
     transform = eval_transform(net.preprocessing)

@@ -10,7 +10,9 @@ from numpy.random import default_rng
 from PIL import Image
 
 from tools.draw_pilots import __main__ as draw_pilots
-from tools.draw_pilots.__main__ import MARKER, NAMES, README, draw_pilot, draw_pilot_with_mask, main
+from tools.draw_pilots import backdrops, light
+from tools.draw_pilots.__main__ import MARKER, NAMES, README, main
+from tools.draw_pilots.picture import draw_pilot, draw_pilot_with_mask
 
 
 def draw(out: Path, *more: str) -> int:
@@ -62,7 +64,6 @@ def test_masks_cover_a_sane_share() -> None:
 def test_mask_lies_on_the_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a green ground, unlit, unhidden and ungraded, what is not green is the figure."""
     green = (0, 255, 0)
-    backdrops, light = draw_pilots.backdrops, draw_pilots.light
     monkeypatch.setattr(backdrops, "BACKDROPS", (lambda size, *_: Image.new("RGB", size, green),))
     monkeypatch.setattr(backdrops, "draw_clutter", lambda *_: None)
     monkeypatch.setattr(light, "draw_occluder", lambda *_: None)

@@ -1,1 +1,1 @@
-"""What others reach with the same pictures. Begin with __main__.py: a function a baseline."""
+"""What others reach with the same pictures. Begin with ways.py: a function a baseline."""

@@ -23,44 +23,20 @@ training.py; its lr and what belongs to it are not used. The run's folder appear
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any, cast
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import nn
-from torch.optim.swa_utils import update_bn
-from tqdm import tqdm
 
-from config import Config, ConfigError, Mode, Preprocessing, TrainConfig
+from config import Config, ConfigError
 from config_file import dump_config, load_config
-from dataset import PARTS, Split, load_split, make_loaders, write_split
+from dataset import PARTS, Split, load_split, write_split
 from engine.run import Run
 from engine.start import begin, said_of
-from engine.verdict import logistic_regression, nearest_neighbours
-from images import FileIndex
-from metrics import evaluate, score_lines, scores, wilson
-from model import Tail, VisionTransformer
-from pretrained.build import build_for
-from pretrained.layouts import IMAGENET
-from tokens.builder import open_cache
-from tokens.cache import Loaders, TokenLoader, class_tokens
-from tokens.plan import damage, known_files, plan_cache
-from tools.baseline.networks import (
-    AUGREG2,
-    TRAIN_PY,
-    Recipe,
-    mobilenet_v3,
-    plain_recipe,
-    timm_model,
-    timm_recipe,
-)
+from metrics import score_lines, wilson
+from tokens.plan import known_files
+from tools.baseline.ways import SCORED, WAYS, Outcome, Task
 from utils import (
-    UserError,
-    autocast,
     command_line,
     git_commit,
     log,
@@ -70,39 +46,6 @@ from utils import (
     write_json,
     write_text,
 )
-
-SCORED = ("val", "test")
-HEAD_LR = 1e-2
-
-
-@dataclass
-class Task:
-    """What a baseline is given: the config of its mode, settled, and the split."""
-
-    name: str
-    config: Config
-    split: Split
-    known: FileIndex | None
-    device: torch.device
-    weights: str | None = None
-
-    @property
-    def train(self) -> TrainConfig:
-        return self.config.train
-
-
-@dataclass
-class Outcome:
-    """What a baseline reached: the scores of each part, and how."""
-
-    scores: dict[str, dict[str, Any]]
-    settings: dict[str, Any]
-    seconds: float  # of the training alone, as in training.py
-    parameters: tuple[int, int] | None = None  # in all, trained
-    weights: str | None = None
-    epochs: int | None = None
-    learned: dict[str, float] = field(default_factory=dict)
-    cache_seconds: float | None = None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -122,179 +65,6 @@ def main(argv: list[str] | None = None) -> int:
     outcome = way(Task(args.name, config, split, known, device, args.weights))
     conclude(args.name, outcome, config, split, run, device)
     return 0
-
-
-# ------------------------------------------------------------------------- on the cached tokens
-
-
-def frozen(
-    task: Task, plain: bool = False
-) -> tuple[VisionTransformer, dict[str, TokenLoader], float]:
-    """The network as training.py builds it, loaders of its cached tokens, and the seconds that the
-    cache took. `plain`: the augmented copies are not needed."""
-    if task.train.cache == "off":
-        raise UserError(f"{task.name} reads the token cache: set train.cache to auto or on")
-    net, train = build_for(task.config, task.split.classes), task.train
-    plan = plan_cache(net, task.split, train)
-    if plan is not None and plain and damage(plan.path):
-        train = train.model_copy(update={"views": 1})
-        plan = plan_cache(net, task.split, train)
-    if plan is None:
-        raise UserError(f"{task.name} reads the token cache, for which there is no place")
-    plan.check_disk()
-    if task.known is not None:
-        task.known.update(task.split.samples)
-    net.to(task.device)
-    started = time.perf_counter()
-    cache = open_cache(plan, net, train, task.device)
-    loaders = cast(dict[str, TokenLoader], cache.loaders(plan, task.split, train, task.device))
-    task.split.decoded.clear()
-    return net, loaders, time.perf_counter() - started
-
-
-def on_class_tokens(task: Task) -> Outcome:
-    """A classifier of scikit-learn's on what the head would read of the plain training images."""
-    net, loaders, cache_seconds = frozen(task, plain=True)
-    started = time.perf_counter()
-    features, labels = class_tokens(net, loaders["train"].plain(), task.device)
-    parts = {p: class_tokens(net, loaders[p], task.device) for p in SCORED if p in loaders}
-    queries = torch.cat([queries for queries, _ in parts.values()])
-    classify, key = CLASSIFIERS[task.name]
-    answers, value = classify(features.numpy(), labels.numpy(), queries.numpy())
-    left = torch.from_numpy(answers)
-    found = {}
-    for part, (_, targets) in parts.items():
-        mine, left = left[: len(targets)], left[len(targets) :]
-        certain = F.one_hot(mine, len(task.split.classes)).float()
-        found[part] = scores(certain, targets) | {"loss": None}
-    settings = {key: float(value) if key == "C" else int(value)}
-    seconds, weights = time.perf_counter() - started, task.train.checkpoint
-    return Outcome(found, settings, seconds, weights=weights, cache_seconds=cache_seconds)
-
-
-CLASSIFIERS: dict[str, tuple[Callable, str]] = {
-    "logistic": (logistic_regression, "C"),
-    "knn": (nearest_neighbours, "neighbours"),
-}
-
-
-def on_tokens(task: Task) -> Outcome:
-    """The last blocks, the final norm and the head, trained as timm trains."""
-    net, loaders, cache_seconds = frozen(task)
-    theirs = timm_model(net)
-    assert net.frozen_depth is not None
-    net.freeze_trunk(net.frozen_depth)  # sharing the parameters has thawed them
-    settings = TRAIN_PY if task.name == "timm" else AUGREG2
-    recipe = timm_recipe(settings, theirs, task.train, len(loaders["train"]))
-    outcome = learn(task, Tail(net), loaders, recipe)
-    outcome.weights, outcome.cache_seconds = task.train.checkpoint, cache_seconds
-    return outcome
-
-
-def head_alone(task: Task) -> Outcome:
-    """The final norm and the head, the last block frozen like the rest."""
-    net, loaders, cache_seconds = frozen(task)
-    net.blocks.requires_grad_(False)
-    recipe = plain_recipe(net, HEAD_LR, task.train, len(loaders["train"]))
-    outcome = learn(task, Tail(net), loaders, recipe)
-    outcome.weights, outcome.cache_seconds = task.train.checkpoint, cache_seconds
-    return outcome
-
-
-# ---------------------------------------------------------------------------------- on images
-
-
-def timm_whole(task: Task) -> Outcome:
-    """timm's ViT with the weights of ours, all of them trained."""
-    net = build_for(task.config, task.split.classes).to(task.device)
-    channels = net.vit.input_channels
-    loaders = make_loaders(task.split, task.train, net.preprocessing, channels, task.device)
-    theirs = timm_model(net)
-    recipe = timm_recipe(AUGREG2, theirs, task.train, len(loaders["train"]))
-    outcome = learn(task, theirs, loaders, recipe)
-    outcome.weights = task.train.checkpoint
-    return outcome
-
-
-def mobilenet(task: Task) -> Outcome:
-    """torchvision's MobileNetV3-Large with ImageNet's normalisation."""
-    net = mobilenet_v3(len(task.split.classes), task.weights).to(task.device)
-    mean, std = IMAGENET["mean"], IMAGENET["std"]
-    preprocessing = Preprocessing(mean=mean, std=std, image_size=task.config.vit.dim)
-    loaders = make_loaders(task.split, task.train, preprocessing, 3, task.device)
-    lr = 3e-4 if task.weights else 1e-3
-    recipe = plain_recipe(net, lr, task.train, len(loaders["train"]))
-    outcome = learn(task, net, loaders, recipe)
-    outcome.weights = task.weights
-    return outcome
-
-
-# ------------------------------------------------------------------------------------- the loop
-
-
-def learn(task: Task, learner: nn.Module, loaders: Loaders, recipe: Recipe) -> Outcome:
-    """Train for the config's epochs, then score the parts once."""
-    train, loader = task.train, loaders["train"]
-    assert train.max_epochs != "auto"
-    learned: dict[str, float] = {}
-    updates, started = 0, time.perf_counter()
-    steps = train.max_epochs * len(loader)
-    with tqdm(total=steps, desc=task.name, unit="step", leave=False) as bar:
-        for epoch in range(1, train.max_epochs + 1):
-            seed_everything(train.seed, epoch)
-            loader.sampler.epoch = epoch  # type: ignore[union-attr]
-            learned, updates = learn_epoch(task, learner, loader, recipe, updates, bar)
-            recipe.on_epoch(epoch)
-            every = train.max_epochs if train.log_epoch == "auto" else train.log_epoch
-            if epoch % every == 0 or epoch == train.max_epochs:
-                log.info(
-                    "epoch %d: train loss %.4f, train accuracy %.4f",
-                    *(epoch, learned["train_loss"], learned["train_accuracy"]),
-                )
-    # A network with BatchNorm gets the statistics of its final weights: its running averages
-    # (momentum 0.01 in MobileNetV3) lag so far behind a short training that it scores as chance.
-    update_bn(loader, learner, task.device)
-    seconds = time.perf_counter() - started
-    found: dict[str, dict[str, Any]] = {
-        part: dict(evaluate(learner, loaders[part], task.device, train.bf16, part))
-        for part in SCORED
-        if part in loaders
-    }
-    sizes = [(p.numel(), p.requires_grad) for p in learner.parameters()]
-    parameters = sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains)
-    return Outcome(found, recipe.settings, seconds, parameters, None, train.max_epochs, learned)
-
-
-def learn_epoch(
-    task: Task, learner: nn.Module, loader: Any, recipe: Recipe, updates: int, bar: tqdm
-) -> tuple[dict[str, float], int]:
-    """One pass; the mean loss and the accuracy on the way, and the updates so far."""
-    learner.train()
-    total, hits, seen = 0.0, 0, 0
-    for inputs, labels in loader:
-        bar.update()
-        if len(labels) < 2:  # batch norm can't learn from a single image
-            continue
-        inputs, labels = inputs.to(task.device), labels.to(task.device)
-        with autocast(task.device, task.train.bf16):
-            logits = learner(inputs)  # B C
-        loss = recipe.criterion(logits.float(), labels)
-        if not torch.isfinite(loss):
-            raise UserError(f"{task.name}: the loss is not finite after {updates} steps")
-        recipe.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        recipe.optimizer.step()
-        updates += 1
-        recipe.on_update(updates)
-        total += loss.item() * len(labels)
-        hits += int((logits.argmax(1) == labels).sum())
-        seen += len(labels)
-        bar.set_postfix(loss=f"{loss.item():.3f}")
-    seen = max(1, seen)
-    return {"train_loss": total / seen, "train_accuracy": hits / seen}, updates
-
-
-# ------------------------------------------------------------------------------------- reporting
 
 
 def conclude(
@@ -354,18 +124,6 @@ def report(summary: dict[str, Any], run: Run) -> None:
     for line in score_lines(summary):
         log.info("%s", line)
     log.info("results: %s (summary.json)", run.folder)
-
-
-Way = Callable[[Task], Outcome]
-WAYS: dict[str, tuple[Way, Mode]] = {
-    "logistic": (on_class_tokens, "finetune"),
-    "knn": (on_class_tokens, "finetune"),
-    "head": (head_alone, "finetune"),
-    "timm": (on_tokens, "finetune"),
-    "timm-adamw": (on_tokens, "finetune"),
-    "timm-full": (timm_whole, "pretrained"),
-    "mobilenet_v3_large": (mobilenet, "scratch"),
-}
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

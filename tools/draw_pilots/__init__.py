@@ -1,1 +1,1 @@
-"""The drawn stand-ins for the five pilots. Begin with __main__.py: a picture, then the folder."""
+"""The drawn stand-ins for the five pilots. Begin with picture.py; __main__.py fills a folder."""

@@ -1,1 +1,1 @@
-"""A run as one page. Begin with __main__.py: what each section shows; page.html lays it out."""
+"""A run as one page. Begin with page.py: what each section shows; page.html lays it out."""

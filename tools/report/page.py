@@ -1,0 +1,328 @@
+"""What each section of a report shows: the values that page.html takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tqdm import tqdm
+
+from engine.verdict import LEARNED, NO_BETTER, NOT_LEARNED
+from inspection.charts import confidences, curves, reliability
+from inspection.numbers import calibration, frequent_confusions, per_class, search_grid
+from inspection.record import PARTS, Prediction, Record
+from metrics import shares, wilson
+from tools.report.pictures import Thumbnail, below, confusion_image, looks, thumbnail
+from utils import UserError, minutes
+
+MOST_IN_A_TABLE = 25  # classes: with more the confusion matrix is an image
+SHOWN = 10  # pictures of a kind
+WORST = 20  # classes that stand in the open, where there are many
+PHASES = {
+    "seconds": "of training",
+    "cache_seconds": "for the token cache",
+    "search_seconds": "to find the learning rate",
+    "verdict_seconds": "for the verdict",
+}
+MODES = {
+    "finetune": "finetune: the last blocks, norm and head",
+    "pretrained": "pretrained: all weights, from given ones",
+    "scratch": "scratch: all weights, from random values",
+}
+RIVALS = {
+    "logistic_regression": "logistic regression",
+    "nearest_neighbours": "nearest neighbours",
+    "shuffled_labels": "shuffled labels (control)",
+}
+GUESSES = {"largest_class": "largest class, always", "chance": "chance"}
+CONTENTS = {
+    "numbers": "The numbers",
+    "run": "What was trained",
+    "curves": "Learning curves",
+    "confusion": "Confusions",
+    "classes": "Class by class",
+    "calibration": "Calibration",
+    "mistakes": "Surest mistakes",
+    "unsure": "Least certain",
+    "looks": "Where it looks",
+    "labels": "Suspected labels",
+    "search": "Learning rate",
+    "settings": "Settings",
+}
+
+
+def page(record: Record, with_looks: bool) -> dict[str, Any]:
+    """What the template takes."""
+    numbers = record.summary.get("verdict_numbers") or {}
+    kept = record.summary.get("best_epoch")
+    values: dict[str, Any] = {
+        "run": record,
+        "folder": str(record.folder),
+        "subtitle": subtitle(record),
+        "verdict": verdict(record),
+        "rivals": rivals(numbers),
+        "has_control": "shuffled_labels" in numbers,
+        "held_out": held_out(record),
+        "facts": facts(record),
+        "kept": kept,
+        "curves": curves(record.metrics, kept, "step" if record.overfit else "epoch"),
+        "part_name": PARTS[record.part],
+        "classes": record.classes,
+        "search": search_grid(record.search),
+        "versions": versions(record.summary),
+        "config_text": record.config_text,
+        **answers(record),
+        **attention(record, with_looks),
+        **audit(record),
+    }
+    values["notes"] = [*record.notes, *missing(record)]
+    there = {
+        "numbers": values["rivals"] or values["held_out"],
+        "run": values["facts"],
+        "confusion": values["matrix"] or values["matrix_image"],
+        "classes": values["worst"],
+        "mistakes": values["mistakes"] is not None,
+        "looks": values["looks"] or values["looks_missing"],
+        "labels": values["audit"],
+        "settings": values["config_text"] or values["versions"],
+    }
+    values["contents"] = [
+        (name, text) for name, text in CONTENTS.items() if there.get(name, values.get(name))
+    ]
+    return values
+
+
+def subtitle(record: Record) -> str:
+    images = sum(record.images.values())
+    parts = [f"{len(record.classes)} classes" if record.classes else None]
+    parts += [f"{images:,} pictures" if images else None, record.began]
+    return " · ".join(part for part in parts if part)
+
+
+def verdict(record: Record) -> dict[str, Any]:
+    """The card at the top: its tone, sign, title and sentence, and the one large number."""
+    summary = record.summary
+    if summary.get("overfit"):
+        return overfit_verdict(summary)
+    says = summary.get("verdict")
+    tones = {LEARNED: ("good", "✓"), NO_BETTER: ("even", "≈"), NOT_LEARNED: ("bad", "✗")}
+    tone, sign = tones.get(str(says), ("open", "–"))
+    card: dict[str, Any] = {"tone": tone, "sign": sign, "command": None, "big": None}
+    if says:
+        sentence = str(summary.get("verdict_sentence", "")).removeprefix(f"{says}: ")
+        card |= {"title": sentence_case(str(says)), "sentence": f"{sentence_case(sentence)}."}
+    elif summary:
+        card |= {"title": "Finished", "sentence": "This run was not judged: it has no verdict."}
+    else:
+        epochs = record.metrics[-1]["epoch"] if record.metrics else 0
+        done = f"{epochs} epoch{'' if epochs == 1 else 's'} done"
+        card |= {"title": "Not finished", "sign": "…"}
+        card["sentence"] = f"It runs still, or was stopped, with {done}; go on with:"
+        config = record.folder / "config.yaml"
+        card["command"] = f"python training.py --config {config} train.from_checkpoint=true"
+    return card | large_number(record)
+
+
+def large_number(record: Record) -> dict[str, Any]:
+    """The accuracy that is reported, with its interval."""
+    summary = record.summary
+    part = record.scored
+    if part is None:
+        return {}
+    low, high = summary.get(f"{part}_interval") or (None, None)
+    images = (summary.get("images") or {}).get(part)
+    held = f"{low:.3f} to {high:.3f} (95 %)" if low is not None else ""
+    of = f"{images:,} pictures" if images else ""
+    return {
+        "big": f"{summary[f'{part}_accuracy']:.3f}",
+        "big_name": f"{PARTS[part]} accuracy",
+        "big_interval": ", ".join(filter(None, [held, of])),
+    }
+
+
+def overfit_verdict(summary: dict[str, Any]) -> dict[str, Any]:
+    passed = summary["overfit"] == "PASS"
+    know = "is known by heart" if passed else "was not learned by heart"
+    return {
+        "tone": "good" if passed else "bad",
+        "sign": "✓" if passed else "✗",
+        "title": "Sanity check: " + ("passed" if passed else "failed"),
+        "sentence": f"One batch {know} after {summary.get('steps', '?')} steps."
+        + ("" if passed else " The run's last line of output, in run.log, says why."),
+        "command": None,
+        "big": f"{summary['loss']:.3g}" if "loss" in summary else None,
+        "big_name": "loss at the end",
+        "big_interval": f"accuracy {summary.get('accuracy', 0.0):.2f}",
+    }
+
+
+def sentence_case(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def rivals(numbers: dict[str, Any]) -> list[dict[str, Any]]:
+    """This network, its rivals and what a guess reaches, the highest first after ours."""
+    if "accuracy" not in numbers:
+        return []
+    n = numbers["images"]
+    rows = []
+    for key, name in RIVALS.items():
+        if key in numbers:
+            rows.append({"name": name, "value": numbers[key], "interval": wilson(numbers[key], n)})
+    rows.sort(key=lambda row: -row["value"])
+    for key, name in GUESSES.items():
+        rows.append({"name": name, "value": numbers[key], "interval": None})
+    ours = {"name": "this network", "value": numbers["accuracy"], "interval": numbers["interval"]}
+    return [{**ours, "ours": True}, *({**row, "ours": False} for row in rows)]
+
+
+def held_out(record: Record) -> list[dict[str, Any]]:
+    """The scores of each part, the held-out ones first."""
+    summary, names = record.summary, {**PARTS, "train": "training"}
+    images = summary.get("images") or record.images
+    return [
+        {
+            "name": names[part],
+            "images": images.get(part),
+            "accuracy": summary[f"{part}_accuracy"],
+            "balanced": summary.get(f"{part}_balanced_accuracy"),
+            "loss": summary.get(f"{part}_loss"),
+        }
+        for part in names
+        if summary.get(f"{part}_accuracy") is not None
+    ]
+
+
+def facts(record: Record) -> list[tuple[str, str]]:
+    """What was trained, on what, from which weights, how, how long."""
+    summary, train = record.summary, record.config.train if record.config else None
+    mode = str(summary.get("mode") or (train.mode if train else ""))
+    images = summary.get("images") or record.images
+    found: list[tuple[str, Any]] = [("mode", MODES.get(mode, mode))]
+    if train:
+        weights = summary.get("weights", train.checkpoint if mode != "scratch" else None)
+        found += [("from the weights", weights or "none: random values")]
+        found += [("pictures of", train.base_dir)]
+    counts = [f"{images[p]:,} {p}" for p in ("train", "val", "test") if images.get(p)]
+    found += [("pictures", ", ".join(counts))]
+    if parameters := summary.get("parameters"):
+        share = f"{parameters['trainable']:,} of {parameters['total']:,}"
+        found += [("parameters that train", share)]
+    chosen = summary.get("chosen") or {}
+    optim, lr, decay = (
+        chosen.get(key, summary.get(key)) for key in ("optim", "lr", "weight_decay")
+    )
+    if optim and lr is not None:
+        how = " (found by trying)" if chosen else ""
+        found += [("optimiser", f"{optim}, lr {lr:.3g}, weight decay {decay or 0:g}{how}")]
+    if train:
+        found += [("batch", f"{train.batch_size} pictures, seed {train.seed}")]
+    if summary.get("best_epoch"):
+        kept = f"epoch {summary['best_epoch']} of {summary['epochs']}"
+        found += [("kept", kept)]
+    took = [f"{minutes(summary[key])} {what}" for key, what in PHASES.items() if summary.get(key)]
+    found += [("took", ", ".join(took)), ("device", summary.get("device"))]
+    return [(name, str(value)) for name, value in found if value]
+
+
+def versions(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    found = {**(summary.get("versions") or {}), "commit": summary.get("git_commit")}
+    return [(name, str(value)) for name, value in found.items() if value]
+
+
+def missing(record: Record) -> list[str]:
+    """A sentence for what can't be shown, where a finished run would show it."""
+    if record.overfit or not record.summary:
+        return []
+    if not record.predictions:
+        return [
+            "This run left no predictions.csv (it diverged, or is of an older version), so nothing "
+            "is said of single classes and pictures."
+        ]
+    if record.pictures is None:
+        where = record.config.train.base_dir if record.config else "the folder of the config"
+        return [f"The pictures are not at {where} (seen from here), so none are shown."]
+    return []
+
+
+def answers(record: Record) -> dict[str, Any]:
+    """The sections that predictions.csv makes; empty without it."""
+    found: dict[str, Any] = dict.fromkeys(
+        ("matrix", "matrix_image", "confusions", "worst", "rest", "calibration", "mistakes"), None
+    )
+    found |= {"unsure": [], "mistakes_in_all": 0}
+    given = record.predictions
+    if not given:
+        return found
+    counts = record.confusion()
+    many = len(record.classes) > MOST_IN_A_TABLE
+    scored = per_class(counts, record.classes)
+    open_rows = WORST if len(scored) > MOST_IN_A_TABLE else len(scored)
+    wrong = sorted((p for p in given if not p.right), key=lambda p: -p.probability)
+    unsure = sorted(given, key=lambda p: p.probability)
+    return found | {
+        "matrix": None if many else matrix(record, counts),
+        "matrix_image": confusion_image(counts) if many else None,
+        "confusions": frequent_confusions(counts, record.classes) if many else None,
+        "worst": scored[:open_rows],
+        "rest": scored[open_rows:],
+        "calibration": calibrated(given),
+        "mistakes": pictured(record, wrong[:SHOWN]),
+        "mistakes_in_all": len(wrong),
+        "unsure": pictured(record, unsure[:SHOWN]),
+    }
+
+
+def matrix(record: Record, counts: Any) -> list[dict[str, Any]]:
+    """The confusion matrix as rows of cells."""
+    of_class = shares(counts)
+    return [
+        {
+            "name": name,
+            "cells": [
+                {"count": int(counts[i, j]), "share": float(of_class[i, j]), "hit": i == j}
+                for j in range(len(counts))
+            ],
+        }
+        for i, name in enumerate(record.classes)
+    ]
+
+
+def calibrated(predictions: list[Prediction]) -> dict[str, Any]:
+    found = calibration(predictions)
+    sure, right = found["mean_confidence"], found["mean_accuracy"]
+    low, high = wilson(right, len(predictions))
+    tends = "as sure as it is right, on average"
+    if not low <= sure <= high:
+        tends = "too sure of itself" if sure > right else "less sure than it could be"
+    sentence = (
+        f"It is {tends}: {sure:.3f} sure, and right {right:.3f} of the time. Expected calibration "
+        f"error {found['error']:.3f} (15 bins, Guo et al. 2017); bins with few pictures say little."
+    )
+    return {"charts": [reliability(found), confidences(found)], "sentence": sentence}
+
+
+def pictured(record: Record, chosen: list[Prediction]) -> list[tuple[Prediction, Thumbnail]]:
+    return [(answer, thumbnail(below(record.pictures, answer.path))) for answer in chosen]
+
+
+def attention(record: Record, wanted: bool) -> dict[str, Any]:
+    """The attention maps, or the sentence that stands for them."""
+    if not wanted or not record.predictions or record.pictures is None:
+        return {"looks": [], "looks_missing": None}
+    if record.weights is None:
+        return {"looks": [], "looks_missing": "The run's weights are gone, so it can't be said."}
+    try:
+        found = list(tqdm(looks(record), "attention", unit="image", leave=False))
+    except UserError as error:
+        return {"looks": [], "looks_missing": f"The weights can't be used: {error}."}
+    return {"looks": found, "looks_missing": None}
+
+
+def audit(record: Record) -> dict[str, Any]:
+    """The first rows of audit.csv, in its order, with their pictures."""
+    rows = [
+        ({key: row.get(key) or "" for key in ("path", "label", "suggested", "score")}, picture)
+        for row in record.audit[:SHOWN]
+        for picture in [thumbnail(below(record.pictures, row["path"]))]
+    ]
+    return {"audit": rows, "audit_in_all": len(record.audit)}
