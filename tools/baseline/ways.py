@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -182,11 +183,12 @@ def learn(task: Task, learner: nn.Module, loaders: Loaders, recipe: Recipe) -> O
             learned, updates = learn_epoch(task, learner, loader, recipe, updates, bar)
             recipe.on_epoch(epoch)
             every = train.max_epochs if train.log_epoch == "auto" else train.log_epoch
-            if epoch % every == 0 or epoch == train.max_epochs:
-                log.info(
-                    "epoch %d: train loss %.4f, train accuracy %.4f",
-                    *(epoch, learned["train_loss"], learned["train_accuracy"]),
-                )
+            due = epoch % every == 0 or epoch == train.max_epochs
+            log.log(
+                logging.INFO if due else logging.DEBUG,
+                "epoch %d: train loss %.4f, train accuracy %.4f",
+                *(epoch, learned["train_loss"], learned["train_accuracy"]),
+            )
     # A network with BatchNorm gets the statistics of its final weights: its running averages
     # (momentum 0.01 in MobileNetV3) lag so far behind a short training that it scores as chance.
     update_bn(loader, learner, task.device)
