@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import REPO, quick, random_weights
+from tests.helpers import REPO, random_weights
 from tests.test_architecture import HOUSE
 
 TOUR = (REPO / "docs/tour.md").read_text(encoding="utf-8")
@@ -104,7 +104,6 @@ def run(
     capsys: pytest.CaptureFixture[str],
 ) -> Callable[[str], str]:
     """What a recipe prints, on small pictures and weights in the place of the quick start's."""
-    quick(monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     weights = random_weights(tmp_path / "w.safetensors", dim=32)
@@ -112,7 +111,8 @@ def run(
     def printed(code: str) -> str:
         code = code.replace("data/pilots", str(image_folder)).replace("140", "32")
         code = code.replace("weights/vit-s14.safetensors", str(weights))
-        more = 'device="cpu", ' if "report=" in code else 'device="cpu", report=False, '
+        more = 'device="cpu", max_epochs=2, ' + ("lr=1e-3, " if "lr=" not in code else "")
+        more += "" if "report=" in code else "report=False, "
         exec(compile(code.replace("base_dir=", f"{more}base_dir="), "recipe", "exec"), {})
         return capsys.readouterr().out
 
@@ -141,7 +141,7 @@ def test_the_recipe_of_a_transform_runs(run: Callable[[str], str], tmp_path: Pat
     commands = re.findall(r"```\n(python training.*?)```", RECIPES, flags=re.DOTALL)[0]
     (script,) = blocks("Train from a notebook or a script")
     for number, name in enumerate(re.findall(r"train\.transform=(\S+)", commands)):
-        option = f'transform="{name}", max_epochs=2, lr=1e-3, run_name="mine-{number}"'
+        option = f'transform="{name}", run_name="mine-{number}"'
         out = run(script.replace('run_name="mine"', option))
         assert f"augmentation: {name}, source " in out
     sys.modules.pop("my_transforms", None)

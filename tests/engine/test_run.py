@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 import training
-from engine.run import read_metrics
+from config import TrainConfig
+from engine.run import MetricsLog, read_metrics
 from tests.helpers import fail, train
 
 
@@ -29,49 +34,44 @@ def epoch_lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("epoch ")]
 
 
-@pytest.mark.parametrize(
-    ("every", "accuracies", "lines"),
-    [
-        ("auto", (0.2, 0.4, 0.4, 0.3, 0.5, 0.1), [1, 2, 5, 6]),
-        ("auto", (0.9, 0.4, 0.4, 0.3, 0.5, 0.1), [1, 6]),
-        ("1", (0.2, 0.4, 0.4, 0.3, 0.5, 0.1), [1, 2, 3, 4, 5, 6]),
-        ("4", (0.2, 0.4, 0.4, 0.3, 0.5, 0.1), [4, 6]),
-    ],
-)
 def test_a_line_where_validation_improves_and_at_the_end(
-    config_file: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    every: str,
-    accuracies: tuple[float, ...],
-    lines: list[int],
+    config_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    left = iter(accuracies)
+    left = iter((0.2, 0.4, 0.4, 0.3, 0.5, 0.1))
     known = {"balanced_accuracy": 0.0, "loss": 1.0}
     monkeypatch.setattr(training, "evaluate", lambda *args: known | {"accuracy": next(left)})
-    train(config_file, "train.max_epochs=6", f"train.log_epoch={every}")
-    assert printed(capsys.readouterr().out) == lines
+    train(config_file, "train.max_epochs=6")
+    assert printed(capsys.readouterr().out) == [1, 2, 5, 6]
     log = (config_file.parent / "logs/tiny/run.log").read_text()
     there = [line.split(" ", 3)[3] for line in log.splitlines()]
     assert printed("\n".join(there)) == [1, 2, 3, 4, 5, 6], "run.log has them all"
 
 
-def test_at_the_same_accuracy_the_lower_loss_is_better(
-    config_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    losses = iter((1.0, 0.8, 0.9, 0.7))
-    known = {"balanced_accuracy": 0.5, "accuracy": 0.5}
-    monkeypatch.setattr(training, "evaluate", lambda *args: known | {"loss": next(losses)})
-    train(config_file, "train.max_epochs=4")
-    assert printed(capsys.readouterr().out) == [1, 2, 4]
-
-
-def test_epochs_without_a_validation_have_no_line_of_their_own(
-    config_file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    train(config_file, "train.max_epochs=5", "train.eval_epoch=2")
-    found = printed(capsys.readouterr().out)
-    assert found[0] == 2 and found[-1] == 5 and set(found) <= {2, 4, 5}
+@pytest.mark.parametrize(
+    ("every", "validations", "lines"),
+    [
+        ("auto", [(0.9, 1), (0.4, 1), (0.4, 1), (0.3, 1)], [1, 4]),
+        ("auto", [(0.5, 1.0), (0.5, 0.8), (0.5, 0.9), (0.5, 0.7), (0.1, 0.1)], [1, 2, 4, 5]),
+        ("auto", [None, (0.1, 1), None, (0.2, 1), None], [2, 4, 5]),
+        ("auto", [None, None, None], [3]),
+        (1, [(0.9, 1), (0.4, 1), (0.4, 1)], [1, 2, 3]),
+        (3, [(0.9, 1), (0.4, 1), None, (0.4, 1), (0.5, 1)], [3, 5]),
+    ],
+)
+def test_which_lines_are_printed(every: Any, validations: list[Any], lines: list[int]) -> None:
+    """At the same accuracy the lower loss is better; an epoch without a validation is no news."""
+    job: Any = SimpleNamespace(epochs=len(validations), train=TrainConfig(log_epoch=every))
+    metrics = MetricsLog.__new__(MetricsLog)
+    metrics.rows = []
+    found = []
+    for epoch, scores in enumerate(validations, 1):
+        known = {"val_accuracy": scores[0], "val_loss": scores[1]} if scores else {}
+        row = {"epoch": epoch, "train_loss": 1.0, "train_accuracy": 0.5, "images_per_second": 9.0}
+        metrics.rows.append(row | known)
+        with patch("training.log.log") as said:
+            training.report_epoch(job, metrics)
+        found += [epoch] if said.call_args[0][0] == logging.INFO else []
+    assert found == lines
 
 
 def test_the_bar_shows_the_last_validation(
