@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -39,6 +40,11 @@ def the_house() -> dict[str, str]:
     return {name_of(file.relative_to(REPO)): file.read_text(encoding="utf-8") for file in files}
 
 
+@cache
+def tree(source: str) -> ast.Module:
+    return ast.parse(source)
+
+
 def name_of(file: Path) -> str:
     return ".".join(file.with_suffix("").parts).removesuffix(".__init__")
 
@@ -55,7 +61,7 @@ def room(module: str) -> str:
 def imported(module: str, house: dict[str, str]) -> dict[str, set[str]]:
     """The modules of the house that a file imports, anywhere in it, and the names that it takes."""
     found: dict[str, set[str]] = {}
-    for node in ast.walk(ast.parse(house[module])):
+    for node in ast.walk(tree(house[module])):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 found.setdefault(alias.name, set())
@@ -157,7 +163,7 @@ def test_nothing_is_too_long_to_be_read(module: str) -> None:
     source = HOUSE[module]
     assert source.count("\n") <= MOST_LINES
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree(source)):
         if isinstance(node, functions):
             assert node.end_lineno is not None
             lines = node.end_lineno - node.lineno + 1

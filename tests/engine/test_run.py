@@ -12,7 +12,7 @@ import pytest
 
 import training
 from config import TrainConfig
-from engine.run import MetricsLog, read_metrics
+from engine.run import MetricsLog
 from tests.helpers import fail, train
 
 
@@ -41,7 +41,10 @@ def test_a_line_where_validation_improves_and_at_the_end(
     known = {"balanced_accuracy": 0.0, "loss": 1.0}
     monkeypatch.setattr(training, "evaluate", lambda *args: known | {"accuracy": next(left)})
     train(config_file, "train.max_epochs=6")
-    assert printed(capsys.readouterr().out) == [1, 2, 5, 6]
+    said = capsys.readouterr()
+    assert printed(said.out) == [1, 2, 5, 6]
+    first, second = said.err.partition("epoch 2/6")[::2]
+    assert "val=" not in first and "val=0.2000" in second, "the bar shows the last validation"
     log = (config_file.parent / "logs/tiny/run.log").read_text()
     there = [line.split(" ", 3)[3] for line in log.splitlines()]
     assert printed("\n".join(there)) == [1, 2, 3, 4, 5, 6], "run.log has them all"
@@ -72,20 +75,6 @@ def test_which_lines_are_printed(every: Any, validations: list[Any], lines: list
             training.report_epoch(job, metrics)
         found += [epoch] if said.call_args[0][0] == logging.INFO else []
     assert found == lines
-
-
-def test_the_bar_shows_the_last_validation(
-    config_file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    train(config_file, "train.max_epochs=2")
-    bars = capsys.readouterr().err
-    first, second = bars.partition("epoch 2/2")[::2]
-    (value,) = {line["val_accuracy"] for line in read_metrics_of(config_file)[:1]}
-    assert "val=" not in first and f"val={value:.4f}" in second
-
-
-def read_metrics_of(config_file: Path) -> list[dict[str, float]]:
-    return read_metrics(config_file.parent / "logs/tiny/metrics.csv")
 
 
 def test_a_resumed_run_knows_what_was_reached_before(
