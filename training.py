@@ -73,7 +73,7 @@ def learn(work: Work) -> dict[str, Any]:
     run, net = work.run, work.net
     state = saved_state(run, net)
     progress = Progress(**state["progress"]) if state else Progress()
-    with resumable(run, progress):
+    with resumable(run, progress), tracking(work.train.track, run.folder) as tracker:
         clock = Clock()
         learner, loaders = prepare(work)
         clock.lap("cache" if work.plan else "prepare")
@@ -88,12 +88,12 @@ def learn(work: Work) -> dict[str, Any]:
             job.load_state_dict(state, run)
         if run.resumes:  # not before its checkpoint is known to fit
             write_text(run.folder / "config.yaml", dump_config(work.config))
-        with tracking(train.track, run.folder, settings_of(work.config, train)) as tracker:
-            with Keeper(run, job, progress, work.config) as keeper:
-                train_epochs(job, loaders, progress, keeper, tracker)
-            clock.lap("train")
-            summary = conclude(work, job, loaders, Judge(before, setting), progress, clock)
-            tracker.outcome(summary)
+        tracker.settings(settings_of(work.config, train))
+        with Keeper(run, job, progress, work.config) as keeper:
+            train_epochs(job, loaders, progress, keeper, tracker)
+        clock.lap("train")
+        summary = conclude(work, job, loaders, Judge(before, setting), progress, clock)
+        tracker.outcome(summary)
     return summary
 
 

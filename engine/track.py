@@ -103,20 +103,23 @@ def log_outcome(
 class Tracker:
     """Where numbers go beside the run's own files; this one is nowhere."""
 
+    def settings(self, settings: dict[str, Any]) -> None:
+        """Take the settings that the training begins with."""
+
     def epoch(self, row: dict[str, Any]) -> None:
         """Take a row of metrics.csv."""
 
     def outcome(self, summary: dict[str, Any]) -> None:
         """Take what summary.json holds."""
 
-    def close(self, finished: bool) -> None:
-        """The run is done, or it was stopped."""
+    def close(self, status: str) -> None:
+        """The run is FINISHED, or FAILED, or was stopped (KILLED)."""
 
 
 class WandB(Tracker):
     """Weights & Biases, https://docs.wandb.ai; offline files lie in the run's folder."""
 
-    def __init__(self, folder: Path, settings: dict[str, Any], identity: str | None) -> None:
+    def __init__(self, folder: Path, identity: str | None) -> None:
         import wandb
 
         self.identity = identity or uuid.uuid4().hex[:8]
@@ -126,12 +129,14 @@ class WandB(Tracker):
             id=self.identity,
             resume="allow",
             dir=str(folder),
-            config=settings,
             reinit="create_new",
             settings=wandb.Settings(console="off", silent=True),
         )
         self.where = self.run.url or self.run.dir
         self.run.define_metric("*", step_metric="epoch")
+
+    def settings(self, settings: dict[str, Any]) -> None:
+        self.run.config.update(settings, allow_val_change=True)
 
     def epoch(self, row: dict[str, Any]) -> None:
         self.run.log({"epoch": int(row["epoch"]), **scalars(row)})
@@ -140,30 +145,34 @@ class WandB(Tracker):
         said = {"verdict": summary.get("verdict_sentence")}
         self.run.summary.update(reached(summary) | said)
 
-    def close(self, finished: bool) -> None:
-        self.run.finish(exit_code=0 if finished else 1)
+    def close(self, status: str) -> None:
+        self.run.finish(exit_code=0 if status == "FINISHED" else 1)
 
 
 class MLflow(Tracker):
     """MLflow, https://mlflow.org; by its client, which leaves a run of the caller's own alone."""
 
-    def __init__(self, folder: Path, settings: dict[str, Any], identity: str | None) -> None:
+    def __init__(self, folder: Path, identity: str | None) -> None:
         import mlflow
 
         self.entities, self.client = mlflow.entities, mlflow.MlflowClient()
+        self.goes_on = identity is not None
         if identity is None:
             name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
             there = self.client.get_experiment_by_name(name)
             experiment = there.experiment_id if there else self.client.create_experiment(name)
-            run = self.client.create_run(experiment, run_name=folder.name)
-            identity = run.info.run_id
-            params = [self.entities.Param(key, str(value)) for key, value in settings.items()]
-            for start in range(0, len(params), PARAMS_AT_ONCE):
-                self.client.log_batch(identity, params=params[start : start + PARAMS_AT_ONCE])
+            identity = self.client.create_run(experiment, run_name=folder.name).info.run_id
         else:
             self.client.update_run(identity, "RUNNING")
         self.identity = identity
         self.where = f"{mlflow.get_tracking_uri()}, run {identity}"
+
+    def settings(self, settings: dict[str, Any]) -> None:
+        if self.goes_on:  # MLflow keeps the parameters that a run began with
+            return
+        params = [self.entities.Param(key, str(value)) for key, value in settings.items()]
+        for start in range(0, len(params), PARAMS_AT_ONCE):
+            self.client.log_batch(self.identity, params=params[start : start + PARAMS_AT_ONCE])
 
     def epoch(self, row: dict[str, Any]) -> None:
         self._log(scalars(row), int(row["epoch"]))
@@ -172,8 +181,8 @@ class MLflow(Tracker):
         self._log(reached(summary), int(summary["epochs"]))
         self.client.set_tag(self.identity, "verdict", str(summary.get("verdict_sentence")))
 
-    def close(self, finished: bool) -> None:
-        self.client.set_terminated(self.identity, "FINISHED" if finished else "KILLED")
+    def close(self, status: str) -> None:
+        self.client.set_terminated(self.identity, status)
 
     def _log(self, values: dict[str, float], epoch: int) -> None:
         now = round(1000 * time.time())
@@ -198,14 +207,17 @@ class Guarded(Tracker):
                 "train.track: %s failed (%s); the run goes on without it", self.name, one(error)
             )
 
+    def settings(self, settings: dict[str, Any]) -> None:
+        self._try("settings", settings)
+
     def epoch(self, row: dict[str, Any]) -> None:
         self._try("epoch", row)
 
     def outcome(self, summary: dict[str, Any]) -> None:
         self._try("outcome", summary)
 
-    def close(self, finished: bool) -> None:
-        self._try("close", finished)
+    def close(self, status: str) -> None:
+        self._try("close", status)
 
 
 TRACKERS: dict[str, type[WandB] | type[MLflow]] = {"wandb": WandB, "mlflow": MLflow}
@@ -218,7 +230,7 @@ def check_tracker(name: str | None) -> None:
 
 
 @contextlib.contextmanager
-def tracking(name: str | None, folder: Path, settings: dict[str, Any]) -> Iterator[Tracker]:
+def tracking(name: str | None, folder: Path) -> Iterator[Tracker]:
     """The tracker of `train.track`, closed at the end; one that does nothing where it is null.
 
     Raises UserError where it can't be opened: it was asked for, and nothing is lost yet.
@@ -227,19 +239,21 @@ def tracking(name: str | None, folder: Path, settings: dict[str, Any]) -> Iterat
         yield Tracker()
         return
     try:
-        inner = TRACKERS[name](folder, settings, read_identity(folder, name))
+        inner = TRACKERS[name](folder, read_identity(folder, name))
     except Exception as error:
         raise UserError(
             f"train.track: {name} can't be used ({one(error)}); set it up, or leave train.track out"
         ) from None
     write_json(folder / IDENTITY, {name: inner.identity})
     log.info("tracked by %s: %s", name, inner.where)
-    tracker, finished = Guarded(name, inner), False
+    tracker, status = Guarded(name, inner), "FINISHED"
     try:
         yield tracker
-        finished = True
+    except BaseException as error:
+        status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        raise
     finally:
-        tracker.close(finished)
+        tracker.close(status)
 
 
 def read_identity(folder: Path, name: str) -> str | None:

@@ -89,6 +89,12 @@ def test_a_stopped_run_goes_on_as_the_same_one(
     assert run.info.status == "FINISHED" and [m.step for m in history] == [1, 2, 3]
 
 
+def test_a_run_that_diverges_failed_there_too(config_file: Path, mlflow_store: Any) -> None:
+    with pytest.raises(UserError, match="not finite"):
+        train(config_file, "train.track=mlflow", "train.lr=1e18", "train.clip_grad=null")
+    assert the_run(mlflow_store).info.status == "FAILED"
+
+
 def test_wandb_offline(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own file format is its own affair: the values are taken where they are handed over."""
     import wandb
@@ -131,7 +137,7 @@ class Broken(Tracker):
         Broken.calls.append("epoch")
         raise ConnectionError("the server is gone\nand more")
 
-    def close(self, finished: bool) -> None:
+    def close(self, status: str) -> None:
         Broken.calls.append("close")
 
 
@@ -156,7 +162,7 @@ def test_one_that_can_not_be_opened_is_one_sentence(
         pytest.raises(
             UserError, match=r"wandb can't be used \(api_key not configured\); set it up"
         ),
-        tracking("wandb", tmp_path, {}),
+        tracking("wandb", tmp_path),
     ):
         pass
 
