@@ -1,4 +1,4 @@
-"""From a folder of images, one sub-folder a class, to a split, transforms and loaders.
+"""From a folder of images, one sub-folder a class, to a split and its loaders.
 
 No file is dropped in silence: what is not used is listed with its reason.
 """

@@ -1,4 +1,4 @@
-"""One image file, read right, and the index of files already read."""
+"""One image file, read right; many of them, as samples; the index of files already read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's two folders, its metrics.csv, its TensorBoard events and its log."""
+"""A run: its two folders, its metrics.csv, and how one is found."""
 
 from __future__ import annotations
 
