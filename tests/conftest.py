@@ -1,4 +1,8 @@
-"""The fixtures that tests of several rooms share."""
+"""The fixtures that tests of several rooms share.
+
+What they take of the project is imported inside them: where an import goes round in a circle, the
+architecture test must be there to say so.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +18,6 @@ import torch
 import yaml
 from torch import Tensor
 
-import pretrained
-from config import ViTConfig
-from engine.job import Job
-from images import FileIndex
-from model import Tokens, VisionTransformer
-from pretrained.write import save_model
-from tests.helpers import COLOURS, REPO, TINY_VIT, picture, random_weights
-from tokens.trunk import Trunk
-
 # Nothing in the tests may reach the network.
 os.environ["HF_HUB_OFFLINE"] = "0"  # the hub's client is tested against a local server
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -37,12 +32,16 @@ torch.set_num_threads(1)
 @pytest.fixture
 def new_files_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a FileIndex, though the pictures of a test are younger than its clock's tick."""
+    from images import FileIndex
+
     monkeypatch.setattr(FileIndex, "TICK_NS", 0)
 
 
 @pytest.fixture
 def image_folder(tmp_path: Path) -> Path:
     """Three classes of twelve pictures."""
+    from tests.helpers import COLOURS, picture
+
     root = tmp_path / "images"
     for name in COLOURS:
         (root / name).mkdir(parents=True)
@@ -54,6 +53,8 @@ def image_folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def config_file(tmp_path: Path, image_folder: Path) -> Path:
     """A config that trains a tiny ViT from scratch on `image_folder` in a second or two."""
+    from tests.helpers import TINY_VIT
+
     path = tmp_path / "tiny.yaml"
     train = {
         "mode": "scratch",
@@ -74,6 +75,8 @@ def config_file(tmp_path: Path, image_folder: Path) -> Path:
 @pytest.fixture
 def finetune(config_file: Path) -> Path:
     """A config that fine-tunes the last block of a small network on three classes of pictures."""
+    from tests.helpers import random_weights
+
     folder = config_file.parent
     train = yaml.safe_load(config_file.read_text())["train"] | {
         "mode": "finetune",
@@ -90,10 +93,12 @@ def finetune(config_file: Path) -> Path:
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of the batches that went through a trunk."""
+    from tokens.trunk import Trunk
+
     sizes: list[int] = []
     original = Trunk.__call__
 
-    def counting(self: Trunk, images: Tensor) -> Tokens:
+    def counting(self: Any, images: Tensor) -> Any:
         sizes.append(len(images))
         return original(self, images)
 
@@ -104,6 +109,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.fixture
 def losses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The loss of every training step."""
+    from engine.job import Job
+
     found: list[float] = []
     original = Job.step
 
@@ -119,12 +126,17 @@ def losses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 @pytest.fixture
 def untuned(config_file: Path) -> Path:
     """A config that fine-tunes a small network with the defaults, on 3 x 24 pictures."""
+    from config import ViTConfig
+    from model import VisionTransformer
+    from pretrained import save_model
+    from tests.helpers import COLOURS, TINY_VIT, picture
+
     folder = config_file.parent
     torch.manual_seed(0)
     net = VisionTransformer(ViTConfig(**TINY_VIT, num_classes=7))
     for name, parameter in net.named_parameters():
         torch.nn.init.normal_(parameter, 1.0 if "norm" in name else 0.0, 0.15)
-    pretrained.save_model(folder / "random.safetensors", net)
+    save_model(folder / "random.safetensors", net)
     raw = yaml.safe_load(config_file.read_text())["train"]
     for key in ("lr", "max_epochs"):
         del raw[key]
@@ -140,13 +152,18 @@ def untuned(config_file: Path) -> Path:
 @pytest.fixture
 def held_out(config_file: Path) -> Path:
     """A config that fine-tunes a small random network whose tokens differ from image to image."""
+    from config import ViTConfig
+    from model import VisionTransformer
+    from pretrained import save_model
+    from tests.helpers import TINY_VIT
+
     folder = config_file.parent
     torch.manual_seed(0)
     net = VisionTransformer(ViTConfig(**TINY_VIT, num_classes=7))
     for parameter in net.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.15)
-    pretrained.save_model(folder / "random.safetensors", net)
+    save_model(folder / "random.safetensors", net)
     train = yaml.safe_load(config_file.read_text())["train"] | {
         "mode": "finetune",
         "checkpoint": str(folder / "random.safetensors"),
@@ -164,6 +181,8 @@ def held_out(config_file: Path) -> Path:
 @pytest.fixture(scope="module")
 def look() -> ModuleType:
     """The program, under a name that is not the standard library's `test`."""
+    from tests.helpers import REPO
+
     spec = importlib.util.spec_from_file_location("look_inside", REPO / "test.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -175,6 +194,11 @@ def look() -> ModuleType:
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     """A tiny network's weights, without classes: the head will be a fresh one."""
+    from config import ViTConfig
+    from model import VisionTransformer
+    from pretrained import save_model
+    from tests.helpers import TINY_VIT
+
     torch.manual_seed(0)
     path = tmp_path / "tiny.safetensors"
     save_model(path, VisionTransformer(ViTConfig(**TINY_VIT, num_classes=0)))
