@@ -101,14 +101,16 @@ NAMES = {
 }
 
 
-def verdict(numbers: dict[str, Any], lr: float, recipe_lr: float) -> dict[str, str]:
+def verdict(
+    numbers: dict[str, Any], lr: float, recipe_lr: float, head_alone: bool = False
+) -> dict[str, str]:
     """Whether a network learned, and one sentence that says it with the numbers and, where it did
     not, the likely reasons.
 
     `numbers`: part, images, accuracy, interval, chance, largest_class, train_accuracy,
     train_images_of_the_rarest_class; and where they were measured the rivals' accuracies and
-    shuffled_labels. `learned`: the whole interval lies above what a guess reaches, and there are
-    enough images to say so.
+    shuffled_labels. `head_alone`: no block trained. `learned`: the whole interval lies above what
+    a guess reaches, and there are enough images to say so.
     """
     accuracy, (low, high) = numbers["accuracy"], numbers["interval"]
     guess = max(numbers["chance"], numbers["largest_class"])
@@ -123,8 +125,9 @@ def verdict(numbers: dict[str, Any], lr: float, recipe_lr: float) -> dict[str, s
         reasons = ", or ".join(_reasons(numbers, guess, lr, recipe_lr))
         says, why = NOT_LEARNED, f"; likely: {reasons}"
     elif rival is not None and (accuracy < numbers[rival] or accuracy == numbers[rival] < 1):
-        off = _far_off(lr, recipe_lr)
-        says, why = NO_BETTER, f"; {off or 'a head alone (train.finetune_blocks=0) may do'}"
+        simpler = None if head_alone else "a head alone (train.finetune_blocks=0) may do"
+        advice = _far_off(lr, recipe_lr) or simpler
+        says, why = NO_BETTER, f"; {advice}" if advice else ""
     else:
         says, why = LEARNED, ""
     if (leak := _leak(numbers, guess)) is not None:
@@ -221,7 +224,9 @@ class Judge:
             numbers |= rivals(known.numpy(), labels.numpy(), queries.numpy(), targets.numpy())
             numbers["shuffled_labels"] = self.shuffled_control(job, training, loader)
         assert train.lr != "auto"
-        return verdict(numbers, train.lr, train.recipe_lr) | {"verdict_numbers": numbers}
+        head_alone = train.finetune_blocks == 0
+        said = verdict(numbers, train.lr, train.recipe_lr, head_alone)
+        return said | {"verdict_numbers": numbers}
 
     def shuffled_control(self, job: Job, training: TokenLoader, loader: TokenLoader) -> float:
         """The accuracy of the same training on shuffled labels: chance, or something leaks."""

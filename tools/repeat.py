@@ -36,7 +36,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     train = load_config(args.config, args.overrides)[0].train
     name = train.run_name or Path(args.config).stem
-    if args.baseline and not train.run_name:
+    named = any(override.startswith("train.run_name=") for override in args.overrides)
+    if args.baseline and not named:  # the config's own name is that of training.py's runs
         name = f"{name}-{args.baseline}"
     summaries = []
     for seed in range(args.seeds):

@@ -148,10 +148,16 @@ HEALTHY = {
 }
 
 
-def said(lr: float = 3e-4, **changes: Any) -> dict[str, str]:
+def said(lr: float = 3e-4, head_alone: bool = False, **changes: Any) -> dict[str, str]:
     numbers = HEALTHY | changes
     numbers["interval"] = wilson(numbers["accuracy"], numbers["images"])
-    return verdict(numbers, lr, 3e-4)
+    return verdict(numbers, lr, 3e-4, head_alone)
+
+
+def test_a_head_alone_is_not_advised_to_be_one() -> None:
+    sentence = said(accuracy=0.89, head_alone=True)["verdict_sentence"]
+    assert sentence.startswith(NO_BETTER) and "head alone" not in sentence
+    assert sentence == said(accuracy=0.89)["verdict_sentence"].rpartition("; ")[0]
 
 
 def test_a_healthy_run_learned() -> None:

@@ -16,6 +16,7 @@ import training
 from config_file import load_config
 from tools.baseline import __main__ as baseline
 from tools.baseline import networks
+from tools.report.__main__ import write_report
 from utils import UserError, command_line
 
 pytestmark = pytest.mark.usefixtures("new_files_are_remembered")
@@ -57,8 +58,18 @@ def test_a_baseline_beats_chance(held_out: Path, name: str) -> None:
     }
     config, _ = load_config(logs / "config.yaml")
     assert config.train.run_name == name and config.train.max_epochs == 20
+    assert config.vit.hidden_dim == 48 and config.vit.num_classes == 3, "its weights', not B/16"
     log = (logs / "run.log").read_text()
     assert f"(baseline {name}: " in log and "test accuracy" in log
+
+
+@pytest.mark.parametrize("name", ["knn", "timm"])
+def test_a_baseline_has_a_report_too(held_out: Path, name: str) -> None:
+    run(
+        held_out, name, "train.max_epochs=1", "vit.dim=16"
+    )  # one of 8: of B/16 it would be an error
+    page = write_report(held_out.parent / "logs" / name, looks=False).read_text()
+    assert f"baseline {name}" in page and "of another version" not in page
 
 
 def test_the_split_and_the_cache_are_those_of_training(held_out: Path) -> None:

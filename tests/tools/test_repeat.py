@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,6 +91,26 @@ def test_repeat_runs_a_baseline_in_a_process_of_its_own(
     assert json.loads((held_out.parent / "logs/b-repeat.json").read_text())["baseline"] == "knn"
     out = capsys.readouterr().out
     assert "b-seed0:\n" in out and "(baseline knn: neighbours" in out and "±" not in out
+
+
+def test_a_baselines_runs_are_not_taken_for_trainings(
+    held_out: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the config names its run, as the quick start's does."""
+    asked: list[str] = []
+
+    def done(config: str, overrides: list[str], baseline: str | None, weights: str | None) -> Any:
+        asked.append(overrides[-1].removeprefix("train.run_name="))
+        return {"val_accuracy": 0.5, "val_balanced_accuracy": 0.5, "test_accuracy": None} | {
+            "images": {"val": 9},
+            "seconds": 1.0,
+        }
+
+    monkeypatch.setattr(repeat, "finished", done)
+    for more in ([], ["--baseline", "knn"], ["--baseline", "logistic"]):
+        repeat.main([str(held_out), "--seeds", "1", *more])
+    repeat.main([str(held_out), "--seeds", "1", "--baseline", "knn", "train.run_name=mine"])
+    assert asked == ["tiny-seed0", "tiny-knn-seed0", "tiny-logistic-seed0", "mine-seed0"]
 
 
 def test_ctrl_c_reaches_the_run_once_and_is_waited_for(tmp_path: Path) -> None:

@@ -62,8 +62,9 @@ def main(argv: list[str] | None = None) -> int:
     seed_everything(train.seed)
     train = train.settled(len(split.part("train")))
     config = config.model_copy(update={"train": train})
-    outcome = way(Task(args.name, config, split, known, device, args.weights))
-    conclude(args.name, outcome, config, split, run, device)
+    task = Task(args.name, config, split, known, device, args.weights)
+    outcome = way(task)
+    conclude(args.name, outcome, task.config, split, run, device)
     return 0
 
 

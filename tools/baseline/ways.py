@@ -55,6 +55,12 @@ class Task:
     def train(self) -> TrainConfig:
         return self.config.train
 
+    def build(self) -> VisionTransformer:
+        """The network of the config's weights; its architecture becomes the config's."""
+        net = build_for(self.config, self.split.classes)
+        self.config = self.config.model_copy(update={"vit": net.vit})
+        return net
+
 
 @dataclass
 class Outcome:
@@ -77,7 +83,7 @@ def frozen(
     cache took. `plain`: the augmented copies are not needed."""
     if task.train.cache == "off":
         raise UserError(f"{task.name} reads the token cache: set train.cache to auto or on")
-    net, train = build_for(task.config, task.split.classes), task.train
+    net, train = task.build(), task.train
     plan = plan_cache(net, task.split, train)
     if plan is not None and plain and damage(plan.path):
         train = train.model_copy(update={"views": 1})
@@ -146,7 +152,7 @@ def head_alone(task: Task) -> Outcome:
 
 def timm_whole(task: Task) -> Outcome:
     """timm's ViT with the weights of ours, all of them trained."""
-    net = build_for(task.config, task.split.classes).to(task.device)
+    net = task.build().to(task.device)
     channels = net.vit.input_channels
     loaders = make_loaders(task.split, task.train, net.preprocessing, channels, task.device)
     theirs = timm_model(net)

@@ -62,9 +62,10 @@ def draw_job(job: Job) -> None:
 
 
 def _readme(per_class: int, seed: int) -> str:
+    """The note in a drawn folder. Word by word the same since the first: a folder is known by it."""
     return (
         f"These pictures are {STAND_INS}.\n"
-        "They were drawn by tools.draw_pilots and keep the place of the real pictures.\n"
+        "They were drawn by tools/draw_pilots.py and keep the place of the real pictures.\n"
         "The characters belong to their owners: khara and the makers of the Evangelion series.\n\n"
         f"drawing version {DRAWING_VERSION}\n--per-class {per_class}\n--seed {seed}\n"
     )

@@ -204,7 +204,8 @@ def facts(record: Record) -> list[tuple[str, str]]:
         found += [("pictures of", train.base_dir)]
     counts = [f"{images[p]:,} {p}" for p in ("train", "val", "test") if images.get(p)]
     found += [("pictures", ", ".join(counts))]
-    if parameters := summary.get("parameters"):
+    parameters = summary.get("parameters") or {}
+    if parameters.get("total"):  # a baseline of scikit-learn's has none
         share = f"{parameters['trainable']:,} of {parameters['total']:,}"
         found += [("parameters that train", share)]
     chosen = summary.get("chosen") or {}
