@@ -62,7 +62,7 @@ def draw_job(job: Job) -> None:
 
 
 def _readme(per_class: int, seed: int) -> str:
-    """The note in a drawn folder. Word by word the same since the first: a folder is known by it."""
+    """The note in a drawn folder: word by word as it always was, a folder is known by it."""
     return (
         f"These pictures are {STAND_INS}.\n"
         "They were drawn by tools/draw_pilots.py and keep the place of the real pictures.\n"
