@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -30,12 +31,18 @@ def _on_off(value: Any) -> Any:
     return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
 
 
+def _plain(value: Any) -> Any:
+    """A path made by pathlib is one, too."""
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
 Whole = Annotated[int, BeforeValidator(_no_bool)]
 Number = Annotated[float, BeforeValidator(_no_bool)]
 Count = Annotated[Whole, Field(ge=1)]
 Fraction = Annotated[Number, Field(ge=0, lt=1)]
 NotNegative = Annotated[Number, Field(ge=0)]
 Auto = Literal["auto"]
+PathText = Annotated[str, BeforeValidator(_plain)]
 
 
 class Section(BaseModel):
@@ -131,19 +138,19 @@ class TrainConfig(Section):
     """How the network is trained, on what, and where the results go; config.yaml explains."""
 
     mode: Mode = "finetune"
-    checkpoint: Annotated[str | None, BeforeValidator(_false_is_none)] = "google-in21k-augreg"
-    from_checkpoint: Annotated[bool | str | None, BeforeValidator(_false_is_none)] = None
+    checkpoint: Annotated[PathText | None, BeforeValidator(_false_is_none)] = "google-in21k-augreg"
+    from_checkpoint: Annotated[bool | PathText | None, BeforeValidator(_false_is_none)] = None
     finetune_blocks: Annotated[Whole, Field(ge=0)] = 1
     cache: Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_off)] = "auto"
     cache_dtype: Literal["float16", "float32"] = "float16"
 
-    base_dir: str = "data/pilots"
-    data: str = "data"
+    base_dir: PathText = "data/pilots"
+    data: PathText = "data"
     val_fraction: Annotated[Number, Field(gt=0, lt=1)] = 0.2
     test_fraction: Annotated[
         Annotated[Number, Field(gt=0, lt=1)] | None, BeforeValidator(_false_is_none)
     ] = None
-    split: Annotated[str | None, BeforeValidator(_false_is_none)] = None
+    split: Annotated[PathText | None, BeforeValidator(_false_is_none)] = None
     on_bad_image: Literal["error", "skip"] = "error"
     num_workers: Annotated[Whole, Field(ge=0)] | Auto = "auto"
     views: Count | Auto = "auto"
@@ -184,8 +191,8 @@ class TrainConfig(Section):
     seed: Annotated[Whole, Field(ge=0)] = 0
 
     run_name: str | None = None
-    save_path: str = "weights"
-    log_path: str = "logs"
+    save_path: PathText = "weights"
+    log_path: PathText = "logs"
     eval_epoch: Count = 1
     log_epoch: Count | Auto = "auto"
     track: Annotated[Literal["wandb", "mlflow"] | None, BeforeValidator(_false_is_none)] = None

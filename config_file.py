@@ -14,7 +14,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from config import RECIPES, Config, ConfigError, OverfitConfig, Section, TrainConfig, ViTConfig
@@ -48,16 +48,25 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> tuple[C
     return config, [*notes, *_advice(config.train)]
 
 
-def check_config(config: Config) -> list[str]:
-    """The notes that the user should see about a config that was made in Python.
+def check_config(config: Config) -> tuple[Config, list[str]]:
+    """A config that was made in Python as `load_config` returns one that was read.
 
-    Its types are checked as it is made. Raises ConfigError with every fault of several settings
-    together, as `load_config` does for a file.
+    Raises ConfigError with every fault, as `load_config` does for a file: `model_copy` checks no
+    types.
     """
-    faults = [message for _, message in _combinations(config)]
-    if faults:
+    if not isinstance(config, Config):
+        raise ConfigError(f"a {type(config).__name__} is no Config: Config(train=TrainConfig(...))")
+    checked, faults = _validate({n: _as_given(getattr(config, n)) for n in config.model_fields_set})
+    if checked is None or faults:
         raise _listed("the config", faults)
-    return _advice(config.train)
+    return checked, _advice(checked.train)
+
+
+def _as_given(section: Any) -> Any:
+    """A section's keys as they were given, those that a copy put in unasked too."""
+    if not isinstance(section, BaseModel):
+        return section
+    return {name: vars(section)[name] for name in section.model_fields_set}
 
 
 def _listed(where: str, problems: list[str]) -> ConfigError:

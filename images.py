@@ -232,4 +232,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
             seeds = np.random.SeedSequence([self.seed, draw, int(sample.sha256[:16], 16)])
             torch.manual_seed(int(seeds.generate_state(1)[0]))
             transform = self.first if draw == 1 and self.first is not None else self.transform
-            return transform(pixels), sample.label
+            try:
+                return transform(pixels), sample.label
+            except UserError as error:  # by a transform of one's own
+                raise UserError(f"{error}, on {sample.path}") from error

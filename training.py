@@ -53,7 +53,9 @@ def fit(config: Config, notes: Iterable[str] | None = None) -> dict[str, Any]:
     config may be made in Python; `notes` are what `load_config` said of one that was read. Raises
     ConfigError and UserError, each with one sentence; after Ctrl-C KeyboardInterrupt, all saved.
     """
-    device = begin(config.train, check_config(config) if notes is None else notes)
+    if notes is None:
+        config, notes = check_config(config)
+    device = begin(config.train, notes)
     work = set_up(config, open_run(config), device)
     try:
         work.open()
@@ -71,7 +73,7 @@ def fit(config: Config, notes: Iterable[str] | None = None) -> dict[str, Any]:
 def learn(work: Work) -> dict[str, Any]:
     """Train, keeping the chosen and the last checkpoint, then score and judge."""
     run, net = work.run, work.net
-    state = saved_state(run, net)
+    state = saved_state(run, net, work.augmentation)
     progress = Progress(**state["progress"]) if state else Progress()
     with resumable(run, progress), tracking(work.train.track, run.folder) as tracker:
         clock = Clock()
@@ -89,7 +91,9 @@ def learn(work: Work) -> dict[str, Any]:
         if run.resumes:  # not before its checkpoint is known to fit
             write_text(run.folder / "config.yaml", dump_config(work.config))
         tracker.settings(settings_of(work.config, train))
-        with Keeper(run, job, progress, work.config) as keeper:
+        with Keeper(run, job, progress, work.config, work.augmentation) as keeper:
+            for row in keeper.metrics.rows:  # it was told most of them before the stop
+                tracker.epoch(row)
             train_epochs(job, loaders, progress, keeper, tracker)
         clock.lap("train")
         summary = conclude(work, job, loaders, Judge(before, setting), progress, clock)
@@ -112,7 +116,8 @@ def train_epochs(
             row |= validate(job, loaders["val"])
         keeper.keep(row)
         tracker.epoch(row)
-        report_epoch(job, metrics)
+        ends = epoch == job.epochs or progress.patience_is_over(train)
+        report_epoch(metrics, train.log_epoch, ends)
 
 
 def prepare(work: Work) -> tuple[nn.Module, Loaders]:
@@ -176,15 +181,15 @@ def validate(job: Job, loader: Any) -> dict[str, Any]:
     return {f"val_{name}": value for name, value in found.items()}
 
 
-def report_epoch(job: Job, metrics: MetricsLog) -> None:
-    """The line of the last epoch: in run.log in any case, on the terminal where it is due."""
-    row, every = metrics.rows[-1], job.train.log_epoch
-    due = metrics.improved() if every == "auto" else row["epoch"] % every == 0
+def report_epoch(metrics: MetricsLog, every: int | str, ends: bool) -> None:
+    """The last row's line: in run.log in any case, on the terminal where it is due, or the end."""
+    row = metrics.rows[-1]
+    due = metrics.improved() if every == "auto" else row["epoch"] % int(every) == 0
     val = ""
     if row.get("val_accuracy") is not None:
         val = f", val loss {row['val_loss']:.4f}, val accuracy {row['val_accuracy']:.4f}"
     log.log(
-        logging.INFO if due or row["epoch"] == job.epochs else logging.DEBUG,
+        logging.INFO if due or ends else logging.DEBUG,
         "epoch %d: train loss %.4f, train accuracy %.4f%s, %.1f images/s",
         row["epoch"],
         row["train_loss"],

@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
-import difflib
-import hashlib
-import importlib
-import importlib.util
-import inspect
-import os
 import random
-import sys
-import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -26,6 +15,7 @@ from torch.utils.data import Sampler
 from torchvision.transforms import InterpolationMode, v2
 
 from config import Preprocessing, TrainConfig
+from own_code import NotUsable, load, reason
 from utils import UserError
 
 
@@ -128,36 +118,58 @@ class Own(nn.Module):
     """A transform of one's own, named `package.module:function`: from a picture (3, h, w), uint8,
     to one of any size, uint8 or float in [0, 1]. A class is called without arguments first.
 
-    Its name and its source are in its `repr`, and so in the key of a token cache. Within a draw,
-    Python's and NumPy's random numbers are seeded from PyTorch's, which the draw has seeded. Raises
-    UserError where it can't be had, fails, or gives something else.
+    Its name and what tells its code are in its `repr`, and so in the key of a token cache. Within a
+    draw, Python's and NumPy's global random numbers are seeded from PyTorch's, which the draw has
+    seeded. Raises UserError where it can't be had, fails, or gives something else.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, digest: str | None = None) -> None:
         super().__init__()
         self.name = name
-        self.function, source = load_own(name)
-        self.digest = hashlib.sha256(source.encode()).hexdigest()[:16]
+        self.function, self.digest, self.place = _usable(name)
+        if digest not in (None, self.digest):
+            raise UserError(f"train.transform: {self.place} was changed meanwhile; start anew")
 
-    def __reduce__(self) -> tuple[type[Own], tuple[str]]:
-        return Own, (self.name,)  # worker processes look it up as this one did
+    def __reduce__(self) -> tuple[type[Own], tuple[str, str]]:
+        return Own, (self.name, self.digest)  # worker processes look it up as this one did
 
     def extra_repr(self) -> str:
         return f"{self.name}, source {self.digest}"
 
+    @torch.no_grad()
     def forward(self, picture: Tensor) -> Tensor:
         with seeded_alike():
-            try:
-                given = self.function(picture)
-            except Exception as error:
+            try:  # on a copy: the picture is kept for the next epochs
+                given = self.function(picture.clone())
+            except (Exception, SystemExit) as error:
                 where = traceback.extract_tb(error.__traceback__)[-1]
                 raise UserError(
-                    f"train.transform: {self.name} failed with {type(error).__name__}: {error} "
+                    f"train.transform: {self.name} failed with {reason(error)} "
                     f"({where.filename}, line {where.lineno})"
                 ) from error
         if wrong := what_is_wrong(given):
             raise UserError(f"train.transform: {self.name} gives {wrong}")
-        return given
+        return given.detach()
+
+
+def _usable(name: str) -> tuple[Callable[[Tensor], Any], str, str]:
+    """The function that a name stands for, the digest of its code, and its file."""
+    try:
+        found = load(name)
+    except NotUsable as error:
+        raise UserError(f"train.transform: {error}") from error.__cause__
+    function = found.value
+    if isinstance(function, type):
+        try:
+            function = function()
+        except (Exception, SystemExit) as error:
+            raise UserError(
+                f"train.transform: {name} can't be made without arguments ({reason(error)}); name "
+                "a function of your own that calls it"
+            ) from error
+    if not callable(function):
+        raise UserError(f"train.transform: {name} is a {type(function).__name__}, not a function")
+    return function, found.digest, found.place
 
 
 def what_is_wrong(given: Any) -> str | None:
@@ -167,6 +179,8 @@ def what_is_wrong(given: Any) -> str | None:
         return f"a {type(given).__name__} instead of {wanted}"
     if given.ndim != 3 or given.shape[0] != 3 or not given.numel():
         return f"a tensor {tuple(given.shape)} instead of {wanted}"
+    if given.device.type != "cpu":
+        return f"a tensor on {given.device} instead of the CPU, where pictures are made ready"
     if given.dtype != torch.uint8 and not given.is_floating_point():
         return f"{given.dtype} instead of {wanted}"
     if given.is_floating_point() and not (given.min() >= -1e-3 and given.max() <= 1 + 1e-3):
@@ -189,123 +203,3 @@ def seeded_alike() -> Iterator[None]:
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])
-
-
-def load_own(name: str) -> tuple[Callable[[Tensor], Any], str]:
-    """The function that `package.module:function` names, and the source that it depends on: its
-    module's, and that of every other module of one's own which that one uses."""
-    where, _, attribute = name.partition(":")
-    module = _imported(where, name)
-    found: Any = module
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            near = difflib.get_close_matches(part, dir(found), 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(f"train.transform: {where} has no {attribute}{hint}")
-        found = getattr(found, part)
-    if isinstance(found, type):
-        try:
-            found = found()
-        except Exception as error:
-            raise UserError(
-                f"train.transform: {name} can't be made without arguments ({error}); name a "
-                "function of your own that calls it"
-            ) from error
-    if not callable(found):
-        raise UserError(f"train.transform: {name} is a {type(found).__name__}, not a function")
-    return found, _source(module, found, name)
-
-
-def _imported(where: str, name: str) -> ModuleType:
-    """A module beside training.py or in the working folder; as its file is now, if it is one's own
-    and was imported before."""
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    known, bytecode = where in sys.modules, sys.dont_write_bytecode
-    sys.dont_write_bytecode = True  # it knows a change by the second: too coarse for reading anew
-    try:
-        importlib.invalidate_caches()
-        module = importlib.import_module(where)
-        again = known and where != "__main__" and _own_file(where) is not None
-        return importlib.reload(module) if again else module
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{where}.".startswith(f"{error.name}."):
-            raise UserError(f"train.transform: {where} can't be imported: {error}") from error
-        raise UserError(
-            f"train.transform: {name}: no module {where} in {os.getcwd()} or beside training.py"
-        ) from None
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"train.transform: {where} can't be imported ({reason})") from error
-    finally:
-        sys.dont_write_bytecode = bytecode
-
-
-USED: dict[str, str] = {}  # the source of each module that a transform uses, as it was imported
-
-
-def _source(module: ModuleType, found: Any, name: str) -> str:
-    """What a function depends on. Only its named module is read anew where it was changed; another
-    one that was changed since is an error: what is hashed must be what runs."""
-    sources = _own_sources(module.__name__)
-    for other, source in sources.items():
-        if other != module.__name__ and USED.setdefault(other, source) != source:
-            raise UserError(
-                f"train.transform: {other}, which {name} uses, was changed since it was imported; "
-                "start Python anew"
-            )
-    for readable in () if sources else (found, module):  # a notebook's, or an installed package's
-        with contextlib.suppress(OSError, TypeError):
-            return inspect.getsource(readable)
-    if not sources:
-        raise UserError(f"train.transform: the source of {name} can't be read; put it into a file")
-    return "\n".join(source for _, source in sorted(sources.items()))
-
-
-def _own_sources(where: str) -> dict[str, str]:
-    """The sources of a module and of those that it imports, directly or by way of others, as far as
-    they are somebody's own files."""
-    sources: dict[str, str] = {}
-    waiting, done = [where], set()
-    while waiting:
-        name = waiting.pop()
-        if name in done or (file := _own_file(name)) is None:
-            continue
-        done.add(name)
-        sources[name] = file.read_text(encoding="utf-8")
-        package = name if file.name == "__init__.py" else name.rpartition(".")[0]
-        for node in ast.walk(ast.parse(sources[name])):
-            if isinstance(node, ast.Import):
-                waiting += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                base = node.module or ""
-                if node.level:
-                    base = importlib.util.resolve_name("." * node.level + base, package)
-                waiting += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-    return sources
-
-
-def _own_file(name: str) -> Path | None:
-    """A module's file where it is somebody's own: neither Python's nor an installed package's."""
-    if name == "__main__":
-        file = getattr(sys.modules[name], "__file__", None)
-        return Path(file) if file else None
-    top = name.partition(".")[0]
-    try:  # the top first: to look below it would import it, and most are installed
-        for part in dict.fromkeys((top, name)):
-            spec = importlib.util.find_spec(part)
-            if spec is None:
-                return None
-            places = [spec.origin] if spec.has_location else []
-            if any(map(_is_installed, [*places, *(spec.submodule_search_locations or ())])):
-                return None
-    except (ImportError, ValueError, AttributeError):  # a name in a module, or no such package
-        return None
-    origin = spec.origin if spec and spec.has_location else None
-    return Path(origin) if origin and origin.endswith(".py") else None
-
-
-def _is_installed(place: str | None) -> bool:
-    kinds = ("stdlib", "platstdlib", "purelib", "platlib")
-    installed = {str(sysconfig.get_path(kind)) for kind in kinds}
-    return place is None or any(Path(place).is_relative_to(path) for path in installed)

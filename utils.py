@@ -32,6 +32,10 @@ log = logging.getLogger("vit")
 class UserError(Exception):
     """Something that the user can put right; the message is one sentence that says how."""
 
+    def __str__(self) -> str:
+        # One from a DataLoader's worker process comes with that process's traceback before it.
+        return super().__str__().rpartition("UserError: ")[2].strip()
+
 
 def command_line(main: Callable[[], int | None], *more: type[Exception]) -> int:
     """Run a program's main and turn what a user can cause into one sentence and an exit status.
@@ -42,8 +46,7 @@ def command_line(main: Callable[[], int | None], *more: type[Exception]) -> int:
     try:
         return main() or 0
     except user_errors as error:
-        # One from a DataLoader's worker process comes with that process's traceback before it.
-        print(f"error: {str(error).rpartition('UserError: ')[2].strip()}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print(f"\n{stop}" if str(stop) else "\nstopped", file=sys.stderr)

@@ -73,8 +73,11 @@ class Keeper:
 
     SECONDS = 30
 
-    def __init__(self, run: Run, job: Job, progress: Progress, config: Config) -> None:
+    def __init__(
+        self, run: Run, job: Job, progress: Progress, config: Config, augmentation: str | None
+    ) -> None:
         self.run, self.job, self.progress, self.config = run, job, progress, config
+        self.augmentation = augmentation
         self.metrics = MetricsLog(run.folder, COLUMNS, progress.epoch, progress.best_epoch)
         self.best: dict[str, Tensor] | None = None
         self.last: dict[str, Any] | None = None
@@ -100,6 +103,7 @@ class Keeper:
         else:
             due = self.progress.epoch % every == 0
         self.last = self.job.state_dict() | {"progress": asdict(self.progress)}
+        self.last["augmentation"] = self.augmentation
         if due:
             self.write()
         else:
@@ -142,7 +146,9 @@ def copied(state: Any) -> Any:
     return state
 
 
-def saved_state(run: Run, net: VisionTransformer) -> dict[str, Any] | None:
+def saved_state(
+    run: Run, net: VisionTransformer, augmentation: str | None
+) -> dict[str, Any] | None:
     """The last checkpoint of the run that is to go on, if there is one: known to be of these
     classes and of these frozen weights."""
     state = run.load_last() if run.resumes else None
@@ -158,6 +164,11 @@ def saved_state(run: Run, net: VisionTransformer) -> dict[str, Any] | None:
         raise UserError(
             f"{run.last} has other frozen weights than train.checkpoint ({changed[0]}); go on with "
             f"{run.folder}/config.yaml and the weights that it names"
+        )
+    if state.get("augmentation", augmentation) != augmentation:  # older files don't say
+        log.info(
+            "the epochs until now had another augmentation: %s",
+            state["augmentation"] or "that of the settings",
         )
     log.info("going on after epoch %d of %s", state["progress"]["epoch"], run.folder)
     return state

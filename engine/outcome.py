@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -171,12 +170,12 @@ def write_report(folder: Path) -> None:
     """report.html by its tool, in a process of its own: the tools build on this core, not the other
     way round, and a report that fails must not fail a run."""
     here = str(Path(__file__).resolve().parents[1])
-    there = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-m", "tools.report", str(folder)]
+    # As -m does, but for its first place to look: a `tools` in the working folder is another.
+    code = f"import runpy, sys; sys.path[0] = {here!r}; runpy.run_module('tools.report', "
+    code += "run_name='__main__', alter_sys=True)"
+    command = [sys.executable, "-c", code, str(folder)]
     try:
-        done = subprocess.run(
-            command, env={**os.environ, "PYTHONPATH": there}, capture_output=True, text=True
-        )
+        done = subprocess.run(command, capture_output=True, text=True)
     except KeyboardInterrupt:
         again = f"python -m tools.report {folder}"
         raise KeyboardInterrupt(f"stopped; the run is complete, its report: {again}") from None

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from torchvision.transforms import v2
 
 from config import Config, TrainConfig
 from config_file import dump_config
@@ -13,7 +14,7 @@ from dataset import PARTS, Split, load_split, write_split
 from engine.run import Run
 from engine.search import still_to_find
 from engine.track import check_tracker
-from images import FileIndex, as_tensor, read_unchanged
+from images import FileIndex, ImageDataset
 from model import VisionTransformer
 from pretrained.build import build_for
 from tokens.plan import Plan, known_files, may_cache, plan_cache
@@ -41,6 +42,7 @@ class Work:
     plan: Plan | None
     known: FileIndex | None
     device: torch.device
+    augmentation: str | None  # what tells a transform of one's own from others
 
     @property
     def train(self) -> TrainConfig:
@@ -91,8 +93,7 @@ def set_up(config: Config, run: Run, device: torch.device) -> Work:
     known = known_files(asked) if caches else None
     split = load_split(asked, run.split if run.resumes else None, known)
     report_data(split)
-    if asked.transform is not None:
-        try_transform(asked.transform, split)
+    own = asked.transform and try_transform(asked.transform, split, asked.seed)
     seed_everything(asked.seed)
     net = build_for(config, split.classes)
     train = asked.settled(len(split.part("train")))
@@ -100,14 +101,23 @@ def set_up(config: Config, run: Run, device: torch.device) -> Work:
     if plan is not None and train.finetune_blocks <= 1:
         train = train.model_copy(update=still_to_find(asked))
     settled = config.model_copy(update={"vit": net.vit, "train": train})
-    return Work(run, settled, split, net, plan, known, device)
+    return Work(run, settled, split, net, plan, known, device, own)
 
 
-def try_transform(name: str, split: Split) -> None:
-    """A transform of one's own on the first training picture: what is wrong with it is said now."""
+def try_transform(name: str, split: Split, seed: int) -> str:
+    """A transform of one's own on the first training picture: what is wrong with it is said now.
+
+    Returns what tells it from others: its name and its source's digest.
+    """
     own = Own(name)
-    own(as_tensor(read_unchanged(split.part("train")[0])))
-    log.info("augmentation: %s", own.extra_repr())
+    one_picture = ImageDataset(split.part("train")[:1], v2.Compose([own]), split.decoded, seed)
+    log.info("augmentation: %s (%s)", own.extra_repr(), own.place)
+    if not torch.equal(one_picture[0, 2][0], one_picture[0, 2][0]):
+        log.info(
+            "  it gives two pictures from one seed, so no run with it can be repeated: let it take "
+            "its random numbers from torch, random or numpy.random themselves"
+        )
+    return own.extra_repr()
 
 
 def said_of(split: Split) -> str:

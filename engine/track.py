@@ -12,6 +12,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import textwrap
 import time
 import uuid
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ from utils import UserError, log, write_json
 PROJECT = "vit-finetune"  # where the library's own variable names no other
 IDENTITY = "track.json"  # in the run's folder: what the tracker calls this run, to go on with it
 PARAMS_AT_ONCE = 100  # MLflow's limit
+# A server that is gone is given up after seconds; with MLflow's own 7 tries it takes 4 minutes.
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
 
 def scalars(row: dict[str, Any]) -> dict[str, float]:
@@ -153,10 +156,11 @@ class MLflow(Tracker):
     """MLflow, https://mlflow.org; by its client, which leaves a run of the caller's own alone."""
 
     def __init__(self, folder: Path, identity: str | None) -> None:
+        for variable, value in PATIENCE.items():
+            os.environ.setdefault(variable, value)
         import mlflow
 
         self.entities, self.client = mlflow.entities, mlflow.MlflowClient()
-        self.goes_on = identity is not None
         if identity is None:
             name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
             there = self.client.get_experiment_by_name(name)
@@ -168,9 +172,9 @@ class MLflow(Tracker):
         self.where = f"{mlflow.get_tracking_uri()}, run {identity}"
 
     def settings(self, settings: dict[str, Any]) -> None:
-        if self.goes_on:  # MLflow keeps the parameters that a run began with
-            return
-        params = [self.entities.Param(key, str(value)) for key, value in settings.items()]
+        there = self.client.get_run(self.identity).data.params  # they can't be changed any more
+        missing = {key: value for key, value in settings.items() if key not in there}
+        params = [self.entities.Param(key, str(value)) for key, value in missing.items()]
         for start in range(0, len(params), PARAMS_AT_ONCE):
             self.client.log_batch(self.identity, params=params[start : start + PARAMS_AT_ONCE])
 
@@ -191,18 +195,28 @@ class MLflow(Tracker):
 
 
 class Guarded(Tracker):
-    """A tracker that may fail without the run: it is said once, and the run goes on without it."""
+    """A tracker that may fail without the run: it is said once, and the run goes on without it.
 
-    def __init__(self, name: str, inner: Tracker) -> None:
-        self.name = name
-        self.inner: Tracker | None = inner
+    It remembers in the run's folder which epochs were sent: a run that goes on sends those that are
+    missing, and none twice.
+    """
+
+    def __init__(self, name: str, inner: WandB | MLflow, folder: Path, sent: int = 0) -> None:
+        self.name, self.inner, self.folder, self.sent = name, inner, folder, sent
+        self.failed = False
+        self._remember()
+
+    def _remember(self) -> None:
+        here = {self.name: {"run": self.inner.identity, "epochs": self.sent}}
+        write_json(self.folder / IDENTITY, _identities(self.folder) | here)
 
     def _try(self, method: str, *values: Any) -> None:
+        if self.failed:
+            return
         try:
-            if self.inner is not None:
-                getattr(self.inner, method)(*values)
+            getattr(self.inner, method)(*values)
         except Exception as error:  # networks and services fail in many ways
-            self.inner = None
+            self.failed = True
             log.info(
                 "train.track: %s failed (%s); the run goes on without it", self.name, one(error)
             )
@@ -211,13 +225,19 @@ class Guarded(Tracker):
         self._try("settings", settings)
 
     def epoch(self, row: dict[str, Any]) -> None:
-        self._try("epoch", row)
+        if row["epoch"] > self.sent:
+            self._try("epoch", row)
+            if not self.failed:
+                self.sent = int(row["epoch"])
+                self._remember()
 
     def outcome(self, summary: dict[str, Any]) -> None:
         self._try("outcome", summary)
 
     def close(self, status: str) -> None:
-        self._try("close", status)
+        """Also where something failed before: the service may be there again."""
+        with contextlib.suppress(Exception):
+            self.inner.close(status)
 
 
 TRACKERS: dict[str, type[WandB] | type[MLflow]] = {"wandb": WandB, "mlflow": MLflow}
@@ -233,20 +253,24 @@ def check_tracker(name: str | None) -> None:
 def tracking(name: str | None, folder: Path) -> Iterator[Tracker]:
     """The tracker of `train.track`, closed at the end; one that does nothing where it is null.
 
-    Raises UserError where it can't be opened: it was asked for, and nothing is lost yet.
+    Raises UserError, with the way to go on, where it can't be opened: it was asked for, and the
+    training has not begun.
     """
     if name is None:
         yield Tracker()
         return
+    identity, sent = read_identity(folder, name)
     try:
-        inner = TRACKERS[name](folder, read_identity(folder, name))
+        inner = TRACKERS[name](folder, identity)
     except Exception as error:
+        known = f"; {folder / IDENTITY} names its run there: without that file it is a new one"
         raise UserError(
-            f"train.track: {name} can't be used ({one(error)}); set it up, or leave train.track out"
+            f"train.track: {name} can't be used ({one(error)}){known if identity else ''}; set it "
+            f"up, or add train.track=null, and go on with: python training.py --config "
+            f"{folder}/config.yaml train.from_checkpoint=true"
         ) from None
-    write_json(folder / IDENTITY, {name: inner.identity})
     log.info("tracked by %s: %s", name, inner.where)
-    tracker, status = Guarded(name, inner), "FINISHED"
+    tracker, status = Guarded(name, inner, folder, sent), "FINISHED"
     try:
         yield tracker
     except BaseException as error:
@@ -256,14 +280,24 @@ def tracking(name: str | None, folder: Path) -> Iterator[Tracker]:
         tracker.close(status)
 
 
-def read_identity(folder: Path, name: str) -> str | None:
-    """What the tracker called this run when it was begun; None for a new one."""
+def _identities(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / IDENTITY).read_text(encoding="utf-8"))[name]
-    except (OSError, ValueError, KeyError):
-        return None
+        found = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def read_identity(folder: Path, name: str) -> tuple[str | None, int]:
+    """What the tracker called this run when it was begun, and the last epoch that it was sent; None
+    and 0 for a new one."""
+    match _identities(folder).get(name):
+        case {"run": str(run), "epochs": int(epochs)}:
+            return run, epochs
+    return None, 0
 
 
 def one(error: Exception) -> str:
-    """An error's first line."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    """An error's first line, or its beginning."""
+    first = str(error).strip().partition("\n")[0] or type(error).__name__
+    return textwrap.shorten(first, 200, placeholder=" ...")

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
+import own_code
+
 REPO = Path(__file__).resolve().parents[1]
 FLOORS = (  # from the ground up
-    "utils config",
+    "utils config own_code",
     "config_file model images metrics transforms",
     "dataset pretrained",
     "tokens",
@@ -173,6 +175,10 @@ def test_nothing_is_too_long_to_be_read(module: str) -> None:
 
 def test_the_loop_is_a_page() -> None:
     assert HOUSE["training"].count("\n") <= 300
+
+
+def test_a_user_s_own_code_is_told_from_the_house_s() -> None:
+    assert {*FLOOR, "tests"} == own_code.PROJECT
 
 
 def test_config_needs_no_torch() -> None:

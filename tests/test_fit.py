@@ -90,6 +90,34 @@ def test_settings_that_can_not_be_are_all_named(made: Any) -> None:
     assert not Path("logs").exists()
 
 
+def test_a_setting_changed_by_copying_is_checked_too(made: Any) -> None:
+    """pydantic's model_copy checks nothing."""
+    train = made().train.model_copy(update={"lr": "fast", "max_epoch": 3})
+    with pytest.raises(ConfigError) as caught:
+        fit(made().model_copy(update={"train": train}))
+    assert str(caught.value).splitlines() == [
+        "the config: 2 problems",
+        "  train.lr: 'fast' is not a number or auto",
+        "  train.max_epoch: no such key; did you mean max_epochs?",
+    ]
+    with pytest.raises(ConfigError, match=r"a TrainConfig is no Config: Config\(train=TrainConfig"):
+        fit(train)  # type: ignore[arg-type]
+
+
+def test_paths_of_pathlib_are_paths(made: Any, image_folder: Path) -> None:
+    found = fit(made(base_dir=image_folder, log_path=Path("my logs"), max_epochs=1))
+    assert found["folder"] == "my logs/a"
+
+
+def test_the_report_is_this_project_s_wherever_it_runs(made: Any) -> None:
+    """The working folder may hold a `tools` of its own, and any other name."""
+    for name in ("tools/__init__.py", "tools/report.py", "json.py", "utils.py"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text("raise SystemExit('not this one')\n")
+    found = fit(made(max_epochs=1, report=True))
+    assert Path(found["folder"], "report.html").stat().st_size > 10_000
+
+
 def test_what_is_wrong_is_an_exception_with_one_sentence(made: Any) -> None:
     with pytest.raises(UserError, match="^nowhere: no such folder; train.base_dir takes"):
         fit(made(base_dir="nowhere"))

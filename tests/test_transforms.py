@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import training
@@ -19,7 +21,8 @@ from config import ConfigError, Preprocessing, TrainConfig
 from config_file import load_config
 from images import ImageDataset, Sample, read_all
 from tests.helpers import TINY_VIT, fail, picture, plan, summary, train
-from transforms import Own, load_own, train_transform
+from training import fit
+from transforms import Own, train_transform
 from utils import UserError, command_line
 
 SIZE = Preprocessing(image_size=32)
@@ -103,39 +106,89 @@ def test_its_source_is_in_the_key_of_the_cache(module: Path, finetune: Path) -> 
     keys.add(plan(finetune, *options).key)
     assert len(keys) == 5
     module.with_name("my_helpers.py").write_text(HELPERS.replace("5", "6"))
-    with pytest.raises(UserError, match="my_helpers, which .* was changed since"):
-        plan(finetune, *options)
+    keys.add(plan(finetune, *options).key)
+    assert len(keys) == 6
 
 
-def test_the_source_of_a_package_is_all_that_it_imports_of_itself(module: Path) -> None:
-    """From a folder with or without __init__.py, relatively, and inside a function."""
-    package = module.parent / "mine"
-    package.mkdir()
-    (package / "levels.py").write_text("LEVEL = 2\n")
-    (package / "late.py").write_text("LATE = 1\n")
-    (package / "unused.py").write_text("NOTHING = 1\n")
-    (package / "darken.py").write_text(
-        "import json\nimport torchvision.ops\nfrom .levels import LEVEL\n"
-        "def darken(picture):\n    import mine.late\n    return picture // LEVEL\n"
+def test_a_picture_is_as_it_was_after_its_draw(module: Path, tmp_path: Path) -> None:
+    """Decoded pictures are kept for the next epochs: a function may write into what it is given."""
+    module.write_text("def f(picture):\n    picture[:] = 7\n    return picture\n")
+    given = images()
+    assert (Own("my_transforms:f")(given) == 7).all() and torch.equal(given, images())
+
+
+def test_no_gradient_leaves_it(module: Path) -> None:
+    module.write_text(
+        "import torch\nlevel = torch.nn.Parameter(torch.tensor(0.5))\n"
+        "def f(picture):\n    return picture / 255 * level\n"
+        "def g(picture):\n    with torch.enable_grad():\n        return f(picture)\n"
     )
-    try:
-        for _ in range(2):
-            _, source = load_own("mine.darken:darken")
-            assert {"LEVEL = 2", "LATE = 1"} <= set(source.splitlines())
-            assert "NOTHING" not in source and len(source) < 200, "nothing of what is installed"
-            (package / "__init__.py").write_text("")
-    finally:
-        for name in ("mine", "mine.darken", "mine.levels", "mine.late"):
-            sys.modules.pop(name, None)
+    assert not Own("my_transforms:f")(images()).requires_grad
+    assert not Own("my_transforms:g")(images()).requires_grad
 
 
-def test_what_is_hashed_is_what_runs(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(module.parent)
-    import my_transforms  # type: ignore[import-not-found]  # as a notebook may have
+def test_one_that_draws_elsewhere_is_told_of(
+    module: Path, finetune: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its numbers are not the draw's: such a run can't be repeated."""
+    module.write_text(
+        "import numpy as np\nfrom numpy.random import default_rng\nrng = default_rng(0)\n"
+        "def f(picture):\n    return picture // int(rng.integers(2, 100))\n"
+        "def g(picture):\n    return picture // np.random.randint(2, 100)\n"
+    )
+    for name, said in ("f", True), ("g", False):
+        options = [f"train.transform=my_transforms:{name}", f"train.run_name={name}"]
+        assert train(finetune, "train.views=2", "train.max_epochs=1", *options) == 0
+        assert ("no run with it can be repeated" in capsys.readouterr().out) == said
 
-    module.write_text(DARKER.replace("LEVEL = 2", "LEVEL = 4"))
-    assert my_transforms.darker(images()).max() > 64
-    assert Own("my_transforms:darker")(images()).max() < 64
+
+def test_a_worker_has_what_the_run_began_with(module: Path) -> None:
+    """Or says that it has not."""
+    own = Own("my_transforms:darker")
+    content = pickle.dumps(own)
+    assert torch.equal(pickle.loads(content)(images()), own(images()))
+    module.write_text(DARKER + "#")
+    with pytest.raises(UserError, match=r"my_transforms.py was changed meanwhile; start anew"):
+        pickle.loads(content)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_later_picture_that_it_fails_on_is_named(
+    module: Path, finetune: Path, workers: int
+) -> None:
+    """In one sentence, from a worker process too."""
+    module.write_text(
+        "def f(picture):\n    if picture.float().mean(0).std() > 60:\n"
+        "        raise ValueError('too\\nlong')\n    return picture\n"
+    )
+    bad = finetune.parent / "images/red/zzz.png"
+    halves = Image.new("RGB", (50, 40))
+    halves.paste("white", (0, 0, 25, 40))
+    halves.save(bad)
+    config, _ = load_config(
+        finetune,
+        ["train.transform=my_transforms:f", "train.views=auto", f"train.num_workers={workers}"]
+        + ["train.mode=scratch"]
+        + [f"vit.{key}={value}" for key, value in TINY_VIT.items()],
+    )
+    with pytest.raises(UserError) as caught:
+        fit(config)
+    said = str(caught.value)
+    assert said.startswith("train.transform: my_transforms:f failed with ValueError: too (")
+    assert said.endswith(f", line 3), on {bad}") and "\n" not in said
+
+
+def test_a_resumed_run_says_that_it_was_changed(module: Path, finetune: Path) -> None:
+    options = ["train.views=2", "train.transform=my_transforms:darker", "train.lr=1e-3"]
+    assert train(finetune, "train.max_epochs=2", *options) == 0
+    log = finetune.parent / "logs/tiny/run.log"
+    train(finetune, "train.max_epochs=3", "train.from_checkpoint=true", *options)
+    assert "other augmentation" not in log.read_text()
+    module.write_text(DARKER.replace("LEVEL = 2", "LEVEL = 3"))
+    train(finetune, "train.max_epochs=4", "train.from_checkpoint=true", *options)
+    assert "the epochs until now had another augmentation: my_transforms:darker, source " in (
+        log.read_text()
+    )
 
 
 @pytest.mark.parametrize("mode", ["finetune", "scratch"])
@@ -199,7 +252,7 @@ class Needs:
     ("name", "words"),
     [
         ("my_transform:darker", "no module my_transform in "),
-        ("my_transforms:darkr", "my_transforms has no darkr; did you mean array"),
+        ("my_transforms:darkr", "my_transforms.py) has no darkr; did you mean array"),
         ("my_transforms:crash", "has no crash; did you mean crashes?"),
         ("my_transforms:five", "is a int, not a function"),
         ("my_transforms:Needs", "can't be made without arguments"),
@@ -226,7 +279,9 @@ def test_what_can_not_be_used_is_one_sentence_at_once(
 def test_a_module_that_fails_and_one_that_lacks_a_package(module: Path, finetune: Path) -> None:
     option = ["train.views=2", "train.transform=my_transforms:darker"]
     module.write_text("import not_there_at_all\n")
-    assert "can't be imported: No module named 'not_there_at_all'" in fail(finetune, *option)
+    assert "can't be imported (ModuleNotFoundError: No module named 'not_there_at_all'" in fail(
+        finetune, *option
+    )
     module.write_text("1 / 0\n")
     assert "can't be imported (ZeroDivisionError: division by zero)" in fail(finetune, *option)
     module.write_text("def darker(:\n")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 
 import training
-from config import TrainConfig
 from engine.run import MetricsLog
 from tests.helpers import fail, train
 
@@ -63,7 +61,6 @@ def test_a_line_where_validation_improves_and_at_the_end(
 )
 def test_which_lines_are_printed(every: Any, validations: list[Any], lines: list[int]) -> None:
     """At the same accuracy the lower loss is better; an epoch without a validation is no news."""
-    job: Any = SimpleNamespace(epochs=len(validations), train=TrainConfig(log_epoch=every))
     metrics = MetricsLog.__new__(MetricsLog)
     metrics.rows = []
     found = []
@@ -72,9 +69,20 @@ def test_which_lines_are_printed(every: Any, validations: list[Any], lines: list
         row = {"epoch": epoch, "train_loss": 1.0, "train_accuracy": 0.5, "images_per_second": 9.0}
         metrics.rows.append(row | known)
         with patch("training.log.log") as said:
-            training.report_epoch(job, metrics)
+            training.report_epoch(metrics, every, epoch == len(validations))
         found += [epoch] if said.call_args[0][0] == logging.INFO else []
     assert found == lines
+
+
+def test_the_end_by_early_stopping_is_printed_too(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = {"balanced_accuracy": 0.0, "loss": 1.0}
+    left = iter((0.5, 0.4, 0.3, 0.2, 0.2))
+    monkeypatch.setattr(training, "evaluate", lambda *args: known | {"accuracy": next(left)})
+    train(config_file, "train.max_epochs=9", "train.early_stopping=2")
+    said = capsys.readouterr().out
+    assert printed(said) == [1, 3] and "early stopping: no better epoch since 1" in said
 
 
 def test_a_resumed_run_knows_what_was_reached_before(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,6 +90,78 @@ def test_a_stopped_run_goes_on_as_the_same_one(
     assert run.info.status == "FINISHED" and [m.step for m in history] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("stopped_in", ["settings", "epoch", "_remember"])
+def test_whenever_it_is_stopped_nothing_is_missing_there_or_twice(
+    config_file: Path, mlflow_store: Any, monkeypatch: pytest.MonkeyPatch, stopped_in: str
+) -> None:
+    place, calls = (track.MLflow, track.Guarded)[stopped_in == "_remember"], iter(range(1000))
+    original = getattr(place, stopped_in)
+
+    def stop(self: Any, *args: Any) -> None:
+        if next(calls) == (0 if stopped_in == "settings" else 1):
+            raise KeyboardInterrupt
+        original(self, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(place, stopped_in, stop)
+        with pytest.raises(KeyboardInterrupt, match="go on with"):
+            train(config_file, "train.track=mlflow")
+    train(config_file, "train.track=mlflow", "train.from_checkpoint=true")
+    run = the_run(mlflow_store)
+    steps = [m.step for m in mlflow_store.get_metric_history(run.info.run_id, "train/loss")]
+    assert sorted(set(steps)) == [1, 2, 3] and run.data.params["train.lr"] == "0.001"
+    assert len(steps) == 3 or stopped_in == "_remember", "sent, and stopped before it was noted"
+
+
+def test_a_tracker_that_is_added_to_a_run_is_told_what_was_before(
+    config_file: Path, mlflow_store: Any
+) -> None:
+    train(config_file, "train.max_epochs=2")
+    train(config_file, "train.from_checkpoint=true", "train.track=mlflow")
+    run = the_run(mlflow_store)
+    steps = [m.step for m in mlflow_store.get_metric_history(run.info.run_id, "val/accuracy")]
+    assert steps == [1, 2, 3]
+
+
+def test_a_run_that_is_gone_from_the_server(config_file: Path, mlflow_store: Any) -> None:
+    train(config_file, "train.track=mlflow", "train.max_epochs=1")
+    file = config_file.parent / "logs/tiny/track.json"
+    file.write_text(json.dumps({"mlflow": {"run": "f" * 32, "epochs": 1}}))
+    again = ("train.track=mlflow", "train.from_checkpoint=true")
+    said = fail(config_file, *again)
+    assert f"{file} names its run there: without that file it is a new one" in said
+    file.unlink()
+    assert train(config_file, *again) == 0
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", "{", '{"mlflow": "x"}', '{"mlflow": {}}'])
+def test_what_is_not_an_identity_begins_a_new_run(tmp_path: Path, content: str) -> None:
+    (tmp_path / track.IDENTITY).write_text(content)
+    assert track.read_identity(tmp_path, "mlflow") == (None, 0)
+
+
+def test_two_trackers_know_their_runs_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("wandb", "mlflow"):
+        monkeypatch.setitem(track.TRACKERS, name, Broken)
+        with tracking(name, tmp_path):
+            pass
+    assert set(json.loads((tmp_path / track.IDENTITY).read_text())) == {"wandb", "mlflow"}
+
+
+def test_a_server_that_is_gone_is_given_up_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_store: Any
+) -> None:
+    """Not after the 4 minutes of its own 7 tries."""
+    from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES as RETRIES
+
+    monkeypatch.setattr(os, "environ", {})
+    with tracking("mlflow", tmp_path):
+        assert RETRIES.get() <= 2
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "5"
+    with tracking("mlflow", tmp_path):
+        assert RETRIES.get() == 5, "the user's own number stays"
+
+
 def test_a_run_that_diverges_failed_there_too(config_file: Path, mlflow_store: Any) -> None:
     with pytest.raises(UserError, match="not finite"):
         train(config_file, "train.track=mlflow", "train.lr=1e18", "train.clip_grad=null")
@@ -109,7 +182,8 @@ def test_wandb_offline(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> No
     logs = config_file.parent / "logs/tiny"
     (file,) = logs.glob("wandb/offline-run-*/run-*.wandb")
     assert file.stat().st_size > 1000
-    assert json.loads((logs / "track.json").read_text())["wandb"] in file.name
+    known = json.loads((logs / "track.json").read_text())["wandb"]
+    assert known["run"] in file.name and known["epochs"] == 3
     assert logged == [
         {"epoch": r["epoch"], **scalars(r)} for r in read_metrics(logs / "metrics.csv")
     ]
@@ -147,7 +221,7 @@ def test_a_tracker_that_fails_does_not_fail_the_run(
     monkeypatch.setitem(track.TRACKERS, "wandb", Broken)
     assert train(config_file, "train.track=wandb") == 0
     said = "train.track: wandb failed (the server is gone); the run goes on without it"
-    assert capsys.readouterr().out.count(said) == 1 and Broken.calls == ["epoch"]
+    assert capsys.readouterr().out.count(said) == 1 and Broken.calls == ["epoch", "close"]
     assert summary(config_file)["epochs"] == 3
 
 
@@ -160,7 +234,9 @@ def test_one_that_can_not_be_opened_is_one_sentence(
     monkeypatch.setitem(track.TRACKERS, "wandb", refuse)
     with (
         pytest.raises(
-            UserError, match=r"wandb can't be used \(api_key not configured\); set it up"
+            UserError,
+            match=r"wandb can't be used \(api_key not configured\); set it up, or add .*=null, and "
+            "go on with: python training.py --config .*/config.yaml train.from_checkpoint=true",
         ),
         tracking("wandb", tmp_path),
     ):
