@@ -29,6 +29,7 @@ FLOORS = (  # from the ground up
     "benchmarks",
 )
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms.split()}
+NO_ROOMS = ("tests", "data", "logs", "weights")  # the last three are a user's
 MOST_LINES, MOST_OF_A_FUNCTION = 400, 60
 
 
@@ -36,7 +37,7 @@ def the_house() -> dict[str, str]:
     """Every file but the tests, by its module's name: what it says."""
     files = [*REPO.glob("*.py")]
     for folder in REPO.iterdir():
-        if (folder / "__init__.py").exists() and folder.name != "tests":
+        if folder.is_dir() and folder.name not in NO_ROOMS and folder.name[0] != ".":
             files += folder.rglob("*.py")
     return {name_of(file.relative_to(REPO)): file.read_text(encoding="utf-8") for file in files}
 
@@ -60,18 +61,31 @@ def room(module: str) -> str:
 
 
 def imported(module: str, house: dict[str, str]) -> dict[str, set[str]]:
-    """The modules of the house that a file imports, anywhere in it, and the names that it takes."""
+    """The modules of the house, and tests, that a file imports, anywhere in it, and the names that
+    it takes of each, as an attribute too."""
     found: dict[str, set[str]] = {}
+    called: dict[str, str] = {}  # what the file calls a module
     for node in ast.walk(tree(house[module])):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 found.setdefault(alias.name, set())
+                called[alias.asname or alias.name] = alias.name
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}: a relative import"
             for alias in node.names:
                 found.setdefault(str(node.module), set()).add(alias.name)
                 found.setdefault(f"{node.module}.{alias.name}", set())
-    return {name: taken for name, taken in found.items() if name in house and name != module}
+                called[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+        elif isinstance(node, ast.Call) and "import" in ast.unparse(node.func):
+            found |= {a.value: set() for a in node.args[:1] if isinstance(a, ast.Constant)}
+    for node in ast.walk(tree(house[module])):
+        if isinstance(node, ast.Attribute) and (of := called.get(ast.unparse(node.value))) in found:
+            found[str(of)].add(node.attr)
+    return {
+        name: taken
+        for name, taken in found.items()
+        if name != module and (name in house or str(name).split(".")[0] == "tests")
+    }
 
 
 def faults(module: str, house: dict[str, str]) -> list[str]:
@@ -88,7 +102,7 @@ def faults(module: str, house: dict[str, str]) -> list[str]:
             wrong.append(f"{module} imports {other}: tools don't import one another")
         elif own != theirs and FLOOR.get(theirs, 99) >= FLOOR[own]:
             wrong.append(f"{module} imports {other}, which is not below it")
-        hidden = sorted(name for name in names if name.startswith("_") and name != "__main__")
+        hidden = sorted(n for n in names if n.startswith("_") and not n.startswith("__"))
         wrong += [f"{module} imports {other}.{name}, which is that file's own" for name in hidden]
     return wrong
 
@@ -127,11 +141,24 @@ def test_no_two_files_import_each_other() -> None:
         ("tools.cache", "from tools import repeat", "tools don't import one another"),
         ("engine.job", "from utils import _BarFriendlyHandler", "which is that file's own"),
         ("tools.cache", "from benchmarks.cost import main", "which is not below it"),
+        ("engine.job", "from tests.helpers import picture", "imports tests.helpers, which is not"),
+        ("engine.job", "import utils\nutils._BarFriendlyHandler()", "which is that file's own"),
+        ("engine.job", "from engine import run as r\nr._made(1)", "engine.run._made, which is"),
+        ("engine.job", "import engine.run\nengine.run._made(1)", "engine.run._made, which is"),
+        ("tokens.plan", "import importlib as i\ni.import_module('engine.job')", "not below it"),
+        ("tokens.plan", "__import__('engine.job')", "not below it"),
+        ("tokens.plan", "from engine.job import *", "not below it"),
     ],
 )
 def test_an_import_that_breaks_a_rule_is_found(module: str, line: str, fault: str) -> None:
     house = {**HOUSE, module: f"{HOUSE[module]}\n\n{line}\n"}
     assert any(fault in found for found in faults(module, house))
+
+
+def test_every_room_is_a_package() -> None:
+    for module in HOUSE:
+        for room in [module.rpartition(".")[0]] if "." in module else []:
+            assert room in HOUSE, f"{room} has no __init__.py"
 
 
 def test_a_file_without_a_place_is_found() -> None:
