@@ -28,6 +28,7 @@ from typing import Any
 PROJECT = {"utils", "config", "own_code", "config_file", "model", "images", "metrics", "transforms"}
 PROJECT |= {"dataset", "pretrained", "tokens", "engine", "inspection", "training", "test", "tools"}
 PROJECT |= {"benchmarks", "tests"}
+LIBRARIES = {"torch", "torchvision", "numpy", "PIL"}  # loaded already, and only once a process
 
 
 class NotUsable(Exception):
@@ -52,27 +53,33 @@ def load(name: str) -> Found:
     before from other text, or by somebody else, is run again. Raises NotUsable.
     """
     where, _, attribute = name.partition(":")
+    if _is_ours(where):
+        raise NotUsable(f"{where} is this project's own; put {attribute} into a file of your own")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     importlib.invalidate_caches()
-    files, packages = _closure(where)
-    module = _module(where, files)
-    if RECORDER.also.get(where, set()) - set(files):  # imported under a name that was made up
-        files, packages = _closure(where)
+    if _is_the_program(where):
+        where = "__main__"
+    module = _module(where, _closure(where)[0])
+    files, packages = _closure(where)  # with what was imported under names that are made up
+    RECORDER.known.update(files)
     place = getattr(module, "__file__", None) or where
     value: Any = module
     for part in attribute.split("."):
-        if not hasattr(value, part):
+        try:
+            value = getattr(value, part)
+        except Exception:  # AttributeError, or what a module's own __getattr__ raises
             near = difflib.get_close_matches(part, dir(value), 1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise NotUsable(f"{where} ({place}) has no {attribute}{hint}")
-        value = getattr(value, part)
+            raise NotUsable(f"{where} ({place}) has no {attribute}{hint}") from None
     return Found(value, _digest(name, module, files, packages), str(place))
 
 
 def reason(error: BaseException) -> str:
     """An error's kind and its first line."""
-    first = str(error).strip().partition("\n")[0]
+    first = ""
+    with contextlib.suppress(Exception):  # some can't even be said
+        first = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
@@ -105,8 +112,9 @@ def _closure(where: str) -> tuple[dict[str, _File], set[str]]:
             continue
         with contextlib.suppress(OSError):
             files[name] = _File(spec.origin, Path(spec.origin).read_bytes())
-            is_package = Path(spec.origin).stem == "__init__"
-            package = name if is_package else name.rpartition(".")[0]
+            package = name if Path(spec.origin).stem == "__init__" else name.rpartition(".")[0]
+            if name == "__main__":
+                package = sys.modules[name].__package__ or ""
             waiting += _imports(files[name].content, package)
     return files, packages
 
@@ -170,18 +178,38 @@ def _is_ours(name: str) -> bool:
 
 def _is_own(spec: ModuleSpec) -> bool:
     """Whether a module is somebody's own files: neither Python's nor an installed package's."""
+    top = spec.name.partition(".")[0]
     places = [spec.origin] if spec.has_location or spec.origin else []
     places += list(spec.submodule_search_locations or ())
-    return bool(places) and not any(_is_installed(Path(str(place))) for place in places)
+    if top in LIBRARIES or not places:
+        return False
+    return not any(_is_installed(Path(str(place)), top) for place in places)
 
 
-def _is_installed(place: Path) -> bool:
+@functools.cache
+def _is_installed(place: Path, top: str) -> bool:
+    """Whether a file belongs to Python or to a package that was installed, anywhere."""
     python = {str(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib")}
-    return (
+    if (
         not place.is_absolute()  # "built-in", "frozen"
-        or bool({"site-packages", "dist-packages"} & set(place.parts))
+        or {"site-packages", "dist-packages"} & set(place.parts)
         or any(place.is_relative_to(folder) for folder in python)
-    )
+    ):
+        return True
+    homes = [up for up in place.parents if (up / top).is_dir() or (up / f"{top}.py").is_file()]
+    records = homes[-1].glob("*.dist-info/RECORD") if homes else ()  # pip install --target
+    starts = (f"{top}/", f"{top}.py,")
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        lines = [line for record in records for line in record.read_text("utf-8").splitlines()]
+        return any(line.startswith(starts) for line in lines)
+    return False
+
+
+def _is_the_program(where: str) -> bool:
+    """Whether a module is the program that runs: it must not be run a second time."""
+    spec, main = _locate(where), getattr(sys.modules["__main__"], "__file__", None)
+    origin = spec.origin if spec else None
+    return bool(origin and main) and Path(str(origin)) == Path(str(main)).absolute()
 
 
 # --------------------------------------------------------------------------------- how it is run
@@ -222,6 +250,8 @@ class _Recorder(importlib.abc.MetaPathFinder):
             sys.meta_path.insert(0, self)
         self.known.update(files)
         self.running = where
+        if where not in sys.modules:
+            self.also[where] = set()
         try:
             yield
         finally:
@@ -236,8 +266,10 @@ def _module(where: str, files: dict[str, _File]) -> ModuleType:
     if where == "__main__":
         return _main(files)
     aside: dict[str, ModuleType] = {}
-    tops = {name.partition(".")[0] for name in files}
-    if any(name in sys.modules and _ran(name) != file.content for name, file in files.items()):
+    gone = {name for name in RECORDER.also.get(where, ()) if name not in files}
+    tops = {name.partition(".")[0] for name in {*files, *gone}}
+    changed = {n for n, file in files.items() if n in sys.modules and _ran(n) != file.content}
+    if changed or gone:
         of_those = [m for m in sys.modules if m.partition(".")[0] in tops and m != "__main__"]
         aside = {name: sys.modules.pop(name) for name in of_those}
     try:

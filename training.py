@@ -53,9 +53,8 @@ def fit(config: Config, notes: Iterable[str] | None = None) -> dict[str, Any]:
     config may be made in Python; `notes` are what `load_config` said of one that was read. Raises
     ConfigError and UserError, each with one sentence; after Ctrl-C KeyboardInterrupt, all saved.
     """
-    if notes is None:
-        config, notes = check_config(config)
-    device = begin(config.train, notes)
+    config, advice = check_config(config)
+    device = begin(config.train, advice if notes is None else notes)
     work = set_up(config, open_run(config), device)
     try:
         work.open()
@@ -75,7 +74,7 @@ def learn(work: Work) -> dict[str, Any]:
     run, net = work.run, work.net
     state = saved_state(run, net, work.augmentation)
     progress = Progress(**state["progress"]) if state else Progress()
-    with resumable(run, progress), tracking(work.train.track, run.folder) as tracker:
+    with resumable(run, progress), tracking(work.train.track, run.folder, bool(state)) as tracker:
         clock = Clock()
         learner, loaders = prepare(work)
         clock.lap("cache" if work.plan else "prepare")

@@ -23,13 +23,13 @@ import numpy as np
 
 from config import Config, TrainConfig
 from engine.plots import captioned_figure, confusion_figure
-from utils import UserError, log, write_json
+from utils import UserError, log, unbroken, write_json
 
 PROJECT = "vit-finetune"  # where the library's own variable names no other
 IDENTITY = "track.json"  # in the run's folder: what the tracker calls this run, to go on with it
 PARAMS_AT_ONCE = 100  # MLflow's limit
 # A server that is gone is given up after seconds; with MLflow's own 7 tries it takes 4 minutes.
-PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
 
 def scalars(row: dict[str, Any]) -> dict[str, float]:
@@ -136,13 +136,15 @@ class WandB(Tracker):
             settings=wandb.Settings(console="off", silent=True),
         )
         self.where = self.run.url or self.run.dir
+        self.sent: int | None = None  # it can't be asked offline
         self.run.define_metric("*", step_metric="epoch")
 
     def settings(self, settings: dict[str, Any]) -> None:
         self.run.config.update(settings, allow_val_change=True)
 
     def epoch(self, row: dict[str, Any]) -> None:
-        self.run.log({"epoch": int(row["epoch"]), **scalars(row)})
+        # By its step: one that is there already is not taken again.
+        self.run.log({"epoch": int(row["epoch"]), **scalars(row)}, step=int(row["epoch"]))
 
     def outcome(self, summary: dict[str, Any]) -> None:
         said = {"verdict": summary.get("verdict_sentence")}
@@ -156,8 +158,6 @@ class MLflow(Tracker):
     """MLflow, https://mlflow.org; by its client, which leaves a run of the caller's own alone."""
 
     def __init__(self, folder: Path, identity: str | None) -> None:
-        for variable, value in PATIENCE.items():
-            os.environ.setdefault(variable, value)
         import mlflow
 
         self.entities, self.client = mlflow.entities, mlflow.MlflowClient()
@@ -169,6 +169,8 @@ class MLflow(Tracker):
         else:
             self.client.update_run(identity, "RUNNING")
         self.identity = identity
+        history = self.client.get_metric_history(identity, "train/loss")
+        self.sent: int | None = max((metric.step for metric in history), default=0)
         self.where = f"{mlflow.get_tracking_uri()}, run {identity}"
 
     def settings(self, settings: dict[str, Any]) -> None:
@@ -197,17 +199,18 @@ class MLflow(Tracker):
 class Guarded(Tracker):
     """A tracker that may fail without the run: it is said once, and the run goes on without it.
 
-    It remembers in the run's folder which epochs were sent: a run that goes on sends those that are
-    missing, and none twice.
+    It sends no epoch twice: MLflow says what it has, and of W&B it is noted in the run's folder, as
+    long as it ends well (it sends in the background, so a killed run sends all again).
     """
 
     def __init__(self, name: str, inner: WandB | MLflow, folder: Path, sent: int = 0) -> None:
-        self.name, self.inner, self.folder, self.sent = name, inner, folder, sent
+        self.name, self.inner, self.folder = name, inner, folder
+        self.sent = sent if inner.sent is None else inner.sent
         self.failed = False
-        self._remember()
+        self._note()
 
-    def _remember(self) -> None:
-        here = {self.name: {"run": self.inner.identity, "epochs": self.sent}}
+    def _note(self, **more: int) -> None:
+        here = {self.name: {"run": self.inner.identity, **more}}
         write_json(self.folder / IDENTITY, _identities(self.folder) | here)
 
     def _try(self, method: str, *values: Any) -> None:
@@ -225,11 +228,12 @@ class Guarded(Tracker):
         self._try("settings", settings)
 
     def epoch(self, row: dict[str, Any]) -> None:
-        if row["epoch"] > self.sent:
+        if row["epoch"] <= self.sent:
+            return
+        with unbroken():
             self._try("epoch", row)
             if not self.failed:
                 self.sent = int(row["epoch"])
-                self._remember()
 
     def outcome(self, summary: dict[str, Any]) -> None:
         self._try("outcome", summary)
@@ -238,6 +242,7 @@ class Guarded(Tracker):
         """Also where something failed before: the service may be there again."""
         with contextlib.suppress(Exception):
             self.inner.close(status)
+            self._note(epochs=self.sent)
 
 
 TRACKERS: dict[str, type[WandB] | type[MLflow]] = {"wandb": WandB, "mlflow": MLflow}
@@ -250,34 +255,47 @@ def check_tracker(name: str | None) -> None:
 
 
 @contextlib.contextmanager
-def tracking(name: str | None, folder: Path) -> Iterator[Tracker]:
+def tracking(name: str | None, folder: Path, goes_on: bool = False) -> Iterator[Tracker]:
     """The tracker of `train.track`, closed at the end; one that does nothing where it is null.
 
-    Raises UserError, with the way to go on, where it can't be opened: it was asked for, and the
-    training has not begun.
+    A run that goes on is the same run there. Raises UserError, with the way to go on, where it
+    can't be opened: it was asked for, and the training has not begun.
     """
     if name is None:
         yield Tracker()
         return
-    identity, sent = read_identity(folder, name)
+    with patience():
+        identity, sent = read_identity(folder, name) if goes_on else (None, 0)
+        try:
+            inner = TRACKERS[name](folder, identity)
+        except Exception as error:
+            known = f"; {folder / IDENTITY} names its run there: without that file it is a new one"
+            raise UserError(
+                f"train.track: {name} can't be used ({one(error)}){known if identity else ''}; set "
+                f"it up, or add train.track=null, and go on with: python training.py --config "
+                f"{folder}/config.yaml train.from_checkpoint=true"
+            ) from None
+        log.info("tracked by %s: %s", name, inner.where)
+        tracker, status = Guarded(name, inner, folder, sent), "FINISHED"
+        try:
+            yield tracker
+        except BaseException as error:
+            status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+            raise
+        finally:
+            tracker.close(status)
+
+
+@contextlib.contextmanager
+def patience() -> Iterator[None]:
+    """How long a server that is gone is waited for, where the user's environment doesn't say."""
+    added = {name: value for name, value in PATIENCE.items() if name not in os.environ}
+    os.environ.update(added)
     try:
-        inner = TRACKERS[name](folder, identity)
-    except Exception as error:
-        known = f"; {folder / IDENTITY} names its run there: without that file it is a new one"
-        raise UserError(
-            f"train.track: {name} can't be used ({one(error)}){known if identity else ''}; set it "
-            f"up, or add train.track=null, and go on with: python training.py --config "
-            f"{folder}/config.yaml train.from_checkpoint=true"
-        ) from None
-    log.info("tracked by %s: %s", name, inner.where)
-    tracker, status = Guarded(name, inner, folder, sent), "FINISHED"
-    try:
-        yield tracker
-    except BaseException as error:
-        status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-        raise
+        yield
     finally:
-        tracker.close(status)
+        for name in added:
+            os.environ.pop(name, None)
 
 
 def _identities(folder: Path) -> dict[str, Any]:
@@ -289,11 +307,13 @@ def _identities(folder: Path) -> dict[str, Any]:
 
 
 def read_identity(folder: Path, name: str) -> tuple[str | None, int]:
-    """What the tracker called this run when it was begun, and the last epoch that it was sent; None
-    and 0 for a new one."""
+    """What the tracker called this run when it was begun, and the last epoch that it surely has;
+    None and 0 for a new one."""
     match _identities(folder).get(name):
         case {"run": str(run), "epochs": int(epochs)}:
             return run, epochs
+        case {"run": str(run)}:
+            return run, 0
     return None, 0
 
 

@@ -100,6 +100,8 @@ def test_a_setting_changed_by_copying_is_checked_too(made: Any) -> None:
         "  train.lr: 'fast' is not a number or auto",
         "  train.max_epoch: no such key; did you mean max_epochs?",
     ]
+    with pytest.raises(ConfigError, match="2 problems"):
+        fit(made().model_copy(update={"train": train}), notes=[])
     with pytest.raises(ConfigError, match=r"a TrainConfig is no Config: Config\(train=TrainConfig"):
         fit(train)  # type: ignore[arg-type]
 

@@ -157,9 +157,59 @@ def test_what_is_installed_is_known_by_its_version(
 
 def test_a_package_in_any_environment_is_installed() -> None:
     for place in ("/a/.venv/lib/python3.9/site-packages/p.py", "/usr/lib/python3/dist-packages/p"):
-        assert own_code._is_installed(Path(place))
-    assert own_code._is_installed(Path(importlib.__file__))
-    assert not own_code._is_installed(REPO / "my_transforms.py")
+        assert own_code._is_installed(Path(place), "p")
+    assert own_code._is_installed(Path(importlib.__file__), "importlib")
+    assert not own_code._is_installed(REPO / "my_transforms.py", "my_transforms")
+
+
+def test_a_package_that_pip_put_into_a_folder_is_installed(here: Path) -> None:
+    """`pip install --target libs`; one's own package beside it is not."""
+    write(here / "libs/helpers_of_mine/__init__.py", "LEVEL = 2\n")
+    write(here / "libs/mine.py", "import helpers_of_mine, numpy\nf = helpers_of_mine\n")
+    record = "helpers_of_mine/__init__.py,sha256=x,10\n"
+    write(here / "libs/helpers_of_mine-1.0.dist-info/RECORD", record)
+    sys.path.append(str(here / "libs"))
+    first = load("mine:f").value
+    write(here / "libs/helpers_of_mine/__init__.py", "LEVEL = 3\n")
+    assert load("mine:f").value is first
+
+
+def test_libraries_that_load_once_are_never_run_again(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever they lie."""
+    import numpy
+
+    monkeypatch.setattr(own_code, "_is_installed", lambda place, top: False)
+    write(here / "mine.py", "import numpy\nf = numpy\n")
+    assert load("mine:f").value is numpy
+
+
+def test_a_module_that_was_taken_away_is_not_run_from_memory(here: Path) -> None:
+    write(here / "mine.py", "try:\n    import helpers_of_mine\n    f = 5\n")
+    (here / "mine.py").open("a").write("except ImportError:\n    f = 1\n")
+    write(here / "helpers_of_mine.py", "")
+    first = load("mine:f")
+    (here / "helpers_of_mine.py").unlink()
+    then = load("mine:f")
+    assert (first.value, then.value) == (5, 1) and first.digest != then.digest
+
+
+def test_what_is_no_longer_imported_is_no_longer_part_of_it(here: Path) -> None:
+    write(here / "mine.py", "f = 1\n")
+    wanted = load("mine:f").digest
+    write(here / "mine.py", "import helpers_of_mine\nf = 1\n")
+    write(here / "helpers_of_mine.py", "")
+    assert load("mine:f").digest != wanted
+    write(here / "mine.py", "f = 1\n")
+    assert load("mine:f").digest == wanted
+
+
+@pytest.mark.parametrize("name", ["transforms:f", "tools.mine:f", "tests.helpers:picture"])
+def test_this_project_s_own_files_are_not_for_it(here: Path, name: str) -> None:
+    """They ran before the first look, so an edit of theirs would be hashed and not run."""
+    with pytest.raises(NotUsable, match="is this project's own; put .* into a file of your own"):
+        load(name)
 
 
 def test_this_project_is_never_run_again(here: Path) -> None:
@@ -224,6 +274,26 @@ def test_a_program_that_hands_in_its_own_function(here: Path) -> None:
     write(here / "program.py", PROGRAM.format(repo=str(REPO)))
     done = subprocess.run([sys.executable, "program.py"], capture_output=True, text=True)
     assert done.stdout == "2\n" and "helpers_of_mine.py was changed since" in done.stderr
+
+
+def test_a_program_that_names_itself_by_its_file_runs_once(here: Path) -> None:
+    write(here / "program.py", PROGRAM.format(repo=str(REPO)).partition("if __name__")[0])
+    (here / "program.py").open("a").write("print(own_code.load('program:f').value())\n")
+    write(here / "helpers_of_mine.py", "LEVEL = 2\n")
+    done = subprocess.run([sys.executable, "program.py"], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("2\n", "")
+
+
+def test_a_program_in_a_package_is_known_by_its_relative_imports(here: Path) -> None:
+    program = f"import sys\nsys.path.insert(0, {str(REPO)!r})\nimport own_code\n"
+    program += "from .levels import LEVEL\nf = LEVEL\nprint(own_code.load('__main__:f').digest)\n"
+    write(here / "mine/program.py", program)
+    digests = set()
+    for level in (2, 3):
+        write(here / "mine/levels.py", f"LEVEL = {level}\n#{'x' * level}")
+        command = [sys.executable, "-m", "mine.program"]
+        digests.add(subprocess.run(command, capture_output=True, text=True).stdout)
+    assert len(digests) == 2
 
 
 def test_a_notebook_s_own_function_has_no_file(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

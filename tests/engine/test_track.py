@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,27 +89,70 @@ def test_a_stopped_run_goes_on_as_the_same_one(
     assert run.info.status == "FINISHED" and [m.step for m in history] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("stopped_in", ["settings", "epoch", "_remember"])
+@pytest.mark.parametrize("after_sending", [False, True])
 def test_whenever_it_is_stopped_nothing_is_missing_there_or_twice(
-    config_file: Path, mlflow_store: Any, monkeypatch: pytest.MonkeyPatch, stopped_in: str
+    config_file: Path, mlflow_store: Any, monkeypatch: pytest.MonkeyPatch, after_sending: bool
 ) -> None:
-    place, calls = (track.MLflow, track.Guarded)[stopped_in == "_remember"], iter(range(1000))
-    original = getattr(place, stopped_in)
+    original, calls = track.MLflow.epoch, iter(range(1000))
 
-    def stop(self: Any, *args: Any) -> None:
-        if next(calls) == (0 if stopped_in == "settings" else 1):
+    def stop(self: Any, row: Any) -> None:
+        second = next(calls) == 1
+        if second and not after_sending:
             raise KeyboardInterrupt
-        original(self, *args)
+        original(self, row)
+        if second:
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(place, stopped_in, stop)
+        patched.setattr(track.MLflow, "epoch", stop)
         with pytest.raises(KeyboardInterrupt, match="go on with"):
             train(config_file, "train.track=mlflow")
     train(config_file, "train.track=mlflow", "train.from_checkpoint=true")
     run = the_run(mlflow_store)
     steps = [m.step for m in mlflow_store.get_metric_history(run.info.run_id, "train/loss")]
-    assert sorted(set(steps)) == [1, 2, 3] and run.data.params["train.lr"] == "0.001"
-    assert len(steps) == 3 or stopped_in == "_remember", "sent, and stopped before it was noted"
+    assert steps == [1, 2, 3] and run.data.params["train.lr"] == "0.001"
+
+
+def test_one_stopped_before_its_settings_were_sent_has_them_then(
+    tmp_path: Path, mlflow_store: Any
+) -> None:
+    with pytest.raises(KeyboardInterrupt), tracking("mlflow", tmp_path) as tracker:
+        raise KeyboardInterrupt
+    with tracking("mlflow", tmp_path, goes_on=True) as tracker:
+        tracker.settings({"train.lr": 0.5})
+    run = the_run(mlflow_store)
+    assert run.data.params == {"train.lr": "0.5"} and run.info.status == "FINISHED"
+
+
+def test_a_run_that_starts_over_is_a_new_one_there(config_file: Path, mlflow_store: Any) -> None:
+    """Its first rows are not those that were sent."""
+    train(config_file, "train.track=mlflow", "train.max_epochs=2")
+    shutil.rmtree(config_file.parent / "weights/tiny")
+    train(config_file, "train.track=mlflow", "train.from_checkpoint=true", "train.lr=2e-3")
+    (experiment,) = [e for e in mlflow_store.search_experiments() if e.name == track.PROJECT]
+    found = mlflow_store.search_runs([experiment.experiment_id])
+    assert {run.data.params["train.lr"] for run in found} == {"0.001", "0.002"}
+
+
+def test_what_wandb_surely_has_is_noted_at_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It sends in the background: what was handed over is not there where a run was killed."""
+    sent: list[int] = []
+    monkeypatch.setattr(Broken, "epoch", lambda self, row: sent.append(row["epoch"]))
+    monkeypatch.setitem(track.TRACKERS, "wandb", Broken)
+    rows = [{"epoch": epoch} for epoch in (1, 2, 3)]
+    noted = []
+    for upto in (1, 2, 3):
+        with tracking("wandb", tmp_path, goes_on=True) as tracker:
+            for row in rows[:upto]:
+                tracker.epoch(row)
+            noted.append(track.read_identity(tmp_path, "wandb"))
+            if upto == 2:  # killed: it is never closed
+                monkeypatch.setattr(Broken, "close", lambda self, status: 1 / 0)
+        monkeypatch.setattr(Broken, "close", lambda self, status: None)
+    assert sent == [1, 2, 1, 2, 3], "after the first, nothing twice; after the second, all again"
+    assert noted == [("x", 0)] * 3 and track.read_identity(tmp_path, "wandb") == ("x", 3)
 
 
 def test_a_tracker_that_is_added_to_a_run_is_told_what_was_before(
@@ -151,15 +193,16 @@ def test_two_trackers_know_their_runs_each(tmp_path: Path, monkeypatch: pytest.M
 def test_a_server_that_is_gone_is_given_up_soon(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_store: Any
 ) -> None:
-    """Not after the 4 minutes of its own 7 tries."""
+    """Not after the 4 minutes of its own 7 tries; the user's own number stays."""
     from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES as RETRIES
 
-    monkeypatch.setattr(os, "environ", {})
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
     with tracking("mlflow", tmp_path):
         assert RETRIES.get() <= 2
-    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "5"
+    assert RETRIES.get() > 2, "what else the process asks for waits as ever"
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
     with tracking("mlflow", tmp_path):
-        assert RETRIES.get() == 5, "the user's own number stays"
+        assert RETRIES.get() == 5
 
 
 def test_a_run_that_diverges_failed_there_too(config_file: Path, mlflow_store: Any) -> None:
@@ -176,7 +219,9 @@ def test_wandb_offline(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> No
     logged: list[dict[str, Any]] = []
     original = wandb.Run.log
     monkeypatch.setattr(
-        wandb.Run, "log", lambda self, row: logged.append(row) or original(self, row)
+        wandb.Run,
+        "log",
+        lambda self, row, step: logged.append(row) or original(self, row, step=step),
     )
     assert train(config_file, "train.track=wandb") == 0
     logs = config_file.parent / "logs/tiny"
@@ -201,7 +246,7 @@ def test_the_settings_are_those_that_were_used() -> None:
 class Broken(Tracker):
     """Opens, and fails from then on."""
 
-    identity, where = "x", "nowhere"
+    identity, where, sent = "x", "nowhere", None
     calls: list[str] = []
 
     def __init__(self, *args: Any) -> None:
