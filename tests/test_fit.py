@@ -25,7 +25,7 @@ def made(image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
 
     def make(vit: dict[str, Any] | None = None, **train: Any) -> Config:
-        given = {"base_dir": str(image_folder), "mode": "scratch", "max_epochs": 2, "lr": 1e-3}
+        given = {"base_dir": str(image_folder), "mode": "scratch", "max_epochs": 1, "lr": 1e-3}
         given |= {"device": "cpu", "report": False, "run_name": "a", **train}
         return Config(
             vit=ViTConfig(**(TINY_VIT if vit is None else vit)), train=TrainConfig(**given)
@@ -70,7 +70,7 @@ def test_the_architecture_comes_from_the_weights(made: Any, tmp_path: Path) -> N
 
 def test_a_stopped_run_goes_on(made: Any) -> None:
     fit(made())
-    assert fit(made(max_epochs=3, from_checkpoint=True))["epochs"] == 3
+    assert fit(made(max_epochs=2, from_checkpoint=True))["epochs"] == 2
 
 
 def test_overfitting_one_batch(made: Any) -> None:
@@ -84,7 +84,7 @@ def test_settings_that_can_not_be_are_all_named(made: Any) -> None:
         fit(made(warmup_epochs=5, decay_epochs=1))
     assert str(caught.value).splitlines() == [
         "the config: 2 problems",
-        "  train.warmup_epochs: 5 is more than max_epochs (2)",
+        "  train.warmup_epochs: 5 is more than max_epochs (1)",
         "  train.decay_epochs: only wsd has a decay phase; scheduler_type is warmup-cosine",
     ]
     assert not Path("logs").exists()

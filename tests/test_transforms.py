@@ -19,11 +19,13 @@ from torch import Tensor
 import training
 from config import ConfigError, Preprocessing, TrainConfig
 from config_file import load_config
+from dataset import load_split
+from engine.start import try_transform
 from images import ImageDataset, Sample, read_all
 from tests.helpers import TINY_VIT, fail, picture, plan, summary, train
 from training import fit
 from transforms import Own, train_transform
-from utils import UserError, command_line
+from utils import UserError, command_line, setup_log
 
 SIZE = Preprocessing(image_size=32)
 DARKER = """
@@ -136,10 +138,12 @@ def test_one_that_draws_elsewhere_is_told_of(
         "def f(picture):\n    return picture // int(rng.integers(2, 100))\n"
         "def g(picture):\n    return picture // np.random.randint(2, 100)\n"
     )
+    setup_log()
+    split = load_split(load_config(finetune)[0].train)
     for name, said in ("f", True), ("g", False):
-        options = [f"train.transform=my_transforms:{name}", f"train.run_name={name}"]
-        assert train(finetune, "train.views=2", "train.max_epochs=1", *options) == 0
+        found = try_transform(f"my_transforms:{name}", split, 0)
         assert ("no run with it can be repeated" in capsys.readouterr().out) == said
+        assert found.startswith(f"my_transforms:{name}, source ")
 
 
 def test_a_worker_has_what_the_run_began_with(module: Path) -> None:
@@ -178,14 +182,14 @@ def test_a_later_picture_that_it_fails_on_is_named(
     assert said.endswith(f", line 3), on {bad}") and "\n" not in said
 
 
-def test_a_resumed_run_says_that_it_was_changed(module: Path, finetune: Path) -> None:
-    options = ["train.views=2", "train.transform=my_transforms:darker", "train.lr=1e-3"]
-    assert train(finetune, "train.max_epochs=2", *options) == 0
-    log = finetune.parent / "logs/tiny/run.log"
-    train(finetune, "train.max_epochs=3", "train.from_checkpoint=true", *options)
+def test_a_resumed_run_says_that_it_was_changed(module: Path, config_file: Path) -> None:
+    option = "train.transform=my_transforms:darker"
+    assert train(config_file, "train.max_epochs=1", option) == 0
+    log = config_file.parent / "logs/tiny/run.log"
+    train(config_file, "train.max_epochs=2", "train.from_checkpoint=true", option)
     assert "other augmentation" not in log.read_text()
     module.write_text(DARKER.replace("LEVEL = 2", "LEVEL = 3"))
-    train(finetune, "train.max_epochs=4", "train.from_checkpoint=true", *options)
+    train(config_file, "train.max_epochs=3", "train.from_checkpoint=true", option)
     assert "the epochs until now had another augmentation: my_transforms:darker, source " in (
         log.read_text()
     )
