@@ -156,11 +156,7 @@ def test_a_worker_has_what_the_run_began_with(module: Path) -> None:
         pickle.loads(content)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_later_picture_that_it_fails_on_is_named(
-    module: Path, finetune: Path, workers: int
-) -> None:
-    """In one sentence, from a worker process too."""
+def test_a_later_picture_that_it_fails_on_is_named(module: Path, finetune: Path) -> None:
     module.write_text(
         "def f(picture):\n    if picture.float().mean(0).std() > 60:\n"
         "        raise ValueError('too\\nlong')\n    return picture\n"
@@ -171,7 +167,7 @@ def test_a_later_picture_that_it_fails_on_is_named(
     halves.save(bad)
     config, _ = load_config(
         finetune,
-        ["train.transform=my_transforms:f", "train.views=auto", f"train.num_workers={workers}"]
+        ["train.transform=my_transforms:f", "train.views=auto"]
         + ["train.mode=scratch"]
         + [f"vit.{key}={value}" for key, value in TINY_VIT.items()],
     )

@@ -18,3 +18,17 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         temporary.write_text("half")
         raise Stop
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_an_error_of_a_worker_process_is_one_sentence_too() -> None:
+    """PyTorch raises it anew with that process's traceback before it."""
+    from torch._utils import ExceptionWrapper
+
+    try:
+        raise utils.UserError("a.png: not an image; remove it")
+    except utils.UserError:
+        wrapped = ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(utils.UserError) as caught:
+        wrapped.reraise()
+    assert "Traceback" in caught.value.args[0]
+    assert str(caught.value) == "a.png: not an image; remove it"
