@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import difflib
-import math
 import os
 import time
 from pathlib import Path
@@ -153,7 +152,7 @@ class MetricsLog:
         self.plot = folder / "curves.png"
         self.columns = columns
         self.best_epoch = best_epoch or None
-        self.drawn = -math.inf
+        self.drawn = time.monotonic()  # a run of seconds is drawn at its end
         self.rows = [row for row in read_metrics(self.path) if row["epoch"] <= last_epoch]
         self.events = TensorBoard(folder, self.rows)
 

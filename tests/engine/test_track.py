@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,7 +92,7 @@ def test_a_stopped_run_goes_on_as_the_same_one(
 
 @pytest.mark.parametrize("after_sending", [False, True])
 def test_whenever_it_is_stopped_nothing_is_missing_there_or_twice(
-    config_file: Path, mlflow_store: Any, monkeypatch: pytest.MonkeyPatch, after_sending: bool
+    tmp_path: Path, mlflow_store: Any, monkeypatch: pytest.MonkeyPatch, after_sending: bool
 ) -> None:
     original, calls = track.MLflow.epoch, iter(range(1000))
 
@@ -103,14 +104,17 @@ def test_whenever_it_is_stopped_nothing_is_missing_there_or_twice(
         if second:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched:
-        patched.setattr(track.MLflow, "epoch", stop)
-        with pytest.raises(KeyboardInterrupt, match="go on with"):
-            train(config_file, "train.track=mlflow")
-    train(config_file, "train.track=mlflow", "train.from_checkpoint=true")
+    rows = [{"epoch": epoch, "train_loss": 1.0} for epoch in (1, 2, 3)]
+    monkeypatch.setattr(track.MLflow, "epoch", stop)
+    with pytest.raises(KeyboardInterrupt), tracking("mlflow", tmp_path) as tracker:
+        for row in rows:
+            tracker.epoch(row)
+    with tracking("mlflow", tmp_path, goes_on=True) as tracker:
+        for row in rows:
+            tracker.epoch(row)
     run = the_run(mlflow_store)
     steps = [m.step for m in mlflow_store.get_metric_history(run.info.run_id, "train/loss")]
-    assert steps == [1, 2, 3] and run.data.params["train.lr"] == "0.001"
+    assert steps == [1, 2, 3] and run.info.status == "FINISHED"
 
 
 def test_one_stopped_before_its_settings_were_sent_has_them_then(
@@ -165,15 +169,15 @@ def test_a_tracker_that_is_added_to_a_run_is_told_what_was_before(
     assert steps == [1, 2, 3]
 
 
-def test_a_run_that_is_gone_from_the_server(config_file: Path, mlflow_store: Any) -> None:
-    train(config_file, "train.track=mlflow", "train.max_epochs=1")
-    file = config_file.parent / "logs/tiny/track.json"
+def test_a_run_that_is_gone_from_the_server(tmp_path: Path, mlflow_store: Any) -> None:
+    file = tmp_path / track.IDENTITY
     file.write_text(json.dumps({"mlflow": {"run": "f" * 32, "epochs": 1}}))
-    again = ("train.track=mlflow", "train.from_checkpoint=true")
-    said = fail(config_file, *again)
-    assert f"{file} names its run there: without that file it is a new one" in said
+    said = re.escape(f"{file} names its run there: without that file it is a new one")
+    with pytest.raises(UserError, match=said), tracking("mlflow", tmp_path, goes_on=True):
+        pass
     file.unlink()
-    assert train(config_file, *again) == 0
+    with tracking("mlflow", tmp_path, goes_on=True):
+        assert file.exists()
 
 
 @pytest.mark.parametrize("content", ["", "[]", "null", "{", '{"mlflow": "x"}', '{"mlflow": {}}'])
