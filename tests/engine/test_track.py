@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,9 @@ def test_wandb_offline(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert train(config_file, "train.track=wandb") == 0
     logs = config_file.parent / "logs/tiny"
     (file,) = logs.glob("wandb/offline-run-*/run-*.wandb")
+    until = time.monotonic() + 60  # its own process writes, and may end a little later
+    while file.stat().st_size < 1000 and time.monotonic() < until:
+        time.sleep(0.1)
     assert file.stat().st_size > 1000
     known = json.loads((logs / "track.json").read_text())["wandb"]
     assert known["run"] in file.name and known["epochs"] == 3
