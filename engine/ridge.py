@@ -1,0 +1,127 @@
+"""Ridge regression in closed form: every strength from one decomposition, and with each the answers
+that fits without a picture would give for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+STRENGTHS = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # times the pictures
+MOST_DUAL = 5_000  # pictures; beyond, the features' products are decomposed, not the pictures'
+SCALES = tuple(1.25**k for k in range(-6, 25))  # of an answer, to be a logit: 0.26 to 212
+LEAST_SPREAD = 1e-6  # of a feature: below, it is the same for all pictures
+LEAST_REST = 1e-9  # of 1 - leverage: a picture that decides its own answer alone
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """A linear classifier, fitted in closed form: `weight` (C, P) and `bias` (C,) give the logits
+    of features (P,) as they come. `left_out` (n, C) are the logits of each training picture by a
+    fit without it and its copies."""
+
+    weight: Tensor
+    bias: Tensor
+    strength: float
+    left_out: Tensor
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Logits (m, C) of features (m, P)."""
+        return F.linear(features.float(), self.weight, self.bias)
+
+
+def fit_ridge(
+    features: Tensor, labels: Tensor, num_classes: int, copies: Sequence[Tensor] = ()
+) -> Ridge:
+    """Regress the classes, one-hot, on standardised `features` (n, P); the answers become logits.
+
+    `copies`: the indices of pictures that are the same, which are left out together. The strength
+    is the largest whose left-out loss is the lowest but for a standard error of the difference
+    (Hastie et al., The Elements of Statistical Learning, section 7.10). An answer z becomes the
+    logit s z - log(the class's share), as regression leans to common classes; the left-out answers
+    choose s, each class counting the same.
+    """
+    basis = _Basis(features)
+    n = len(labels)
+    y = F.one_hot(labels, num_classes).double()  # n C
+    share = y.mean(0)
+    tried = []
+    for strength in STRENGTHS:
+        z = y - basis.left_out_errors(y - share, strength * n, copies)
+        scale, losses = _best_scale(z, labels, share)
+        tried.append((strength, scale, z, losses))
+    best = min((losses for *_, losses in tried), key=lambda losses: losses.mean())
+    strength, scale, z, _ = [row for row in tried if _as_good(row[-1], best)][-1]
+    weight, bias = basis.solution(y - share, strength * n)
+    prior = _prior(share)
+    return Ridge(
+        weight=(scale * weight).float(),
+        bias=(scale * (share + bias) - prior).float(),
+        strength=strength,
+        left_out=(scale * z - prior).float(),
+    )
+
+
+class _Basis:
+    """The features x (n, P), standardised and so centred, as x = A V^T with orthonormal V.
+
+    With an intercept, which is the mean, and a strength k, the fitted values are H y,
+    H = 1 1^T / n + A (S + k)^-1 A^T, where S = A^T A is diagonal.
+    """
+
+    def __init__(self, features: Tensor) -> None:
+        x = features.double()
+        self.mean, spread = x.mean(0), x.std(0, correction=0)
+        self.spread = torch.where(spread > LEAST_SPREAD, spread, math.inf)
+        x = (x - self.mean) / self.spread
+        dual = len(x) <= MOST_DUAL
+        S, vectors = torch.linalg.eigh(x @ x.T if dual else x.T @ x)
+        kept = 1e-12 * S.max() < S
+        self.S, vectors = S[kept], vectors[:, kept]
+        self.A = vectors * self.S.sqrt() if dual else x @ vectors  # n r
+        self.V = x.T @ vectors / self.S.sqrt() if dual else vectors  # P r
+
+    def left_out_errors(self, y: Tensor, k: float, copies: Sequence[Tensor]) -> Tensor:
+        """y - the answers of the fits without each picture (n, C), for centred targets: the errors
+        of the one fit by 1 - H, of its copies by that block of 1 - H (PRESS; Allen 1974)."""
+        shrunk = self.A / (self.S + k)  # n r
+        error = y - shrunk @ (self.A.T @ y)
+        n = len(y)
+        rest = (1 - 1 / n - (shrunk * self.A).sum(1)).clamp(min=LEAST_REST)
+        found = error / rest[:, None]
+        for group in copies:
+            own = torch.eye(len(group), dtype=y.dtype) - 1 / n - shrunk[group] @ self.A[group].T
+            found[group] = torch.linalg.lstsq(own, error[group]).solution
+        return found
+
+    def solution(self, y: Tensor, k: float) -> tuple[Tensor, Tensor]:
+        """The weight (C, P) and bias (C,) for features as they come, but for the targets' mean."""
+        weight = (self.V @ ((self.A.T @ y) / (self.S + k)[:, None])).T / self.spread
+        return weight, -weight @ self.mean
+
+
+def _as_good(losses: Tensor, best: Tensor) -> bool:
+    behind = losses - best
+    return bool(behind.mean() <= behind.std(correction=0) / math.sqrt(len(behind)))
+
+
+def _prior(share: Tensor) -> Tensor:
+    """The log of each class's share by that of equal classes."""
+    return (share * len(share)).clamp(min=1e-12).log()
+
+
+def _best_scale(z: Tensor, labels: Tensor, share: Tensor) -> tuple[float, Tensor]:
+    """The scale of the answers z (n, C) with the lowest cross-entropy, each class counting the
+    same, and the pictures' losses (n,) with it."""
+    weights = 1 / (share * len(share))[labels]
+    tried = [
+        (F.cross_entropy(scale * z - _prior(share), labels, reduction="none") * weights, scale)
+        for scale in SCALES
+    ]
+    losses, scale = min(tried, key=lambda pair: pair[0].mean())
+    return scale, losses

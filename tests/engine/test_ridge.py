@@ -1,0 +1,113 @@
+"""Ridge regression by its closed form, against scikit-learn's and fits without each picture."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine import ridge
+from engine.ridge import fit_ridge
+
+
+def clusters(n: int, width: int, classes: int = 3, spread: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Features around a centre a class, some large and some the same for all, and the labels."""
+    torch.manual_seed(0)
+    labels = torch.arange(n) % classes
+    features = torch.randn(classes, width)[labels] + spread * torch.randn(n, width)
+    features = features * torch.linspace(0.1, 30, width) + 5
+    features[:, 0] = 7.0
+    return features, labels
+
+
+def plain(features: Tensor, labels: Tensor, k: float, queries: Tensor) -> np.ndarray:
+    """scikit-learn's answers, for features that are standardised already."""
+    from sklearn.linear_model import Ridge
+
+    targets = F.one_hot(labels, 3).double()
+    return Ridge(alpha=k, solver="svd").fit(features, targets).predict(queries)
+
+
+@pytest.mark.parametrize(("n", "width"), [(30, 80), (60, 8)])
+@pytest.mark.parametrize("dual", [True, False])
+def test_it_is_scikit_learns(
+    n: int, width: int, dual: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From more features than pictures and fewer, by either decomposition."""
+    monkeypatch.setattr(ridge, "MOST_DUAL", n if dual else 0)
+    features, labels = clusters(n, width)
+    x = features.double()
+    x = ((x - x.mean(0)) / x.std(0, correction=0)).nan_to_num()
+    found = fit_ridge(features, labels, 3)
+    wanted = torch.from_numpy(plain(x, labels, found.strength * n, x))
+    scale = (found(features) - found(features).mean(1, keepdim=True)).double()
+    centred = wanted - wanted.mean(1, keepdim=True)
+    s = (scale * centred).sum() / (centred**2).sum()
+    torch.testing.assert_close(scale, s * centred, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dual", [True, False])
+def test_what_is_left_out_is_left_out(dual: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One picture at a time, and copies together: as a fit without them answers."""
+    n, k = 24, 0.7
+    monkeypatch.setattr(ridge, "MOST_DUAL", n if dual else 0)
+    features, labels = clusters(n, 40)
+    features[3] = features[15] = features[9]
+    labels[3] = 1
+    x = features.double()
+    x = ((x - x.mean(0)) / x.std(0, correction=0)).nan_to_num()
+    targets = F.one_hot(labels, 3).double()
+    copies = torch.tensor([3, 9, 15])
+    errors = ridge._Basis(features).left_out_errors(targets - targets.mean(0), k, [copies])
+    for i in range(n):
+        out = set(copies.tolist()) if i in copies else {i}
+        rest = torch.tensor([j for j in range(n) if j not in out])
+        answer = torch.from_numpy(plain(x[rest], labels[rest], k, x[i : i + 1]))[0]
+        torch.testing.assert_close(targets[i] - errors[i], answer, rtol=1e-6, atol=1e-8)
+
+
+def test_the_left_out_answers_estimate_what_new_pictures_get() -> None:
+    features, labels = clusters(600, 100, spread=4.0)
+    found = fit_ridge(features[:200], labels[:200], 3)
+    estimate = (found.left_out.argmax(1) == labels[:200]).float().mean()
+    new = (found(features[200:]).argmax(1) == labels[200:]).float().mean()
+    known = (found(features[:200]).argmax(1) == labels[:200]).float().mean()
+    assert abs(estimate - new) < 0.06 < known - new
+
+
+def test_logits_are_calibrated() -> None:
+    """The surest answers are right as often as they say."""
+    features, labels = clusters(900, 60, spread=5.0)
+    found = fit_ridge(features[:300], labels[:300], 3)
+    sure, answer = found(features[300:]).softmax(1).max(1)
+    right = (answer == labels[300:]).float()
+    assert abs(sure.mean() - right.mean()) < 0.05 and 0.4 < right.mean() < 0.97
+
+
+def test_a_rare_class_is_not_forgotten() -> None:
+    """One-hot regression leans to the common classes; its logits don't."""
+    features, labels = clusters(900, 60, spread=5.0)
+    common = (labels != 2).nonzero()[:, 0]
+    rare = (labels == 2).nonzero()[:, 0]
+    train = torch.cat([common[:300], rare[:20]])
+    test = torch.cat([common[300:], rare[100:]])
+    found = fit_ridge(features[train], labels[train], 3)
+    answers = found(features[test]).argmax(1)
+    recalls = [(answers[labels[test] == c] == c).float().mean().item() for c in range(3)]
+    plain_z = F.linear(
+        features[test],
+        found.weight,
+        found.bias + ridge._prior(F.one_hot(labels[train], 3).double().mean(0)).float(),
+    ).argmax(1)
+    plain_recall = (plain_z[labels[test] == 2] == 2).float().mean().item()
+    assert min(recalls) > 0.5 and plain_recall < recalls[2] - 0.1
+
+
+def test_nothing_to_learn_from_is_no_error() -> None:
+    """Features that are all the same, and a picture a class."""
+    same = fit_ridge(torch.ones(6, 4), torch.arange(6) % 3, 3)
+    assert same(torch.ones(2, 4)).isfinite().all()
+    single = fit_ridge(torch.randn(3, 4), torch.arange(3), 3)
+    assert single.left_out.isfinite().all() and single.weight.isfinite().all()
