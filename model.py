@@ -293,15 +293,20 @@ class Tokens:
 
     `tokens` is (B, N, D). Where that block is the last one they are normalised, (x - mean) / std,
     and `cls` (B, D) is the class token itself; else `cls` is None. With no trainable block, they
-    are the class token alone, (B, 1, D), as it leaves the last block.
+    are the class token alone, (B, 1, D), as it leaves the last block. `layers` (B, L, 2, D), where
+    it is known, are the `summaries` of what enters the second block, the third, and so on.
     """
 
     tokens: Tensor
     cls: Tensor | None = None
+    layers: Tensor | None = None
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Tokens:
-        cls = None if self.cls is None else self.cls.to(device, non_blocking=non_blocking)
-        return Tokens(self.tokens.to(device, non_blocking=non_blocking), cls)
+        found = (
+            None if part is None else part.to(device, non_blocking=non_blocking)
+            for part in (self.tokens, self.cls, self.layers)
+        )
+        return Tokens(*found)  # type: ignore[arg-type]
 
 
 class Tail(nn.Module):
@@ -320,6 +325,11 @@ class Tail(nn.Module):
         last = net.blocks[-1]
         assert isinstance(last, Block)
         return net.forward_head(last.forward_cls(tokens, inputs.cls))
+
+
+def summaries(tokens: Tensor) -> Tensor:
+    """The class token and the mean of the patch tokens (B, 2, D), of tokens (B, N, D)."""
+    return torch.stack([tokens[:, 0], tokens[:, 1:].mean(1)], 1)
 
 
 def parameter_groups(

@@ -6,10 +6,10 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from config import TrainConfig
 from dataset import loader_options
 from model import Tokens, VisionTransformer
 from tokens.cache import TokenCache, chunks
-from tokens.plan import Draw, Plan, caches, damage, read_header, write_header
+from tokens.plan import Draw, Plan, caches, damage, layers_size, read_header, write_header
 from tokens.trunk import Trunk
 from utils import UserError, log, write_text
 
@@ -43,7 +43,7 @@ def open_cache(
                 Builder(plan, net, train, device).build()
     with contextlib.suppress(OSError):  # `tools.cache` knows by it when it was last used
         (plan.path / "header.json").touch()
-    return TokenCache(plan.path, plan.record)
+    return TokenCache(plan.path, plan.record, plan.layers)
 
 
 @contextlib.contextmanager
@@ -103,18 +103,23 @@ class Builder:
             self.folder.mkdir(parents=True)
         write_header(self.folder, plan, ids)
         started, first = time.perf_counter(), done
-        with open(self.folder / "tokens.bin", "ab") as file:
-            file.truncate(done * plan.record.itemsize)
+        with contextlib.ExitStack() as stack:
+            files: list[BinaryIO] = [stack.enter_context(open(self.folder / "tokens.bin", "ab"))]
+            files[0].truncate(done * plan.record.itemsize)
+            if plan.layers.itemsize:
+                files.append(stack.enter_context(open(self.folder / "layers.bin", "ab")))
+                files[1].truncate(min(done, len(plan.plain)) * plan.layers.itemsize)
             synced = time.monotonic()
             try:
-                for records in self._records(ids[done:]):
-                    file.write(records.data)
-                    done += len(records)
+                for batch in self._records(ids[done:]):
+                    for file, records in zip(files, batch, strict=False):
+                        file.write(records.data)
+                    done += len(batch[0])
                     if time.monotonic() > synced + SYNC_SECONDS:
-                        self._sync(file, done)
+                        self._sync(files, done)
                         synced = time.monotonic()
             finally:
-                self._sync(file, done)
+                self._sync(files, done)
         os.replace(self.folder, plan.path)
         (plan.path / self.progress.name).unlink(missing_ok=True)
         seconds = time.perf_counter() - started
@@ -127,34 +132,49 @@ class Builder:
             done = int(self.progress.read_text())
             size = (self.folder / "tokens.bin").stat().st_size
             done = min(done, size // self.plan.record.itemsize)
-            return [*ids[:done], *self._copied_first(ids[done:])], done
-        return self._copied_first(self.plan.draws), 0
+            if self.plan.layers.itemsize:
+                kept = layers_size(self.folder) // self.plan.layers.itemsize
+                done = done if kept >= min(done, len(self.plan.plain)) else kept
+            return [*ids[:done], *self._ordered(ids[done:])], done
+        return self._ordered(self.plan.draws), 0
 
-    def _copied_first(self, ids: Iterable[str]) -> list[str]:
-        """What must be computed then comes in whole batches."""
-        return sorted(ids, key=lambda id_: id_ not in self.donors)
+    def _ordered(self, ids: Iterable[str]) -> list[str]:
+        """Those whose layers are kept come first, and what must be computed in whole batches."""
+        plain = self.plan.plain if self.plan.layers.itemsize else ()
+        return sorted(ids, key=lambda id_: (id_ not in plain, id_ not in self.donors))
 
-    def _sync(self, file: Any, done: int) -> None:
+    def _sync(self, files: list[BinaryIO], done: int) -> None:
         """Note how many records are surely on the disk."""
-        file.flush()
-        os.fsync(file.fileno())
+        for file in files:
+            file.flush()
+            os.fsync(file.fileno())
         write_text(self.progress, str(done))
 
-    def _records(self, ids: list[str]) -> Iterator[np.ndarray]:
-        """The records of `ids` in their order, copied or computed, a batch at a time."""
+    def _records(self, ids: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The records of `ids` in their order, copied or computed, a batch at a time; and what is
+        kept of the layers of the plain ones among them, which are the first."""
         with tqdm(total=len(ids), desc="caching tokens", unit="image", leave=False) as bar:
             for donated, group in groupby(ids, lambda id_: id_ in self.donors):
                 make = self._copied if donated else self._computed
-                for records in make(list(group)):
-                    yield records
-                    bar.update(len(records))
+                for batch in make(list(group)):
+                    yield batch
+                    bar.update(len(batch[0]))
 
-    def _copied(self, ids: list[str]) -> Iterator[np.ndarray]:
+    def _copied(self, ids: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for some in chunks(ids, 64):
-            yield np.array([self.donors[id_][0][self.donors[id_][1]] for id_ in some])
+            given = [self.donors[id_] for id_ in some]
+            kept = given[: self._plain(some)]
+            records = np.array([donor.records[row] for donor, row in given])
+            layers = [donor.layers[row].numpy() for donor, row in kept if donor.layers is not None]
+            yield records, np.array(layers, self.plan.layers.base)
 
-    def _computed(self, ids: list[str]) -> Iterator[np.ndarray]:
-        trunk = Trunk(self.net.eval(), self.device, self.train.bf16)
+    def _plain(self, ids: Sequence[str]) -> int:
+        """How many of some records have their layers kept."""
+        return sum(id_ in self.plan.plain for id_ in ids) if self.plan.layers.itemsize else 0
+
+    def _computed(self, ids: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        layers = self.plan.layers.itemsize > 0
+        trunk = Trunk(self.net.eval(), self.device, self.train.bf16, layers)
         log.debug("trunk pass: %s, batches of %d", trunk.engine, trunk.batch_size)
         # On a CPU no process decodes meanwhile: the products then lose more than that gains
         # (11.8 images/s without, 11.5 with a thread, 11.3 with a process).
@@ -163,31 +183,43 @@ class Builder:
             trunk.batch_size,
             **loader_options(self.train, self.device),
         )
+        done = 0
         for images in loader:
-            yield self._as_records(trunk(images))
+            tokens = trunk(images)
+            kept = self._plain(ids[done : done + len(images)])
+            done += len(images)
+            yield self._as_records(tokens), self._as_layers(tokens, kept)
 
     def _as_records(self, tokens: Tokens) -> np.ndarray:
         records = np.empty(len(tokens.tokens), self.plan.record)
-        wanted = getattr(torch, self.train.cache_dtype)
-        small = tokens.tokens.to(wanted)
+        records["tokens"] = self._small(tokens.tokens)
+        if tokens.cls is not None:
+            records["cls"] = tokens.cls.cpu().numpy()
+        return records
+
+    def _as_layers(self, tokens: Tokens, kept: int) -> np.ndarray:
+        if tokens.layers is None:
+            return np.empty(0)
+        return self._small(tokens.layers[:kept])
+
+    def _small(self, values: Tensor) -> np.ndarray:
+        """Values in the cache's precision."""
+        small = values.to(getattr(torch, self.train.cache_dtype))
         if not small.isfinite().all():
             raise UserError(
                 "the trunk's tokens are not finite numbers in "
                 f"{self.train.cache_dtype}; set train.cache_dtype=float32 (or train.cache=off)"
             )
-        records["tokens"] = small.cpu().numpy()
-        if tokens.cls is not None:
-            records["cls"] = tokens.cls.cpu().numpy()
-        return records
+        return small.cpu().numpy()
 
 
-def find_donors(plan: Plan) -> dict[str, tuple[np.ndarray, int]]:
-    """Records of the plan that older caches of the same trunk hold: their array and row."""
-    found: dict[str, tuple[np.ndarray, int]] = {}
+def find_donors(plan: Plan) -> dict[str, tuple[TokenCache, int]]:
+    """Records of the plan that older caches of the same trunk hold: the cache and its row."""
+    found: dict[str, tuple[TokenCache, int]] = {}
     for folder in caches(plan.folder):
         with contextlib.suppress(ValueError, OSError):
             header, ids = read_header(folder)
             if header["recipe"] == plan.recipe and not damage(folder):
-                records = TokenCache(folder, plan.record).records
-                found |= {id_: (records, i) for i, id_ in enumerate(ids) if id_ in plan.draws}
+                donor = TokenCache(folder, plan.record, plan.layers)
+                found |= {id_: (donor, i) for i, id_ in enumerate(ids) if id_ in plan.draws}
     return found

@@ -26,7 +26,7 @@ LARGE_SHARE = 0.25  # of the free memory: a smaller cache just stays there
 class TokenCache:
     """A finished cache: its records by number, and the number of each identity."""
 
-    def __init__(self, folder: Path, record: np.dtype) -> None:
+    def __init__(self, folder: Path, record: np.dtype, layers: np.dtype | None = None) -> None:
         ids = (folder / "records.txt").read_text(encoding="utf-8").splitlines()
         self.rows = {id_: row for row, id_ in enumerate(ids)}
         with open(folder / "tokens.bin", "rb") as file:
@@ -36,6 +36,12 @@ class TokenCache:
             warnings.simplefilter("ignore", UserWarning)
             fields = [torch.from_numpy(self.records[name]) for name in record.names or ()]
         self.tokens, self.cls = fields[0], fields[1] if len(fields) > 1 else None
+        self.layers: Tensor | None = None  # of the first records
+        if layers is not None and layers.itemsize:
+            kept = np.memmap(folder / "layers.bin", layers, "r")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                self.layers = torch.from_numpy(np.asarray(kept))
         self.is_large = len(self.map) > LARGE_SHARE * available_memory()
         if not self.is_large:
             self._advise("MADV_WILLNEED")
@@ -51,7 +57,11 @@ class TokenCache:
         # It costs 1 ms a batch of 20 (B/16): only where it matters.
         if self.is_large:
             self._advise("MADV_DONTNEED")
-        return Tokens(tokens, None if self.cls is None else self.cls[torch.from_numpy(rows)])
+        chosen = torch.from_numpy(rows)
+        cls = None if self.cls is None else self.cls[chosen]
+        if self.layers is None or rows.max(initial=0) >= len(self.layers):
+            return Tokens(tokens, cls)
+        return Tokens(tokens, cls, self.layers[chosen].float())
 
     def expect(self, rows: np.ndarray) -> None:
         """Let the system read these rows from the disk meanwhile."""

@@ -3,6 +3,8 @@
     <data>/cache/<key>/header.json   what it was made of, with a hash of itself
     <data>/cache/<key>/records.txt   the identity of each record, a line each
     <data>/cache/<key>/tokens.bin    the records, all of one size
+    <data>/cache/<key>/layers.bin    where asked for: what each block made of the plain images; they
+                                     are the first records
     <data>/cache/<key>.partial/      the same, unfinished: a later run goes on with it
 
 The key is a hash of the trunk's weights and architecture, the precision, and the set of records. A
@@ -42,11 +44,17 @@ class Plan:
     """What a run's cache holds: its key, its size, and where each record comes from.
 
     `ids` names the records of each image of a part, one for each of its draws; `draws` says what a
-    record is made of.
+    record is made of; `plain` are those of images as evaluation sees them. With `layers`, their
+    `summaries` at every frozen block are kept, too.
     """
 
     def __init__(
-        self, net: VisionTransformer, split: Split, train: TrainConfig, checkpoints: int = 0
+        self,
+        net: VisionTransformer,
+        split: Split,
+        train: TrainConfig,
+        checkpoints: int = 0,
+        layers: bool = False,
     ) -> None:
         self.folder = cache_folder(train)
         self.reserved = checkpoints if same_disk(self.folder, Path(train.save_path)) else 0
@@ -55,6 +63,9 @@ class Plan:
         self.record = record_type(net, train.cache_dtype)
         self.ids: dict[str, list[list[str]]] = {}
         self.draws: dict[str, Draw] = {}
+        self.plain: set[str] = set()
+        depths = min(net.frozen_depth or 0, net.vit.num_layers - 1) if layers else 0
+        self.layers = np.dtype((train.cache_dtype, (depths, 2, net.vit.hidden_dim)))
         for part in PARTS:
             self._add(part, net, split, train)
         self.recipe = {
@@ -65,9 +76,12 @@ class Plan:
             "shape": list(self.record["tokens"].shape),
             "bf16": train.bf16,
         }
+        if layers:
+            self.recipe["layers"] = depths
         self.key = key_of(self.recipe, self.draws)
         self.path = self.folder / self.key
         self.bytes = len(self.draws) * self.record.itemsize
+        self.bytes += len(self.plain) * self.layers.itemsize
         self.about = {"images": str(split.root), "weights": train.checkpoint}
 
     def check_disk(self) -> None:
@@ -92,6 +106,7 @@ class Plan:
                     self.draws[ids[-1]] = (images, (i, n))
 
         add(eval_transform(preprocessing, channels), [1])
+        self.plain.update(id_ for ids in self.ids[part] for id_ in ids)
         if part == "train" and train.draws and train.draws > 1:
             assert train.max_epochs != "auto"
             augmented = range(2, min(train.draws, train.max_epochs) + 1)  # an epoch uses one
@@ -104,7 +119,8 @@ class Plan:
         """What is still to be written; 0 where the cache is there."""
         for folder in (self.path, self.path.with_suffix(".partial")):
             with contextlib.suppress(OSError):
-                return self.bytes - min(self.bytes, (folder / "tokens.bin").stat().st_size)
+                there = (folder / "tokens.bin").stat().st_size + layers_size(folder)
+                return self.bytes - min(self.bytes, there)
         return self.bytes
 
 
@@ -127,7 +143,11 @@ def data_option(train: TrainConfig) -> str:
 
 
 def plan_cache(
-    net: VisionTransformer, split: Split, train: TrainConfig, checkpoints: int = 0
+    net: VisionTransformer,
+    split: Split,
+    train: TrainConfig,
+    checkpoints: int = 0,
+    layers: bool = False,
 ) -> Plan | None:
     """What the run's cache holds; None, with a line that says why, where it runs without one.
 
@@ -135,7 +155,7 @@ def plan_cache(
     """
     if not may_cache(train):
         return None
-    plan = Plan(net, split, train, checkpoints)
+    plan = Plan(net, split, train, checkpoints, layers)
     if damage(plan.path) and train.cache == "auto" and not may_write(plan.folder):
         log.info(
             "no token cache: %s can't be written to; train.data names another place", plan.folder
@@ -195,6 +215,8 @@ def write_header(folder: Path, plan: Plan, ids: list[str]) -> None:
     """header.json and records.txt, before the first record."""
     content = {"key": plan.key, "recipe": plan.recipe, "records": len(ids), "about": plan.about}
     content["record_bytes"] = plan.record.itemsize
+    if plan.layers.itemsize:
+        content["plain"], content["layers_bytes"] = len(plan.plain), plan.layers.itemsize
     write_text(folder / "records.txt", "\n".join(ids) + "\n")
     header = {"content": content, "sha256": sha256(content)}
     write_text(folder / "header.json", json.dumps(header, indent=2) + "\n")
@@ -225,9 +247,21 @@ def damage(folder: Path) -> str | None:
         size = (folder / "tokens.bin").stat().st_size
     except (OSError, ValueError) as error:
         return str(error)
-    if size != len(ids) * header["record_bytes"]:
-        return f"tokens.bin has {size:,} bytes instead of {len(ids) * header['record_bytes']:,}"
+    wanted = len(ids) * header["record_bytes"]
+    if size != wanted:
+        return f"tokens.bin has {size:,} bytes instead of {wanted:,}"
+    if "plain" in header:
+        size, wanted = layers_size(folder), header["plain"] * header["layers_bytes"]
+        if size != wanted:
+            return f"layers.bin has {size:,} bytes instead of {wanted:,}"
     return None
+
+
+def layers_size(folder: Path) -> int:
+    """The size of a cache's layers.bin; 0 where there is none."""
+    with contextlib.suppress(OSError):
+        return (folder / "layers.bin").stat().st_size
+    return 0
 
 
 def caches(folder: Path, suffix: str = "") -> list[Path]:

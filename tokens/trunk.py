@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model import Block, Tokens, VisionTransformer
+from model import Block, Tokens, VisionTransformer, summaries
 from utils import autocast, log
 
 # A batch of the trunk pass makes so much of an MLP's hidden layer: 16 images of a B/16. Half of
@@ -24,9 +24,15 @@ class Trunk:
     the residual sums fused in, where PyTorch has it and it gives the plain blocks' result.
     """
 
-    def __init__(self, net: VisionTransformer, device: torch.device, bf16: bool = False) -> None:
+    def __init__(
+        self,
+        net: VisionTransformer,
+        device: torch.device,
+        bf16: bool = False,
+        layers: bool = False,
+    ) -> None:
         assert net.frozen_depth is not None
-        self.net, self.device, self.bf16 = net, device, bf16
+        self.net, self.device, self.bf16, self.layers = net, device, bf16, layers
         self.depth = net.frozen_depth
         vit = net.vit
         N = (vit.dim // vit.patch_dim) ** 2 + 1
@@ -41,17 +47,20 @@ class Trunk:
         net, last = self.net, len(self.net.blocks)
         with autocast(self.device, self.bf16):
             x = net.forward_trunk(images.to(self.device), 0)  # B N D
+            seen = []
             for block in self.blocks[: last - 1]:
                 x = block(x)
+                seen += [summaries(x.float())] if self.layers else []
         x = x.float()
+        layers = torch.stack(seen, 1) if seen else None  # B L 2 D
         end = net.blocks[-1]
         assert isinstance(end, Block)
         if self.depth == last - 1:
-            return Tokens(end.normalise(x), x[:, 0])
+            return Tokens(end.normalise(x), x[:, 0], layers)
         if self.depth == last:
             with autocast(self.device, self.bf16):
                 x = end.forward_cls(end.normalise(x), x[:, 0]).float()[:, None]  # B 1 D
-        return Tokens(x)
+        return Tokens(x, None, layers)
 
 
 class PackedBlock:
