@@ -17,9 +17,9 @@ Presets (arXiv:2010.11929 table 1; Ti and S: arXiv:2012.12877), as keys of the c
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -146,11 +146,41 @@ class PreLogits(nn.Module):
         return torch.tanh(self.fc(x))
 
 
+def summaries(tokens: Tensor) -> Tensor:
+    """The class token and the mean of the patch tokens (B, 2, D), of tokens (B, N, D)."""
+    return torch.stack([tokens[:, 0], tokens[:, 1:].mean(1)], 1)
+
+
+class LayersHead(nn.Module):
+    """Logits (B, C) of the `summaries` (B, L, 2, D) of what enters the blocks of numbers `depths`.
+
+    Beside a class head, the answer is the mean of the probabilities of the two; `scale` multiplies
+    the class head's logits before, so that both are as sure as they are right.
+    """
+
+    def __init__(self, depths: Sequence[int], width: int, num_classes: int) -> None:
+        super().__init__()
+        self.blocks = tuple(depths)
+        self.register_buffer("depths", torch.tensor(self.blocks))  # for whoever reads the arrays
+        self.scale = nn.Parameter(torch.ones(()), requires_grad=False)
+        self.fc = nn.Linear(2 * len(self.blocks) * width, num_classes)
+
+    def forward(self, layers: Tensor) -> Tensor:
+        return self.fc(layers.flatten(1))
+
+    def joined(self, logits: Tensor, layers: Tensor) -> Tensor:
+        """The log of the mean of both heads' probabilities (B, C), by the class head's logits."""
+        both = self(layers).log_softmax(1), (self.scale * logits).log_softmax(1)
+        return torch.logaddexp(*both) - math.log(2)
+
+
 class VisionTransformer(nn.Module):
     """Images (B, c, dim, dim), normalised, to logits (B, C); with 0 classes, to features (B, D).
 
     `auto` keys of the architecture are settled as by `ViTConfig.concrete`. `preprocessing` says
-    how an image becomes the input, `classes` what the logits mean, where they are known.
+    how an image becomes the input, `classes` what the logits mean, where they are known. A network
+    may have a `layers` head beside the one on the class token or, with `num_classes` 0 in `vit`,
+    instead of it: docs/layers.md.
     """
 
     def __init__(
@@ -181,6 +211,7 @@ class VisionTransformer(nn.Module):
         self.head: nn.Module = (
             nn.Linear(R or D, vit.num_classes) if vit.num_classes else nn.Identity()
         )
+        self.layers: LayersHead | None = None
         self._initialise()
 
     def _initialise(self) -> None:
@@ -207,14 +238,25 @@ class VisionTransformer(nn.Module):
     @property
     def num_classes(self) -> int:
         assert isinstance(self.vit.num_classes, int)  # concrete
-        return self.vit.num_classes
+        only_layers = self.layers is not None and not self.vit.num_classes
+        return len(self.layers.fc.bias) if self.layers and only_layers else self.vit.num_classes
 
     @property
     def device(self) -> torch.device:
         return self.cls_token.device
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.forward_tail(self.forward_trunk(images, 0), 0)
+        x = self.forward_trunk(images, 0)
+        if self.layers is None:
+            return self.forward_tail(x, 0)
+        seen, end = [], len(self.blocks) - 1 if self.vit.num_classes else self.layers.blocks[-1]
+        for depth, block in enumerate(self.blocks[:end], 1):
+            x = block(x)
+            seen += [summaries(x)] if depth in self.layers.blocks else []
+        layers = torch.stack(seen, 1)  # B L 2 D
+        if not self.vit.num_classes:
+            return self.layers(layers)
+        return self.layers.joined(self.forward_tail(x, end), layers)
 
     def forward_trunk(self, images: Tensor, depth: int) -> Tensor:
         """The tokens (B, N, D) that enter block `depth`, or the final norm after the last."""
@@ -317,6 +359,17 @@ class Tail(nn.Module):
         self.net = net
 
     def forward(self, inputs: Tokens) -> Tensor:
+        heads = self.net.layers
+        if heads is None:
+            return self.forward_class(inputs)
+        assert inputs.layers is not None
+        layers = inputs.layers[:, [depth - 1 for depth in heads.blocks]]
+        if not self.net.vit.num_classes:
+            return heads(layers)
+        return heads.joined(self.forward_class(inputs), layers)
+
+    def forward_class(self, inputs: Tokens) -> Tensor:
+        """What the class head says."""
         net = self.net
         assert net.frozen_depth is not None
         tokens = inputs.tokens.to(net.norm.weight.dtype)
@@ -325,39 +378,6 @@ class Tail(nn.Module):
         last = net.blocks[-1]
         assert isinstance(last, Block)
         return net.forward_head(last.forward_cls(tokens, inputs.cls))
-
-
-def summaries(tokens: Tensor) -> Tensor:
-    """The class token and the mean of the patch tokens (B, 2, D), of tokens (B, N, D)."""
-    return torch.stack([tokens[:, 0], tokens[:, 1:].mean(1)], 1)
-
-
-def parameter_groups(
-    net: VisionTransformer, lr: float, weight_decay: float, layer_decay: float = 1.0
-) -> list[dict[str, Any]]:
-    """An optimiser's groups of what trains, from the head backwards: the matrices of a depth, and
-    what is added or scales (biases, norms, positions, class token), which no weight decay holds.
-
-    With a `layer_decay` below 1, a block learns so much slower than the one behind it (BEiT,
-    arXiv:2106.08254, and https://github.com/facebookresearch/mae/blob/main/util/lr_decay.py).
-    """
-    groups: dict[tuple[int, bool], dict[str, Any]] = {}
-    for name, parameter in reversed(list(net.named_parameters())):
-        if parameter.requires_grad:
-            depth = _depth_behind(name, net.vit.num_layers) if layer_decay < 1 else 0
-            matrix = parameter.ndim > 1 and name not in ("pos_embed", "cls_token")
-            options = {"weight_decay": weight_decay * matrix, "lr": lr * layer_decay**depth}
-            group = groups.setdefault((depth, matrix), {"params": [], **options})
-            group["params"].append(parameter)
-    return [groups[key] for key in sorted(groups)]
-
-
-def _depth_behind(name: str, num_layers: int) -> int:
-    """How many layers lie between a parameter and the logits: 0 head and final norm, 1 the last
-    block, and so on to the patches."""
-    if name.startswith("blocks."):
-        return num_layers - int(name.split(".")[1])
-    return num_layers + 1 if name.startswith(("patch_embed", "cls_token", "pos_embed")) else 0
 
 
 def resample_positions(pos_embed: Tensor, grid: int) -> Tensor:

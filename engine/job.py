@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from config import TrainConfig
 from engine.run import Run
-from model import Tail, Tokens, VisionTransformer, parameter_groups
+from model import Tail, Tokens, VisionTransformer
 from pretrained.write import metadata_of
 from tokens.cache import TokenLoader
 from utils import UserError, autocast, log
@@ -186,6 +186,34 @@ def build_optimizer(net: VisionTransformer, train: TrainConfig) -> torch.optim.O
         # instead of 7.9, of 18 in all.
         options["fused"] = True
     return getattr(library, name)(groups, **options)
+
+
+def parameter_groups(
+    net: VisionTransformer, lr: float, weight_decay: float, layer_decay: float = 1.0
+) -> list[dict[str, Any]]:
+    """An optimiser's groups of what trains, from the head backwards: the matrices of a depth, and
+    what is added or scales (biases, norms, positions, class token), which no weight decay holds.
+
+    With a `layer_decay` below 1, a block learns so much slower than the one behind it (BEiT,
+    arXiv:2106.08254, and https://github.com/facebookresearch/mae/blob/main/util/lr_decay.py).
+    """
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in reversed(list(net.named_parameters())):
+        if parameter.requires_grad:
+            depth = _depth_behind(name, net.vit.num_layers) if layer_decay < 1 else 0
+            matrix = parameter.ndim > 1 and name not in ("pos_embed", "cls_token")
+            options = {"weight_decay": weight_decay * matrix, "lr": lr * layer_decay**depth}
+            group = groups.setdefault((depth, matrix), {"params": [], **options})
+            group["params"].append(parameter)
+    return [groups[key] for key in sorted(groups)]
+
+
+def _depth_behind(name: str, num_layers: int) -> int:
+    """How many layers lie between a parameter and the logits: 0 head and final norm, 1 the last
+    block, and so on to the patches."""
+    if name.startswith("blocks."):
+        return num_layers - int(name.split(".")[1])
+    return num_layers + 1 if name.startswith(("patch_embed", "cls_token", "pos_embed")) else 0
 
 
 def import_bitsandbytes() -> Any:

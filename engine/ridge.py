@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-STRENGTHS = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # times the pictures
+# By the sum of the squared features: 1e-4, 3e-4 and 1e-3 times the pictures for six layers' class
+# and mean tokens, standardised and scaled by 1 / sqrt(D) (EXPERIMENTS.md, 2026-11-26).
+STRENGTHS = (8e-6, 2.5e-5, 8e-5)
 MOST_DUAL = 5_000  # pictures; beyond, the features' products are decomposed, not the pictures'
 SCALES = tuple(1.25**k for k in range(-6, 25))  # of an answer, to be a logit: 0.26 to 212
 LEAST_SPREAD = 1e-6  # of a feature: below, it is the same for all pictures
@@ -47,17 +49,16 @@ def fit_ridge(
     choose s, each class counting the same.
     """
     basis = _Basis(features)
-    n = len(labels)
     y = F.one_hot(labels, num_classes).double()  # n C
     share = y.mean(0)
     tried = []
     for strength in STRENGTHS:
-        z = y - basis.left_out_errors(y - share, strength * n, copies)
+        z = y - basis.left_out_errors(y - share, strength * basis.total, copies)
         scale, losses = _best_scale(z, labels, share)
         tried.append((strength, scale, z, losses))
     best = min((losses for *_, losses in tried), key=lambda losses: losses.mean())
     strength, scale, z, _ = [row for row in tried if _as_good(row[-1], best)][-1]
-    weight, bias = basis.solution(y - share, strength * n)
+    weight, bias = basis.solution(y - share, strength * basis.total)
     prior = _prior(share)
     return Ridge(
         weight=(scale * weight).float(),
@@ -83,6 +84,7 @@ class _Basis:
         S, vectors = torch.linalg.eigh(x @ x.T if dual else x.T @ x)
         kept = 1e-12 * S.max() < S
         self.S, vectors = S[kept], vectors[:, kept]
+        self.total = float(self.S.sum())
         self.A = vectors * self.S.sqrt() if dual else x @ vectors  # n r
         self.V = x.T @ vectors / self.S.sqrt() if dual else vectors  # P r
 

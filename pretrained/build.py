@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from config import Config, ViTConfig
 from model import VisionTransformer, resample_positions
 from pretrained.names import resolve
-from pretrained.read import Weights, read
+from pretrained.read import Weights, layers_head, read
 from utils import UserError, log, some
 
 
@@ -49,7 +50,7 @@ def build(
     fresh: set[str] = set()
     if num_classes is not None:
         changes |= {"num_classes": num_classes, "representation_size": None}
-        dropped = {name for name in state if name.startswith(("head.", "pre_logits."))}
+        dropped = {name for name in state if name.startswith(("head.", "pre_logits.", "layers."))}
         state = {name: tensor for name, tensor in state.items() if name not in dropped}
         fresh = {"head.weight", "head.bias"} if num_classes else set()
         if dropped:
@@ -68,7 +69,10 @@ def build(
     kept = weights.classes if num_classes is None else classes
     with torch.device("meta"):  # no random values that would be overwritten: 1.4 s for a B/16
         net = VisionTransformer(vit, preprocessing, kept)
+        net.layers = layers_head(state, vit)
     state |= {name: torch.zeros(net.get_parameter(name).shape) for name in fresh}
+    if net.layers is not None:
+        state["layers.depths"] = state["layers.depths"].long()
     net.load_state_dict(state, assign=True)
     return net.eval()
 
@@ -96,6 +100,7 @@ def build_for(config: Config, classes: tuple[str, ...]) -> VisionTransformer:
     _check_architecture(vit, weights)
     size = vit.dim if "dim" in vit.model_fields_set else weights.preprocessing.image_size
     keeps_head = weights.classes == classes and weights.vit.num_classes == len(classes)
+    weights = without_layers(weights)
     if keeps_head:
         log.info("  the head is kept: it was trained on these classes")
     net = build(
@@ -115,6 +120,14 @@ def build_for(config: Config, classes: tuple[str, ...]) -> VisionTransformer:
             )
         net.freeze_trunk(depth)
     return net
+
+
+def without_layers(weights: Weights) -> Weights:
+    """A head over layers is solved for, not trained: a training begins without one."""
+    state = {n: tensor for n, tensor in weights.state.items() if not n.startswith("layers.")}
+    if len(state) < len(weights.state):
+        log.info("  the head over layers is left out: it is solved for anew")
+    return replace(weights, state=state)
 
 
 def _check_architecture(vit: ViTConfig, weights: Weights) -> None:

@@ -104,12 +104,16 @@ def _huggingface_table(norm1: str, norm2: str, fc1: str, fc2: str) -> Table:
     ]
 
 
+LAYERS = ("depths", "scale", "fc.weight", "fc.bias")  # of our own files alone: model.LayersHead
+
+
 def _timm_table() -> Table:
     modules = ["patch_embed.proj", "norm", "pre_logits.fc", "head"]
     inner = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
     modules += [f"blocks.{{i}}.{name}" for name in inner]
     rows = _pairs({name: name for name in modules}, ".weight", ".bias", SAME)
-    return [(name, (name,), SAME) for name in ("cls_token", "pos_embed")] + rows
+    alone = ("cls_token", "pos_embed", *(f"layers.{name}" for name in LAYERS))
+    return [(name, (name,), SAME) for name in alone] + rows
 
 
 @dataclass(frozen=True)

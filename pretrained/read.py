@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from config import Preprocessing, ViTConfig
-from model import VisionTransformer
+from model import LayersHead, VisionTransformer
 from pretrained.layouts import LAYOUTS, Layout
 from utils import UserError, some
 
@@ -201,7 +201,9 @@ def _with_class_position(pos_embed: Tensor, notes: list[str]) -> Tensor:
 def _account(state: dict[str, Tensor], extra: list[str], vit: ViTConfig, source: str) -> None:
     """Raise UserError unless the arrays are exactly those of the architecture."""
     with torch.device("meta"):
-        wanted = {k: tuple(v.shape) for k, v in VisionTransformer(vit).state_dict().items()}
+        net = VisionTransformer(vit)
+        net.layers = layers_head(state, vit)
+        wanted = {k: tuple(v.shape) for k, v in net.state_dict().items()}
     problems = []
     if missing := sorted(wanted.keys() - state.keys()):
         problems.append(f"missing {some(missing)}")
@@ -216,6 +218,14 @@ def _account(state: dict[str, Tensor], extra: list[str], vit: ViTConfig, source:
         problems.append("wrong shapes: " + some(wrong))
     if problems:
         raise UserError(f"{source}: " + "; ".join(problems))
+
+
+def layers_head(state: Mapping[str, Tensor], vit: ViTConfig) -> LayersHead | None:
+    """The head over layers that a state has arrays for, without their values; None without any."""
+    depths, bias = state.get("layers.depths"), state.get("layers.fc.bias")
+    if depths is None or bias is None:
+        return None
+    return LayersHead([int(depth) for depth in depths], vit.hidden_dim, len(bias))
 
 
 def read(path: Path) -> Weights:

@@ -21,6 +21,11 @@ from utils import UserError, replacing, some
 def export(net: VisionTransformer, layout: str) -> dict[str, Tensor]:
     """A model's arrays under the names of another layout (`google`, `big_vision`,
     `huggingface-vit`, `huggingface-dinov2`, `timm`); LayerScale, where it has one, is 1."""
+    if net.layers is not None:
+        raise UserError(
+            f"the {layout} layout has no place for a head over several layers; train with "
+            "train.head=class for an ordinary ViT"
+        )
     big_vision = layout == "big_vision"
     plan = LAYOUTS["google" if big_vision else layout]
     state = {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}

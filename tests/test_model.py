@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from config import ConfigError, ViTConfig
-from model import VisionTransformer, attention_kept, resample_positions
-from tests.helpers import TINY_VIT
+from model import LayersHead, Tail, VisionTransformer, attention_kept, resample_positions
+from pretrained import export, load_model, save_model
+from tests.helpers import CPU, TINY_VIT
+from tokens.trunk import Trunk
+from utils import UserError
 
 TINY = ViTConfig(**TINY_VIT, num_classes=5)
 
@@ -214,3 +219,75 @@ def test_attention_that_is_kept() -> None:
     net(images)
     assert len(kept) == 2, "nothing is kept afterwards"
     assert not net.full_last_block
+
+
+def layered(class_head: bool = True, depths: tuple[int, ...] = (2, 3)) -> VisionTransformer:
+    """A small network with a head over layers, beside its class head or instead of it."""
+    torch.manual_seed(0)
+    vit = ViTConfig(**{**TINY_VIT, "num_layers": 4, "num_classes": 3 if class_head else 0})
+    net = VisionTransformer(vit, classes=("a", "b", "c"))
+    net.layers = LayersHead(depths, 48, 3)
+    for parameter in net.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.15)
+    with torch.no_grad():
+        net.layers.scale.fill_(2.0)
+    return net.eval()
+
+
+@pytest.mark.parametrize("depths", [(1,), (2, 3)])
+@pytest.mark.parametrize("class_head", [True, False])
+def test_a_layers_head_is_what_it_says(class_head: bool, depths: tuple[int, ...]) -> None:
+    """The mean of two probabilities, or its own alone, of the class token and the patches' mean."""
+    net, images = layered(class_head, depths), torch.randn(5, 3, 32, 32)
+    assert net.layers is not None and net.num_classes == 3
+    with torch.no_grad():
+        seen = [net.forward_trunk(images, depth) for depth in depths]
+        features = torch.cat([f(x) for x in seen for f in (first, mean_of_rest)], 1)
+        own = F.linear(features, net.layers.fc.weight, net.layers.fc.bias)
+        wanted = own.softmax(1)
+        if class_head:
+            tail = net.forward_tail(net.forward_trunk(images, 0), 0)
+            wanted = (wanted + (2 * tail).softmax(1)) / 2
+        torch.testing.assert_close(net(images).softmax(1), wanted)
+
+
+def first(tokens: Tensor) -> Tensor:
+    return tokens[:, 0]
+
+
+def mean_of_rest(tokens: Tensor) -> Tensor:
+    return tokens[:, 1:].mean(1)
+
+
+@pytest.mark.parametrize("frozen", [3, 4])
+@pytest.mark.parametrize("class_head", [True, False])
+def test_the_tail_answers_as_the_network(class_head: bool, frozen: int) -> None:
+    net, images = layered(class_head), torch.randn(5, 3, 32, 32)
+    net.freeze_trunk(frozen)
+    with torch.no_grad():
+        tokens = Trunk(net, CPU, layers=True)(images)
+        torch.testing.assert_close(Tail(net)(tokens), net(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("class_head", [True, False])
+def test_a_layers_head_is_saved_and_loaded(class_head: bool, tmp_path: Path) -> None:
+    net, images = layered(class_head), torch.randn(2, 3, 32, 32)
+    save_model(tmp_path / "a.safetensors", net)
+    again = load_model(tmp_path / "a.safetensors")
+    assert again.layers is not None and again.layers.blocks == (2, 3)
+    assert (again.num_classes, again.classes) == (3, ("a", "b", "c"))
+    torch.testing.assert_close(again(images), net(images), rtol=0, atol=0)
+    save_model(tmp_path / "b.safetensors", again)
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    fresh = load_model(tmp_path / "a.safetensors", num_classes=4)
+    assert fresh.layers is None and fresh(images).shape == (2, 4)
+    with pytest.raises(UserError, match="the timm layout has no place for a head over several"):
+        export(again, "timm")
+
+
+def test_attention_of_a_layers_head_is_kept() -> None:
+    net, images = layered(class_head=False), torch.randn(2, 3, 32, 32)
+    with torch.no_grad(), attention_kept(net) as kept:
+        torch.testing.assert_close(net(images), layered(class_head=False)(images))
+    assert len(kept) == 3, "the last block is not run: nothing reads it"

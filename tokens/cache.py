@@ -148,12 +148,12 @@ def class_tokens(
     order: the class tokens after the final norm of the network as it is now."""
     was_training = net.training
     net.eval()
-    tail, head = Tail(net), net.head
-    net.head = torch.nn.Identity()
+    tail, head, layers = Tail(net), net.head, net.layers
+    net.head, net.layers = torch.nn.Identity(), None
     try:
         found = [(tail(tokens.to(device)).float().cpu(), labels) for tokens, labels in loader]
     finally:
-        net.head = head
+        net.head, net.layers = head, layers
         net.train(was_training)
     return torch.cat([f for f, _ in found]), torch.cat([labels for _, labels in found])
 

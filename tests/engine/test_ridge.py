@@ -41,7 +41,7 @@ def test_it_is_scikit_learns(
     x = features.double()
     x = ((x - x.mean(0)) / x.std(0, correction=0)).nan_to_num()
     found = fit_ridge(features, labels, 3)
-    wanted = torch.from_numpy(plain(x, labels, found.strength * n, x))
+    wanted = torch.from_numpy(plain(x, labels, found.strength * float((x**2).sum()), x))
     scale = (found(features) - found(features).mean(1, keepdim=True)).double()
     centred = wanted - wanted.mean(1, keepdim=True)
     s = (scale * centred).sum() / (centred**2).sum()
