@@ -141,6 +141,7 @@ class TrainConfig(Section):
     checkpoint: Annotated[PathText | None, BeforeValidator(_false_is_none)] = "google-in21k-augreg"
     from_checkpoint: Annotated[bool | PathText | None, BeforeValidator(_false_is_none)] = None
     finetune_blocks: Annotated[Whole, Field(ge=0)] = 1
+    head: Literal["class", "layers", "both"] = "class"
     cache: Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_off)] = "auto"
     cache_dtype: Literal["float16", "float32"] = "float16"
 
@@ -202,7 +203,14 @@ class TrainConfig(Section):
     def draws(self) -> int | None:
         """How many draws of the augmentation an image has, used in turn; 1: the evaluation
         transform instead, so none; None: a new draw in each epoch."""
-        return RECIPES[self.mode].views if self.views == "auto" else self.views
+        if self.views != "auto":
+            return self.views
+        return 1 if self.head == "layers" else RECIPES[self.mode].views  # it is fitted to one view
+
+    @property
+    def trained_blocks(self) -> int:
+        """How many of the last blocks train: none where the head over layers stands alone."""
+        return 0 if self.head == "layers" else self.finetune_blocks
 
     @property
     def recipe_optim(self) -> str:
@@ -232,7 +240,7 @@ class TrainConfig(Section):
     def _trains(self) -> str:
         if self.mode != "finetune":
             return "all"
-        return "block" if self.finetune_blocks else "head"
+        return "block" if self.trained_blocks else "head"
 
     def settled(self, images: int) -> TrainConfig:
         """The same with each `auto` of the training settled, for so many training images; a
@@ -260,8 +268,24 @@ class TrainConfig(Section):
         }
         return self.model_copy(
             update={name: value for name, value in values.items() if getattr(self, name) == "auto"}
-            | {"max_epochs": most}
+            | {"max_epochs": most, "finetune_blocks": self.trained_blocks}
         )
+
+
+def advice(train: TrainConfig) -> list[str]:
+    """A line for a learning rate far from where this mode trains."""
+    if train.lr == "auto":
+        return []
+    scale = train.recipe_lr / RECIPES[train.mode].lr
+    low, high = (end * scale for end in RECIPES[train.mode].sane)
+    if low <= train.lr <= high:
+        return []
+    what = "little is learned" if train.lr < low else "it diverges, or unlearns the weights"
+    return [
+        f"train.lr: {train.lr:g} is far from {train.recipe_lr:.2g}, which mode {train.mode} trains "
+        f"well with ({low:.2g} to {high:.2g}, {train.recipe_optim}, batch {train.batch_size}): "
+        f"{what}"
+    ]
 
 
 class OverfitConfig(Section):

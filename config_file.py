@@ -17,7 +17,15 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from config import RECIPES, Config, ConfigError, OverfitConfig, Section, TrainConfig, ViTConfig
+from config import (
+    Config,
+    ConfigError,
+    OverfitConfig,
+    Section,
+    TrainConfig,
+    ViTConfig,
+    advice,
+)
 
 SECTIONS: dict[str, type[Section]] = {
     "vit": ViTConfig,
@@ -45,7 +53,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> tuple[C
     if problems:
         raise _listed(str(path), problems)
     assert config is not None
-    return config, [*notes, *_advice(config.train)]
+    return config, [*notes, *advice(config.train)]
 
 
 def check_config(config: Config) -> tuple[Config, list[str]]:
@@ -59,7 +67,7 @@ def check_config(config: Config) -> tuple[Config, list[str]]:
     checked, faults = _validate({n: _as_given(getattr(config, n)) for n in config.model_fields_set})
     if checked is None or faults:
         raise _listed("the config", faults)
-    return checked, _advice(checked.train)
+    return checked, advice(checked.train)
 
 
 def _as_given(section: Any) -> Any:
@@ -77,22 +85,6 @@ def _listed(where: str, problems: list[str]) -> ConfigError:
 def dump_config(config: Config) -> str:
     """The config as YAML that `load_config` reads back to an equal one."""
     return yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False, width=100)
-
-
-def _advice(train: TrainConfig) -> list[str]:
-    """A line for a learning rate far from where this mode trains."""
-    if train.lr == "auto":
-        return []
-    scale = train.recipe_lr / RECIPES[train.mode].lr
-    low, high = (end * scale for end in RECIPES[train.mode].sane)
-    if low <= train.lr <= high:
-        return []
-    what = "little is learned" if train.lr < low else "it diverges, or unlearns the weights"
-    return [
-        f"train.lr: {train.lr:g} is far from {train.recipe_lr:.2g}, which mode {train.mode} trains "
-        f"well with ({low:.2g} to {high:.2g}, {train.recipe_optim}, batch {train.batch_size}): "
-        f"{what}"
-    ]
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -251,6 +243,11 @@ def _mode_combinations(train: TrainConfig) -> list[Fault]:
             train.mode != "finetune" and train.cache == "on",
             "train.cache train.mode",
             f"on works in mode finetune only: in mode {train.mode} the tokens change every step",
+        ),
+        (
+            train.head != "class" and (train.mode != "finetune" or train.cache == "off"),
+            "train.head train.mode train.cache",
+            f"{train.head} is fitted to cached tokens: mode finetune, with cache auto or on",
         ),
         (
             train.mode == "finetune" and bool({train.mixup, train.cutmix} - {"auto", 0}),

@@ -93,7 +93,8 @@ def learn(work: Work) -> dict[str, Any]:
         with Keeper(run, job, progress, work.config, work.augmentation) as keeper:
             for row in keeper.metrics.rows:  # it was told most of them before the stop
                 tracker.epoch(row)
-            train_epochs(job, loaders, progress, keeper, tracker)
+            if train.head != "layers":  # which is solved for
+                train_epochs(job, loaders, progress, keeper, tracker)
         clock.lap("train")
         summary = conclude(work, job, loaders, Judge(before, setting), progress, clock)
         tracker.outcome(summary)

@@ -259,6 +259,7 @@ class Setting:
     optim: str
     lr: float
     weight_decay: float
+    scale: float = 1.0  # of its logits, so that they are as sure as they are right
 
     def applied(self, net: VisionTransformer, train: TrainConfig) -> TrainConfig:
         """The config with this setting; with `head`, the network's last block stops training."""
@@ -281,7 +282,7 @@ class Setting:
             for row in csv.DictReader(file):
                 if row["chosen"] == "1":
                     rate, decay = float(row["lr"]), float(row["weight_decay"])
-                    return cls(row["part"], row["optim"], rate, decay)
+                    return cls(row["part"], row["optim"], rate, decay, float(row.get("scale") or 1))
         return None
 
     def __str__(self) -> str:

@@ -13,16 +13,19 @@ from typing import Any
 from torch import Tensor
 
 from config import TrainConfig
+from config_file import dump_config
 from dataset import PARTS, Split
 from engine.checkpoint import Progress
-from engine.job import Average, Job
+from engine.heads import add_layers_head
+from engine.job import Average, Job, Setting
 from engine.run import Run
 from engine.start import Work
 from engine.track import log_outcome, reached, settings_of
 from engine.verdict import Judge
-from metrics import confusion, predict, score_lines, scores, wilson
+from metrics import confusion, evaluate, predict, score_lines, scores, wilson
 from pretrained.read import read_arrays
-from tokens.cache import Loaders
+from pretrained.write import save_model
+from tokens.cache import Loaders, TokenLoader
 from utils import git_commit, log, minutes, versions, write_csv, write_json
 
 
@@ -46,10 +49,7 @@ def conclude(
 ) -> dict[str, Any]:
     """Score the kept network on the test part, judge it, write summary.json and say all that."""
     run, split = work.run, work.split
-    job.net.load_state_dict(read_arrays(run.best)[0])
-    job.average = Average(job.parameters, None)  # what was read is the average
-    given = answers(job, loaders)
-    found = held_out_scores(progress, given, split)
+    given, found = kept_network(work, job, loaders, judge.setting, progress)
     clock.lap("test")
     part = "test" if "test" in given else "val"
     learned = judge.verdict(job, loaders, facts(split, part, found, progress))
@@ -62,6 +62,45 @@ def conclude(
     to_tensorboard(work, job.train, summary, reported)
     report_end(summary, run)
     return summary
+
+
+def kept_network(
+    work: Work, job: Job, loaders: Loaders, setting: Setting | None, progress: Progress
+) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Any]]:
+    """Make the job's network the one that is kept, with a head over layers where the config has
+    one; its answers for the parts that are held out, and their scores."""
+    head = job.train.head
+    if head != "layers":
+        arrays, _ = read_arrays(work.run.best)
+        trained = {n: a for n, a in arrays.items() if not n.startswith("layers.")}
+        job.net.load_state_dict(trained)
+        job.average = Average(job.parameters, None)  # what was read is the average
+    estimate = None
+    if head != "class":
+        training = loaders["train"]
+        assert isinstance(training, TokenLoader)
+        estimate = add_layers_head(job.net, training, head, setting)
+        log.info(
+            "the head over layers: %.4f of the training images are right, each left out of the fit",
+            estimate,
+        )
+        config, epoch = dump_config(work.config), str(progress.best_epoch)
+        save_model(work.run.best, job.net, config=config, epoch=epoch)
+        note_scores(job, training.plain(), loaders["val"], progress)
+    given = answers(job, loaders)
+    found = held_out_scores(progress, given, work.split)
+    return given, found | {"left_out_accuracy": estimate}
+
+
+def note_scores(job: Job, training: Any, validation: Any, progress: Progress) -> None:
+    """What the whole network reaches, in place of what its trained part did."""
+    bf16 = job.train.bf16
+    val, learned = (
+        evaluate(job.learner, loader, job.device, bf16) for loader in (validation, training)
+    )
+    progress.best_accuracy, progress.best_loss = val["accuracy"], val["loss"]
+    progress.best_balanced_accuracy = val["balanced_accuracy"]
+    progress.train_accuracy, progress.train_loss = learned["accuracy"], learned["loss"]
 
 
 def held_out_scores(
@@ -88,6 +127,10 @@ def summarise(
     """What summary.json holds: `found`, the scores and the verdict, and how they came about."""
     train = job.train
     total, trainable = job.net.parameter_counts()
+    learned = train.head != "layers"  # else it was solved for
+    if job.net.layers is not None:
+        solved = sum(p.numel() for p in job.net.layers.fc.parameters())
+        trainable = trainable + solved if learned else solved
     return {
         "mode": train.mode,
         "best_epoch": progress.best_epoch,
@@ -95,10 +138,9 @@ def summarise(
         **found,
         "train_loss": progress.train_loss,
         "train_accuracy": progress.train_accuracy,
+        "head": train.head,
         "chosen": asdict(judge.setting) if judge.setting else None,
-        "optim": train.optim,
-        "lr": train.lr,
-        "weight_decay": train.weight_decay,
+        **{name: getattr(train, name) if learned else None for name in OPTIMISED},
         "images": {part: len(split.part(part)) for part in PARTS},
         "seconds": round(progress.seconds, 1),
         "cache_seconds": clock.said("cache"),
@@ -113,6 +155,7 @@ def summarise(
     }
 
 
+OPTIMISED = ("optim", "lr", "weight_decay")
 PREDICTED = ("part", "path", "label", "predicted", "probability", "label_probability")
 SHOWN = 16  # images with their predictions in TensorBoard
 
@@ -211,9 +254,12 @@ def report_end(summary: dict[str, Any], run: Run) -> None:
     took = [f"{minutes(summary['seconds'])} of training"]
     took += [f"{minutes(summary[key])} for {what}" for key, what in phases.items() if summary[key]]
     kept = f"epoch {summary['best_epoch']} of {summary['epochs']}"
+    if not summary["epochs"]:
+        kept = "a head over layers, solved for"
     log.info("%s (mode %s, %s)", ", ".join(took), summary["mode"], kept)
     for line in score_lines(summary):
         log.info("%s", line)
     log.info("%s", summary["verdict_sentence"])
-    files = "curves.png, metrics.csv, summary.json" + (", search.csv" if summary["chosen"] else "")
+    files = ("curves.png, metrics.csv, " if summary["epochs"] else "") + "summary.json"
+    files += ", search.csv" if summary["chosen"] else ""
     log.info("results: %s (%s); weights: %s", run.folder, files, run.best)

@@ -54,7 +54,7 @@ def fit_ridge(
     tried = []
     for strength in STRENGTHS:
         z = y - basis.left_out_errors(y - share, strength * basis.total, copies)
-        scale, losses = _best_scale(z, labels, share)
+        scale, losses = best_scale(z, labels, share)
         tried.append((strength, scale, z, losses))
     best = min((losses for *_, losses in tried), key=lambda losses: losses.mean())
     strength, scale, z, _ = [row for row in tried if _as_good(row[-1], best)][-1]
@@ -117,7 +117,7 @@ def _prior(share: Tensor) -> Tensor:
     return (share * len(share)).clamp(min=1e-12).log()
 
 
-def _best_scale(z: Tensor, labels: Tensor, share: Tensor) -> tuple[float, Tensor]:
+def best_scale(z: Tensor, labels: Tensor, share: Tensor) -> tuple[float, Tensor]:
     """The scale of the answers z (n, C) with the lowest cross-entropy, each class counting the
     same, and the pictures' losses (n,) with it."""
     weights = 1 / (share * len(share))[labels]

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from config import BATCH, SGD_FACTOR, TrainConfig
 from engine.job import SEARCH, Setting, side_job, train_side_by_side
 from engine.plots import plot_search
+from engine.ridge import best_scale
 from engine.run import Run
 from metrics import predict
 from model import VisionTransformer
@@ -87,6 +88,7 @@ class Trial:
     steps: int
     losses: list[Tensor] = field(default_factory=list)
     right: list[Tensor] = field(default_factory=list)
+    answers: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # logits, labels
 
     @property
     def mean_loss(self) -> float:
@@ -136,6 +138,7 @@ def search(net: VisionTransformer, loader: TokenLoader, train: TrainConfig, run:
         finalists = list(best.values())[:FINALISTS]
         finals = try_settings(net, finalists, loader, folds, train, second, bar)
     winner = choose(finals, recipe)
+    winner.setting = replace(winner.setting, scale=sure_scale(winner))
     write_search(run.folder, trials, finals, winner)
     log.info(
         "lr auto: %s (%.4f right in %d-fold cross-validation on the training part; the best of %d "
@@ -146,6 +149,15 @@ def search(net: VisionTransformer, loader: TokenLoader, train: TrainConfig, run:
         len(candidates),
     )
     return winner.setting
+
+
+def sure_scale(trial: Trial) -> float:
+    """What the logits of a trial's held-out images are to be multiplied by (the temperature's
+    inverse; Guo et al. 2017, arXiv:1706.04599)."""
+    logits, labels = (torch.cat(part) for part in zip(*trial.answers, strict=True))
+    classes = logits.shape[1]
+    scale, _ = best_scale(logits.double(), labels, torch.full((classes,), 1 / classes))
+    return scale
 
 
 def rate(setting: Setting) -> tuple[str, str, float]:
@@ -203,10 +215,11 @@ def try_settings(
             )
             trial.losses.append(F.cross_entropy(logits, labels, reduction="none"))
             trial.right.append(logits.argmax(1) == labels)
+            trial.answers.append((logits, labels))
     return trials
 
 
-SETTING = ("part", "optim", "lr", "weight_decay")
+SETTING = ("part", "optim", "lr", "weight_decay", "scale")
 SEARCH_COLUMNS = (*SETTING, "steps", "images", "accuracy", "loss", "chosen")
 
 

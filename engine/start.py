@@ -11,6 +11,7 @@ from torchvision.transforms import v2
 from config import Config, TrainConfig
 from config_file import dump_config
 from dataset import PARTS, Split, load_split, write_split
+from engine.heads import read_depths
 from engine.run import Run
 from engine.search import still_to_find
 from engine.track import check_tracker
@@ -20,6 +21,7 @@ from pretrained.build import build_for
 from tokens.plan import Plan, known_files, may_cache, plan_cache
 from transforms import Own
 from utils import (
+    UserError,
     check_disk,
     keep_freed_memory,
     log,
@@ -97,8 +99,19 @@ def set_up(config: Config, run: Run, device: torch.device) -> Work:
     seed_everything(asked.seed)
     net = build_for(config, split.classes)
     train = asked.settled(len(split.part("train")))
-    plan = plan_cache(net, split, train, checkpoint_bytes(train, net)) if caches else None
-    if plan is not None and train.finetune_blocks <= 1:
+    layers = train.head != "class"
+    if layers and not read_depths(net):
+        blocks = net.vit.num_layers
+        raise UserError(
+            f"train.head: {train.head} reads the later half of the blocks, {blocks // 2 + 1} to "
+            f"{blocks} of {blocks}, as far as they are frozen; train.finetune_blocks=1 leaves some"
+        )
+    plan = plan_cache(net, split, train, checkpoint_bytes(train, net), layers) if caches else None
+    if layers and plan is None and not config.overfit_one_batch.overfit:
+        raise UserError(
+            f"train.head: {train.head} needs the token cache; train.head=class does not"
+        )
+    if plan is not None and train.finetune_blocks <= 1 and train.head != "layers":
         train = train.model_copy(update=still_to_find(asked))
     settled = config.model_copy(update={"vit": net.vit, "train": train})
     return Work(run, settled, split, net, plan, known, device, own)

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config import RECIPES
+from engine.heads import add_layers_head
 from engine.job import Job, Setting, side_job, train_side_by_side
 from metrics import evaluate, wilson
 from model import VisionTransformer
@@ -234,8 +235,14 @@ class Judge:
         seed_everything(train.seed)
         everyone = np.arange(len(training.dataset))
         batches = training.training(train, everyone, dealt(training.dataset))
+        if train.head == "layers":
+            control = side_job(self.before, self.setting, train, batches, 1)
+            add_layers_head(control.net, batches, train.head, None)
+            return evaluate(control.learner, loader, job.device, train.bf16)["accuracy"]
         steps = min(job.steps, RECIPES["finetune"].steps)
         control = side_job(self.before, self.setting, train, batches, steps)
         with tqdm(total=steps, desc="control: shuffled labels", leave=False, unit="step") as bar:
             train_side_by_side([control], batches, steps, bar)
+        if train.head == "both":
+            add_layers_head(control.net, batches, train.head, self.setting)
         return evaluate(control.learner, loader, job.device, train.bf16)["accuracy"]

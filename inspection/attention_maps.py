@@ -53,7 +53,7 @@ def attention_maps(
     `target` is the class that the relevance is for: one a picture (B,), or one for all; None is
     the predicted class. Takes a network with a head.
     """
-    assert net.vit.num_classes, "relevance is for a class: it needs a head"
+    assert net.num_classes, "relevance is for a class: it needs a head"
     was_training = net.training
     net.eval()
     # Where nothing trains it is the images that make the pass part of a graph.

@@ -112,7 +112,7 @@ def build_for(config: Config, classes: tuple[str, ...]) -> VisionTransformer:
         classes=classes,
     )
     if config.train.mode == "finetune":
-        depth = net.vit.num_layers - config.train.finetune_blocks
+        depth = net.vit.num_layers - config.train.trained_blocks
         if depth < 0:
             raise UserError(
                 f"train.finetune_blocks is {config.train.finetune_blocks}, but {weights.source} "

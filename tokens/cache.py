@@ -158,5 +158,14 @@ def class_tokens(
     return torch.cat([f for f, _ in found]), torch.cat([labels for _, labels in found])
 
 
+def layers_of(loader: TokenLoader) -> tuple[Tensor, Tensor]:
+    """What every frozen block made of the plain images (n, L, 2, D), float32, and the labels (n,),
+    in the loader's order."""
+    found = [(tokens.layers, labels) for tokens, labels in loader.plain()]
+    known = [layers for layers, _ in found if layers is not None]
+    assert len(known) == len(found), "the cache was made without layers"
+    return torch.cat(known), torch.cat([labels for _, labels in found])
+
+
 def chunks(items: Sequence[str], size: int) -> list[Sequence[str]]:
     return [items[start : start + size] for start in range(0, len(items), size)]

@@ -95,7 +95,7 @@ def find_checkpoint(wanted: str) -> Path:
 def load_classifier(checkpoint: Path) -> VisionTransformer:
     """The network of a checkpoint; UserError where it isn't one, or has no head."""
     net = build(read(checkpoint))
-    if not net.vit.num_classes:
+    if not net.num_classes:
         raise UserError(
             f"{checkpoint} has no head, so no classes to look for; train it first, and name that "
             f"run's {BEST}"

@@ -28,6 +28,10 @@ MODES = {
     "pretrained": "pretrained: all weights, from given ones",
     "scratch": "scratch: all weights, from random values",
 }
+HEADS = {
+    "layers": "finetune: a head over layers, solved for; no block trains",
+    "both": "finetune: the last blocks, norm and head, beside a head over layers",
+}
 RIVALS = {
     "logistic_regression": "logistic regression",
     "nearest_neighbours": "nearest neighbours",
@@ -197,7 +201,8 @@ def facts(record: Record) -> list[tuple[str, str]]:
     summary, train = record.summary, record.config.train if record.config else None
     mode = str(summary.get("mode") or (train.mode if train else ""))
     images = summary.get("images") or record.images
-    found: list[tuple[str, Any]] = [("mode", MODES.get(mode, mode))]
+    how_trained = HEADS.get(str(summary.get("head")), MODES.get(mode, mode))
+    found: list[tuple[str, Any]] = [("mode", how_trained)]
     if train:
         weights = summary.get("weights", train.checkpoint if mode != "scratch" else None)
         found += [("from the weights", weights or "none: random values")]

@@ -1,0 +1,64 @@
+"""The head over layers, solved for in closed form on the cached tokens (docs/layers.md)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor, nn
+
+from engine.job import Setting
+from engine.ridge import Ridge, fit_ridge
+from model import LayersHead, VisionTransformer
+from tokens.cache import TokenLoader, layers_of
+
+
+def add_layers_head(
+    net: VisionTransformer, loader: TokenLoader, head: str, setting: Setting | None
+) -> float:
+    """Give a network the head over layers that a training part's tokens ask for, beside its class
+    head (`both`) or instead of it (`layers`).
+
+    Returns the share of training pictures that the head over layers gets right when it is fitted
+    without them. `setting`: what the search found, with the class head's scale.
+    """
+    layers, labels = layers_of(loader)
+    depths = read_depths(net)
+    ridge = solve(layers, labels, net.num_classes, depths, copies_of(loader))
+    net.layers = as_head(ridge, depths, net.vit.hidden_dim).to(net.device)
+    if head == "layers":
+        net.head = nn.Identity()
+        net.vit = net.vit.model_copy(update={"num_classes": 0})
+    elif setting is not None:
+        nn.init.constant_(net.layers.scale, setting.scale)
+    return float((ridge.left_out.argmax(1) == labels).float().mean())
+
+
+def read_depths(net: VisionTransformer) -> list[int]:
+    """The numbers of the blocks whose input is read: the later half of those that stay frozen."""
+    assert net.frozen_depth is not None
+    blocks = net.vit.num_layers
+    return list(range(max(1, blocks // 2), min(net.frozen_depth, blocks - 1) + 1))
+
+
+def solve(
+    layers: Tensor, labels: Tensor, num_classes: int, depths: list[int], copies: list[Tensor]
+) -> Ridge:
+    """Ridge regression on what enters some blocks, of `layers` (n, L, 2, D)."""
+    chosen = layers[:, [depth - 1 for depth in depths]]
+    return fit_ridge(chosen.flatten(1), labels, num_classes, copies)
+
+
+def as_head(ridge: Ridge, depths: list[int], width: int) -> LayersHead:
+    head = LayersHead(depths, width, len(ridge.bias))
+    head.fc.weight = nn.Parameter(ridge.weight, requires_grad=False)
+    head.fc.bias = nn.Parameter(ridge.bias, requires_grad=False)
+    return head
+
+
+def copies_of(loader: TokenLoader) -> list[Tensor]:
+    """The indices of images that are the same, byte for byte: they share their record."""
+    found: defaultdict[int, list[int]] = defaultdict(list)
+    for index, row in enumerate(loader.rows[:, 0].tolist()):
+        found[row].append(index)
+    return [torch.tensor(same) for same in found.values() if len(same) > 1]

@@ -1,0 +1,178 @@
+"""The head over layers: solved for, scored, judged, kept, gone on with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import test as look
+from config import ConfigError
+from config_file import load_config
+from dataset import load_split, make_loaders
+from engine.heads import copies_of, read_depths
+from engine.job import Job, Setting
+from engine.run import read_metrics
+from model import VisionTransformer
+from pretrained import load_model
+from tests.helpers import CPU, fail, picture, plan, quick, summary, train
+from tokens.builder import open_cache
+
+
+def images_of(config_file: Path, part: str) -> tuple[Tensor, Tensor]:
+    config, _ = load_config(config_file)
+    split = load_split(config.train)
+    net = load_model(config_file.parent / "weights/tiny/best.safetensors")
+    loaders = make_loaders(split, config.train, net.preprocessing, 3, CPU)
+    images, labels = zip(*loaders[part], strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def kept(config_file: Path, run: str = "tiny") -> VisionTransformer:
+    return load_model(config_file.parent / f"weights/{run}/best.safetensors").eval()
+
+
+@pytest.fixture
+def no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is trained."""
+    monkeypatch.setattr(Job, "step", lambda *args: pytest.fail("a step was taken"))
+
+
+def test_layers_alone_are_solved_for(finetune: Path, no_step: None) -> None:
+    """From images to the saved file: it answers for images what the run scored on tokens."""
+    assert train(finetune, "train.head=layers", "train.verdict=true") == 0
+    found, net = summary(finetune), kept(finetune)
+    assert net.layers is not None and net.layers.blocks == (2, 3) and not net.vit.num_classes
+    images, labels = images_of(finetune, "val")
+    with torch.no_grad():
+        right = (net(images).argmax(1) == labels).float().mean().item()
+    assert right == pytest.approx(found["val_accuracy"]) and right > 0.9
+    assert found["verdict_numbers"]["shuffled_labels"] < 0.8
+    assert (found["epochs"], found["head"], found["lr"]) == (0, "layers", None)
+    assert found["left_out_accuracy"] > 0.9
+    assert found["parameters"]["trainable"] == 3 * (2 * 2 * 48 + 1)
+    assert not read_metrics(finetune.parent / "logs/tiny/metrics.csv")
+
+
+def test_one_view_is_enough(finetune: Path, seen: list[int], no_step: None) -> None:
+    train(finetune, "train.head=layers", "train.views=auto")
+    assert sum(seen) == 36
+
+
+def test_both_answer_with_the_mean(finetune: Path) -> None:
+    options = ("train.views=2", "train.lr=1e-3")
+    assert train(finetune, "train.head=both", *options) == 0
+    train(finetune, "train.head=class", "train.run_name=class", *options)
+    train(finetune, "train.head=layers", "train.run_name=layers")
+    both, block, layers = (kept(finetune, run) for run in ("tiny", "class", "layers"))
+    images, _ = images_of(finetune, "val")
+    with torch.no_grad():
+        mean = (block(images).softmax(1) + layers(images).softmax(1)) / 2
+        torch.testing.assert_close(both(images).softmax(1), mean, rtol=1e-3, atol=1e-4)
+    assert summary(finetune)["epochs"] == 3
+
+
+def test_the_search_says_how_sure_the_block_is(
+    finetune: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick(monkeypatch)
+    train(finetune, "train.head=both", "train.lr=auto")
+    net, setting = kept(finetune), Setting.read(finetune.parent / "logs/tiny/search.csv")
+    assert net.layers is not None and setting is not None
+    assert net.layers.scale.item() == pytest.approx(setting.scale) and setting.scale != 1
+    assert summary(finetune)["chosen"]["scale"] == setting.scale
+
+
+@pytest.mark.parametrize("head", ["layers", "both"])
+def test_a_run_that_goes_on_ends_the_same(
+    finetune: Path, head: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a stop as after its end: the same file, byte for byte."""
+    options = (f"train.head={head}", "train.lr=1e-3")
+    train(finetune, *options)
+    best = finetune.parent / "weights/tiny/best.safetensors"
+    whole = best.read_bytes()
+    train(finetune, *options, "train.from_checkpoint=true")
+    assert best.read_bytes() == whole
+    best.unlink()
+    if head == "both":
+        (best.parent / "last.pt").unlink()
+        original, calls = Job.step, iter(range(1000))
+
+        def stop_in_epoch_2(*args: Any) -> Any:
+            if next(calls) == 5:
+                raise KeyboardInterrupt
+            return original(*args)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Job, "step", stop_in_epoch_2)
+            with pytest.raises(KeyboardInterrupt):
+                train(finetune, *options, "train.from_checkpoint=true")
+    train(finetune, *options, "train.from_checkpoint=true")
+    assert best.read_bytes() == whole
+
+
+def test_copies_are_left_out_together(finetune: Path) -> None:
+    red = finetune.parent / "images/red"
+    for name in ("x.png", "y.png"):
+        picture("red", 3).save(red / name)
+    wanted = plan(finetune, "train.views=1")
+    config, _ = load_config(finetune, ["train.views=1"])
+    split = load_split(config.train)
+    from pretrained.build import build_for
+
+    net = build_for(config, split.classes)
+    loader = open_cache(wanted, net, config.train, CPU).loaders(wanted, split, config.train, CPU)
+    groups = [group for part in ("train",) for group in copies_of(loader[part])]  # type: ignore[arg-type]
+    same = {s.path.name for s in split.part("train")} & {"03.png", "x.png", "y.png"}
+    assert sum(map(len, groups)) in (0, len(same))
+
+
+def test_which_blocks_are_read() -> None:
+    """The later half of those that stay frozen; what enters the last is the last."""
+    from config import ViTConfig
+    from tests.helpers import TINY_VIT
+
+    for layers, frozen, wanted in (
+        (12, 12, [6, 7, 8, 9, 10, 11]),
+        (12, 11, [6, 7, 8, 9, 10, 11]),
+        (12, 10, [6, 7, 8, 9, 10]),
+        (2, 1, [1]),
+        (1, 1, []),
+    ):
+        net = VisionTransformer(ViTConfig(**{**TINY_VIT, "num_layers": layers, "num_classes": 3}))
+        net.freeze_trunk(frozen)
+        assert read_depths(net) == wanted
+
+
+def test_training_begins_without_the_head_of_the_weights(
+    finetune: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(finetune, "train.head=layers")
+    best = finetune.parent / "weights/tiny/best.safetensors"
+    capsys.readouterr()
+    train(finetune, f"train.checkpoint={best}", "train.run_name=next", "train.views=1")
+    assert "the head over layers is left out" in capsys.readouterr().out
+    assert kept(finetune, "next").layers is None
+
+
+@pytest.mark.parametrize("head", ["layers", "both"])
+def test_test_py_looks_at_such_a_run(finetune: Path, head: str) -> None:
+    train(finetune, f"train.head={head}", "train.lr=1e-3")
+    own = ["--config", str(finetune.parent / "logs/tiny/config.yaml")]
+    assert look.main([*own, "--checkpoint", str(finetune.parent / "weights/tiny")]) in (0, 1)
+
+
+def test_what_it_does_not_go_with(finetune: Path) -> None:
+    for option in ("train.mode=pretrained", "train.cache=off"):
+        with pytest.raises(ConfigError, match="train.head: layers is fitted to cached tokens"):
+            load_config(finetune, ["train.head=layers", option])
+    assert "'first' is not class or layers or both" in fail(finetune, "train.head=first")
+    said = fail(finetune, "train.head=both", "train.finetune_blocks=3")
+    assert said == (
+        "train.head: both reads the later half of the blocks, 3 to 4 of 4, as far as they are "
+        "frozen; train.finetune_blocks=1 leaves some"
+    )
