@@ -141,7 +141,7 @@ class TrainConfig(Section):
     checkpoint: Annotated[PathText | None, BeforeValidator(_false_is_none)] = "google-in21k-augreg"
     from_checkpoint: Annotated[bool | PathText | None, BeforeValidator(_false_is_none)] = None
     finetune_blocks: Annotated[Whole, Field(ge=0)] = 1
-    head: Literal["class", "layers", "both"] = "class"
+    head: Literal["class", "layers", "both"] | Auto = "class"
     cache: Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_off)] = "auto"
     cache_dtype: Literal["float16", "float32"] = "float16"
 

@@ -22,10 +22,8 @@ def add_layers_head(
     Returns the share of training pictures that the head over layers gets right when it is fitted
     without them. `setting`: what the search found, with the class head's scale.
     """
-    layers, labels = layers_of(loader)
-    depths = read_depths(net)
-    ridge = solve(layers, labels, net.num_classes, depths, copies_of(loader))
-    net.layers = as_head(ridge, depths, net.vit.hidden_dim).to(net.device)
+    ridge, labels = solved(net, loader)
+    net.layers = as_head(ridge, read_depths(net), net.vit.hidden_dim).to(net.device)
     if head == "layers":
         net.head = nn.Identity()
         net.vit = net.vit.model_copy(update={"num_classes": 0})
@@ -41,12 +39,12 @@ def read_depths(net: VisionTransformer) -> list[int]:
     return list(range(max(1, blocks // 2), min(net.frozen_depth, blocks - 1) + 1))
 
 
-def solve(
-    layers: Tensor, labels: Tensor, num_classes: int, depths: list[int], copies: list[Tensor]
-) -> Ridge:
-    """Ridge regression on what enters some blocks, of `layers` (n, L, 2, D)."""
-    chosen = layers[:, [depth - 1 for depth in depths]]
-    return fit_ridge(chosen.flatten(1), labels, num_classes, copies)
+def solved(net: VisionTransformer, loader: TokenLoader) -> tuple[Ridge, Tensor]:
+    """Ridge regression of a training part's labels (n,), which it returns too, on what enters the
+    blocks that are read."""
+    layers, labels = layers_of(loader)  # n L 2 D
+    chosen = layers[:, [depth - 1 for depth in read_depths(net)]]
+    return fit_ridge(chosen.flatten(1), labels, net.num_classes, copies_of(loader)), labels
 
 
 def as_head(ridge: Ridge, depths: list[int], width: int) -> LayersHead:

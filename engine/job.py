@@ -260,6 +260,7 @@ class Setting:
     lr: float
     weight_decay: float
     scale: float = 1.0  # of its logits, so that they are as sure as they are right
+    head: str | None = None  # what `head: auto` came to
 
     def applied(self, net: VisionTransformer, train: TrainConfig) -> TrainConfig:
         """The config with this setting; with `head`, the network's last block stops training."""
@@ -267,6 +268,7 @@ class Setting:
             "optim": self.optim,
             "lr": self.lr,
             "weight_decay": self.weight_decay,
+            "head": self.head or ("both" if train.head == "auto" else train.head),
         }
         if self.part == "head":
             net.blocks.requires_grad_(False)
@@ -282,7 +284,8 @@ class Setting:
             for row in csv.DictReader(file):
                 if row["chosen"] == "1":
                     rate, decay = float(row["lr"]), float(row["weight_decay"])
-                    return cls(row["part"], row["optim"], rate, decay, float(row.get("scale") or 1))
+                    scale, head = float(row.get("scale") or 1), row.get("head") or None
+                    return cls(row["part"], row["optim"], rate, decay, scale, head)
         return None
 
     def __str__(self) -> str:

@@ -139,7 +139,7 @@ def summarise(
         "train_loss": progress.train_loss,
         "train_accuracy": progress.train_accuracy,
         "head": train.head,
-        "chosen": asdict(judge.setting) if judge.setting else None,
+        "chosen": asdict(judge.setting) if judge.setting and learned else None,
         **{name: getattr(train, name) if learned else None for name in OPTIMISED},
         "images": {part: len(split.part(part)) for part in PARTS},
         "seconds": round(progress.seconds, 1),

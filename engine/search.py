@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config import BATCH, SGD_FACTOR, TrainConfig
+from engine.heads import solved
 from engine.job import SEARCH, Setting, side_job, train_side_by_side
 from engine.plots import plot_search
 from engine.ridge import best_scale
@@ -40,6 +41,7 @@ HEAD_ONLY_GRID: Grid = (
     ("head", "", (3e-4, 1e-3, 2e-3, 3e-3, 6e-3, 1e-2, 3e-2, 1e-1), (0.01, 1.0)),
 )
 FINALISTS, SEARCH_FOLDS = 4, 3
+Folds = list[tuple[np.ndarray, np.ndarray]]  # the images to train on, and those held out
 # What the trunk pass made for one step of a setting, so that all take less than that pass: a step
 # of a ViT-S/14 takes 5.5 ms and 64 patches 8; of a B/16 15 and 25 (2 cores, one at a time).
 PATCHES_A_STEP = 64
@@ -138,7 +140,8 @@ def search(net: VisionTransformer, loader: TokenLoader, train: TrainConfig, run:
         finalists = list(best.values())[:FINALISTS]
         finals = try_settings(net, finalists, loader, folds, train, second, bar)
     winner = choose(finals, recipe)
-    winner.setting = replace(winner.setting, scale=sure_scale(winner))
+    head = chosen_head(net, loader, folds, winner) if train.head == "auto" else None
+    winner.setting = replace(winner.setting, scale=sure_scale(winner), head=head)
     write_search(run.folder, trials, finals, winner)
     log.info(
         "lr auto: %s (%.4f right in %d-fold cross-validation on the training part; the best of %d "
@@ -149,6 +152,22 @@ def search(net: VisionTransformer, loader: TokenLoader, train: TrainConfig, run:
         len(candidates),
     )
     return winner.setting
+
+
+def chosen_head(net: VisionTransformer, loader: TokenLoader, folds: Folds, winner: Trial) -> str:
+    """What `head: auto` comes to: `layers` where that head, each image left out of its fit, leads
+    the trained block by more than two standard errors of the difference on the same images; else
+    `both`."""
+    ridge, labels = solved(net, loader)
+    right = (ridge.left_out.argmax(1) == labels)[np.concatenate([held for _, held in folds])]
+    lead = right.double() - torch.cat(winner.right).double()
+    error = lead.std(correction=0).item() / math.sqrt(len(lead))
+    log.info(
+        "head auto: over layers %.4f of the training images are right, by the block %.4f",
+        right.double().mean(),
+        winner.accuracy,
+    )
+    return "layers" if lead.mean().item() > 2 * error else "both"
 
 
 def sure_scale(trial: Trial) -> float:
@@ -172,7 +191,7 @@ def search_steps(net: VisionTransformer, loader: TokenLoader, candidates: int) -
     return budget // 4 // candidates, budget * 3 // 4 // (FINALISTS * SEARCH_FOLDS)
 
 
-def stratified_folds(loader: TokenLoader) -> list[tuple[np.ndarray, np.ndarray]]:
+def stratified_folds(loader: TokenLoader) -> Folds:
     """Indices to train on and to score, three times, copies of an image together; none where a
     class has a single image."""
     from sklearn.model_selection import StratifiedGroupKFold
@@ -189,7 +208,7 @@ def try_settings(
     net: VisionTransformer,
     candidates: list[Setting],
     loader: TokenLoader,
-    folds: list[tuple[np.ndarray, np.ndarray]],
+    folds: Folds,
     train: TrainConfig,
     steps: int,
     bar: tqdm,
@@ -219,7 +238,7 @@ def try_settings(
     return trials
 
 
-SETTING = ("part", "optim", "lr", "weight_decay", "scale")
+SETTING = ("part", "optim", "lr", "weight_decay", "scale", "head")
 SEARCH_COLUMNS = (*SETTING, "steps", "images", "accuracy", "loss", "chosen")
 
 

@@ -113,6 +113,8 @@ def set_up(config: Config, run: Run, device: torch.device) -> Work:
         )
     if plan is not None and train.finetune_blocks <= 1 and train.head != "layers":
         train = train.model_copy(update=still_to_find(asked))
+    if train.head == "auto" and train.lr != "auto":  # nothing says how good the block will be
+        train = train.model_copy(update={"head": "both"})
     settled = config.model_copy(update={"vit": net.vit, "train": train})
     return Work(run, settled, split, net, plan, known, device, own)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,7 +16,9 @@ from config_file import load_config
 from dataset import load_split, make_loaders
 from engine.heads import copies_of, read_depths
 from engine.job import Job, Setting
+from engine.ridge import Ridge
 from engine.run import read_metrics
+from engine.search import Trial, chosen_head
 from model import VisionTransformer
 from pretrained import load_model
 from tests.helpers import CPU, fail, picture, plan, quick, summary, train
@@ -84,6 +87,52 @@ def test_the_search_says_how_sure_the_block_is(
     assert net.layers is not None and setting is not None
     assert net.layers.scale.item() == pytest.approx(setting.scale) and setting.scale != 1
     assert summary(finetune)["chosen"]["scale"] == setting.scale
+
+
+@pytest.mark.parametrize(
+    ("by_layers", "by_block", "head"),
+    [(36, 20, "layers"), (36, 35, "both"), (20, 36, "both"), (30, 30, "both")],
+)
+def test_auto_takes_layers_alone_where_they_lead_clearly(
+    monkeypatch: pytest.MonkeyPatch, by_layers: int, by_block: int, head: str
+) -> None:
+    """By more than two standard errors of the difference, on the same images."""
+    labels = torch.zeros(36, dtype=torch.long)
+    answers = torch.eye(2)[(torch.arange(36) >= by_layers).long()]
+    ridge = Ridge(torch.zeros(2, 4), torch.zeros(2), 1.0, answers)
+    monkeypatch.setattr("engine.search.solved", lambda net, loader: (ridge, labels))
+    order = np.random.default_rng(0).permutation(36)
+    folds = [(order[:0], held) for held in np.split(order, 3)]
+    right = torch.from_numpy(order < by_block)
+    trial = Trial(Setting("block", "sgd", 1e-3, 0.0), 1, right=list(right.split(12)))
+    assert chosen_head(None, None, folds, trial) == head  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("head", ["layers", "both"])
+def test_what_auto_came_to_is_kept(
+    finetune: Path, monkeypatch: pytest.MonkeyPatch, head: str
+) -> None:
+    """In search.csv: a run that goes on does not choose anew."""
+    quick(monkeypatch)
+    monkeypatch.setattr("engine.search.chosen_head", lambda *args: head)
+    train(finetune, "train.head=auto", "train.lr=auto", "train.views=1")
+    best = finetune.parent / "weights/tiny/best.safetensors"
+    whole = best.read_bytes()
+    assert summary(finetune)["head"] == head and (kept(finetune).vit.num_classes > 0) == (
+        head == "both"
+    )
+    monkeypatch.setattr("engine.search.chosen_head", lambda *args: pytest.fail("again"))
+    best.unlink()
+    (best.parent / "last.pt").unlink(missing_ok=True)
+    train(
+        finetune, "train.head=auto", "train.lr=auto", "train.views=1", "train.from_checkpoint=true"
+    )
+    assert best.read_bytes() == whole
+
+
+def test_auto_is_both_where_nothing_was_tried(finetune: Path) -> None:
+    train(finetune, "train.head=auto", "train.lr=1e-3")
+    assert summary(finetune)["head"] == "both" and kept(finetune).layers is not None
 
 
 @pytest.mark.parametrize("head", ["layers", "both"])
@@ -170,7 +219,7 @@ def test_what_it_does_not_go_with(finetune: Path) -> None:
     for option in ("train.mode=pretrained", "train.cache=off"):
         with pytest.raises(ConfigError, match="train.head: layers is fitted to cached tokens"):
             load_config(finetune, ["train.head=layers", option])
-    assert "'first' is not class or layers or both" in fail(finetune, "train.head=first")
+    assert "'first' is not class or layers or both or auto" in fail(finetune, "train.head=first")
     said = fail(finetune, "train.head=both", "train.finetune_blocks=3")
     assert said == (
         "train.head: both reads the later half of the blocks, 3 to 4 of 4, as far as they are "
