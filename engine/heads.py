@@ -15,12 +15,13 @@ from tokens.cache import TokenLoader, layers_of
 
 def add_layers_head(
     net: VisionTransformer, loader: TokenLoader, head: str, setting: Setting | None
-) -> float:
+) -> Tensor:
     """Give a network the head over layers that a training part's tokens ask for, beside its class
     head (`both`) or instead of it (`layers`).
 
-    Returns the share of training pictures that the head over layers gets right when it is fitted
-    without them. `setting`: what the search found, with the class head's scale.
+    Returns which of the training pictures (n,), in the loader's order, the head over layers gets
+    right when it is fitted without them. `setting`: what the search found, with the class head's
+    scale.
     """
     ridge, labels = solved(net, loader)
     net.layers = as_head(ridge, read_depths(net), net.vit.hidden_dim).to(net.device)
@@ -29,7 +30,7 @@ def add_layers_head(
         net.vit = net.vit.model_copy(update={"num_classes": 0})
     elif setting is not None:
         nn.init.constant_(net.layers.scale, setting.scale)
-    return float((ridge.left_out.argmax(1) == labels).float().mean())
+    return ridge.left_out.argmax(1) == labels
 
 
 def read_depths(net: VisionTransformer) -> list[int]:

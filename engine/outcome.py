@@ -79,7 +79,7 @@ def kept_network(
     if head != "class":
         training = loaders["train"]
         assert isinstance(training, TokenLoader)
-        estimate = add_layers_head(job.net, training, head, setting)
+        estimate = add_layers_head(job.net, training, head, setting).float().mean().item()
         log.info(
             "the head over layers: %.4f of the training images are right, each left out of the fit",
             estimate,
