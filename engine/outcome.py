@@ -16,13 +16,15 @@ from config import TrainConfig
 from config_file import dump_config
 from dataset import PARTS, Split
 from engine.checkpoint import Progress
-from engine.heads import add_layers_head
+from engine.heads import add_layers_head, by_layer, told_apart_from
 from engine.job import Average, Job, Setting
+from engine.plots import plot_layers
 from engine.run import Run
 from engine.start import Work
 from engine.track import log_outcome, reached, settings_of
 from engine.verdict import Judge
 from metrics import confusion, evaluate, predict, score_lines, scores, wilson
+from model import VisionTransformer
 from pretrained.read import read_arrays
 from pretrained.write import save_model
 from tokens.cache import Loaders, TokenLoader
@@ -86,10 +88,28 @@ def kept_network(
         )
         config, epoch = dump_config(work.config), str(progress.best_epoch)
         save_model(work.run.best, job.net, config=config, epoch=epoch)
+        tell_layers(job.net, training, work.run)
         note_scores(job, training.plain(), loaders["val"], progress)
     given = answers(job, loaders)
     found = held_out_scores(progress, given, work.split)
     return given, found | {"left_out_accuracy": estimate}
+
+
+def tell_layers(net: VisionTransformer, training: TokenLoader, run: Run) -> None:
+    """Leave layers.csv and layers.png: what each block alone tells of the classes."""
+    rows = by_layer(net, training)
+    first, best = told_apart_from(rows), max(rows, key=lambda row: row["left_out_accuracy"])
+    log.info(
+        "by layer: the classes are told apart from block %d on (%.3f; the best alone is block %d, "
+        "%.3f)",
+        first,
+        rows[first - 1]["left_out_accuracy"],
+        best["block"],
+        best["left_out_accuracy"],
+    )
+    write_csv(run.folder / "layers.csv", rows)
+    largest = training.dataset.bincount().max().item() / len(training.dataset)
+    plot_layers(rows, largest, run.folder / "layers.png")
 
 
 def note_scores(job: Job, training: Any, validation: Any, progress: Progress) -> None:
@@ -262,4 +282,5 @@ def report_end(summary: dict[str, Any], run: Run) -> None:
     log.info("%s", summary["verdict_sentence"])
     files = ("curves.png, metrics.csv, " if summary["epochs"] else "") + "summary.json"
     files += ", search.csv" if summary["chosen"] else ""
+    files += ", layers.png" if summary["head"] != "class" else ""
     log.info("results: %s (%s); weights: %s", run.folder, files, run.best)

@@ -89,6 +89,30 @@ def plot_search(rows: list[dict[str, Any]], path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=120)
 
 
+def plot_layers(rows: list[dict[str, float]], chance: float, path: Path) -> None:
+    """Draw what each block alone tells of the classes (layers.csv's rows) into a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # never opens a window
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    blocks = [row["block"] for row in rows]
+    low, high = ([row[end] for row in rows] for end in ("low", "high"))
+    axes.fill_between(blocks, low, high, color="#0072B2", alpha=0.2, lw=0, label="95 %")
+    accuracies = [row["left_out_accuracy"] for row in rows]
+    axes.plot(blocks, accuracies, "o-", ms=4, color="#0072B2", label="one block alone")
+    axes.axhline(chance, color="#777777", ls=":", lw=1, label="the largest class")
+    axes.set(xlabel="leaving block", ylabel="accuracy, left out", ylim=(0, 1.02))
+    axes.set_title("What each block tells of the classes", fontsize=11)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, loc="lower right")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
 def confusion_figure(matrix: np.ndarray, classes: tuple[str, ...]) -> Any:
     """Counts of true classes (rows) by predicted ones, shaded by their share of the class."""
     from matplotlib.figure import Figure

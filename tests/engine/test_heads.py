@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import test as look
 from config import ConfigError
 from config_file import load_config
 from dataset import load_split, make_loaders
-from engine.heads import copies_of, read_depths
+from engine.heads import copies_of, read_depths, told_apart_from
 from engine.job import Job, Setting
 from engine.ridge import Ridge
 from engine.run import read_metrics
@@ -87,6 +89,30 @@ def test_the_search_says_how_sure_the_block_is(
     assert net.layers is not None and setting is not None
     assert net.layers.scale.item() == pytest.approx(setting.scale) and setting.scale != 1
     assert summary(finetune)["chosen"]["scale"] == setting.scale
+
+
+def test_what_each_block_tells_is_kept(finetune: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a table, a picture and a sentence."""
+    train(finetune, "train.head=layers")
+    with open(finetune.parent / "logs/tiny/layers.csv", newline="") as file:
+        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    assert [row["block"] for row in rows] == [1, 2, 3]
+    assert all(row["low"] <= row["left_out_accuracy"] <= row["high"] for row in rows)
+    assert max(row["left_out_accuracy"] for row in rows) > 0.8
+    assert Image.open(finetune.parent / "logs/tiny/layers.png").width > 500
+    first = told_apart_from(rows)
+    said = capsys.readouterr().out
+    assert f"by layer: the classes are told apart from block {first} on (" in said
+
+
+def test_from_which_block_on_the_classes_are_told_apart() -> None:
+    """The first that is within the interval of the best."""
+    accuracies = (0.3, 0.7, 0.88, 0.95, 0.9)
+    rows = [
+        {"block": block, "left_out_accuracy": a, "low": a - 0.08, "high": a + 0.03}
+        for block, a in enumerate(accuracies, 1)
+    ]
+    assert told_apart_from(rows) == 3 and told_apart_from(rows[:1]) == 1
 
 
 @pytest.mark.parametrize(
