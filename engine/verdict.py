@@ -16,7 +16,7 @@ from engine.heads import add_layers_head
 from engine.job import Job, Setting, side_job, train_side_by_side
 from metrics import evaluate, wilson
 from model import VisionTransformer
-from tokens.cache import Loaders, TokenLoader, class_tokens
+from tokens.cache import Loaders, TokenLoader, class_tokens, layers_of
 from utils import seed_everything
 
 NEIGHBOURS = (1, 5, 20)
@@ -99,6 +99,7 @@ FAR_OFF = 10.0  # times the recipe's learning rate
 NAMES = {
     "nearest_neighbours": "nearest neighbours",
     "logistic_regression": "logistic regression on the frozen features",
+    "layers_head": "the head over layers alone",
 }
 
 
@@ -127,6 +128,7 @@ def verdict(
         says, why = NOT_LEARNED, f"; likely: {reasons}"
     elif rival is not None and (accuracy < numbers[rival] or accuracy == numbers[rival] < 1):
         simpler = None if head_alone else "a head alone (train.finetune_blocks=0) may do"
+        simpler = "it may do (train.head=layers)" if rival == "layers_head" else simpler
         advice = _far_off(lr, recipe_lr) or simpler
         says, why = NO_BETTER, f"; {advice}" if advice else ""
     else:
@@ -187,6 +189,15 @@ def _reasons(numbers: dict[str, Any], guess: float, lr: float, recipe_lr: float)
     ]
 
 
+@torch.inference_mode()
+def layers_accuracy(net: VisionTransformer, loader: TokenLoader) -> float:
+    """The accuracy of a network's head over layers, without its class head."""
+    assert net.layers is not None
+    layers, labels = layers_of(loader)
+    chosen = layers[:, [depth - 1 for depth in net.layers.blocks]].to(net.device)
+    return (net.layers(chosen).argmax(1).cpu() == labels).double().mean().item()
+
+
 def dealt(labels: Tensor) -> Tensor:
     """The labels (n,) shuffled so that the images of each class get all labels in their shares.
 
@@ -223,6 +234,8 @@ class Judge:
             known, labels = class_tokens(before, training.plain(some), job.device)
             queries, targets = class_tokens(before, loader, job.device)
             numbers |= rivals(known.numpy(), labels.numpy(), queries.numpy(), targets.numpy())
+            if train.head == "both":
+                numbers["layers_head"] = layers_accuracy(job.net, loader)
             numbers["shuffled_labels"] = self.shuffled_control(job, training, loader)
         assert train.lr != "auto"
         head_alone = train.finetune_blocks == 0

@@ -21,6 +21,7 @@ from engine.job import Job, Setting
 from engine.ridge import Ridge
 from engine.run import read_metrics
 from engine.search import Trial, chosen_head
+from engine.verdict import verdict
 from model import VisionTransformer
 from pretrained import load_model
 from tests.helpers import CPU, fail, picture, plan, quick, summary, train
@@ -78,6 +79,20 @@ def test_both_answer_with_the_mean(finetune: Path) -> None:
         mean = (block(images).softmax(1) + layers(images).softmax(1)) / 2
         torch.testing.assert_close(both(images).softmax(1), mean, rtol=1e-3, atol=1e-4)
     assert summary(finetune)["epochs"] == 3
+
+
+def test_the_head_over_layers_is_a_rival_of_both(finetune: Path) -> None:
+    """As it would answer alone; where it does as well, the sentence says so."""
+    options = ("train.views=1", "train.lr=1e-3", "train.verdict=true")
+    train(finetune, "train.head=both", *options)
+    train(finetune, "train.head=layers", "train.run_name=layers", *options)
+    numbers = summary(finetune)["verdict_numbers"]
+    assert numbers["layers_head"] == pytest.approx(summary(finetune, "layers")["val_accuracy"])
+    assert "layers_head" not in summary(finetune, "layers")["verdict_numbers"]
+    worse = numbers | {"accuracy": 0.8, "interval": [0.7, 0.9], "images": 90, "layers_head": 0.95}
+    worse |= {"nearest_neighbours": 0.6, "logistic_regression": 0.7}
+    said = verdict(worse, 1e-3, 1e-3)["verdict_sentence"]
+    assert "the head over layers alone 0.950" in said and "it may do (train.head=layers)" in said
 
 
 def test_the_search_says_how_sure_the_block_is(

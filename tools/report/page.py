@@ -33,6 +33,7 @@ HEADS = {
     "both": "finetune: the last blocks, norm and head, beside a head over layers",
 }
 RIVALS = {
+    "layers_head": "head over layers alone",
     "logistic_regression": "logistic regression",
     "nearest_neighbours": "nearest neighbours",
     "shuffled_labels": "shuffled labels (control)",
