@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -27,6 +29,14 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 # The networks here are too small for several threads to pay, above all beside other programs.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """A test's own draws are the same each time: PyTorch begins every process with another seed."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
 
 
 @pytest.fixture

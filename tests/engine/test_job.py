@@ -34,7 +34,9 @@ def job(net: VisionTransformer, **options: Any) -> Job:
     return Job(net, net, settled(**options), [0, 1, 2] * 2)
 
 
-IMAGES, LABELS = torch.randn(6, 3, 32, 32), torch.tensor([0, 1, 2] * 2)
+# Seeded: of random pictures, one draw in many can't be learned at such a rate.
+IMAGES = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([0, 1, 2] * 2)
 NO_MIX = {"mixup": 0.0, "cutmix": 0.0}
 
 
