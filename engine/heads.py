@@ -69,6 +69,12 @@ def told_apart_from(rows: list[dict[str, float]]) -> int:
     return int(next(r["block"] for r in rows if r["left_out_accuracy"] >= best["low"]))
 
 
+def each_can_be_left_out(loader: TokenLoader) -> bool:
+    """Whether every class has another picture when one, with its copies, is left out."""
+    rows, labels = loader.rows[:, 0], loader.dataset.numpy()
+    return all(len(set(rows[labels == label])) > 1 for label in set(labels.tolist()))
+
+
 def as_head(ridge: Ridge, depths: list[int], width: int) -> LayersHead:
     head = LayersHead(depths, width, len(ridge.bias))
     head.fc.weight = nn.Parameter(ridge.weight, requires_grad=False)

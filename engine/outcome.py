@@ -16,7 +16,7 @@ from config import TrainConfig
 from config_file import dump_config
 from dataset import PARTS, Split
 from engine.checkpoint import Progress
-from engine.heads import add_layers_head, by_layer, told_apart_from
+from engine.heads import add_layers_head, by_layer, each_can_be_left_out, told_apart_from
 from engine.job import Average, Job, Setting
 from engine.plots import plot_layers
 from engine.run import Run
@@ -81,34 +81,37 @@ def kept_network(
     if head != "class":
         training = loaders["train"]
         assert isinstance(training, TokenLoader)
-        estimate = add_layers_head(job.net, training, head, setting).float().mean().item()
-        log.info(
-            "the head over layers: %.4f of the training images are right, each left out of the fit",
-            estimate,
-        )
+        right = add_layers_head(job.net, training, head, setting)
+        if each_can_be_left_out(training):
+            estimate = right.float().mean().item()
+            tell_layers(job.net, training, work.run, estimate)
         config, epoch = dump_config(work.config), str(progress.best_epoch)
         save_model(work.run.best, job.net, config=config, epoch=epoch)
-        tell_layers(job.net, training, work.run)
         note_scores(job, training.plain(), loaders["val"], progress)
     given = answers(job, loaders)
     found = held_out_scores(progress, given, work.split)
     return given, found | {"left_out_accuracy": estimate}
 
 
-def tell_layers(net: VisionTransformer, training: TokenLoader, run: Run) -> None:
-    """Leave layers.csv and layers.png: what each block alone tells of the classes."""
+def tell_layers(net: VisionTransformer, training: TokenLoader, run: Run, estimate: float) -> None:
+    """Say what the head over layers gets right of pictures left out of its fit, and leave
+    layers.csv and layers.png: what each block alone tells of the classes."""
     rows = by_layer(net, training)
-    first, best = told_apart_from(rows), max(rows, key=lambda row: row["left_out_accuracy"])
-    log.info(
-        "by layer: the classes are told apart from block %d on (%.3f; the best alone is block %d, "
-        "%.3f)",
-        first,
-        rows[first - 1]["left_out_accuracy"],
-        best["block"],
-        best["left_out_accuracy"],
-    )
-    write_csv(run.folder / "layers.csv", rows)
+    best = max(rows, key=lambda row: row["left_out_accuracy"])
+    alone = f"block {best['block']}, {best['left_out_accuracy']:.3f}"
     largest = training.dataset.bincount().max().item() / len(training.dataset)
+    if best["low"] > largest:
+        by_block = (
+            f"the classes are told apart from block {told_apart_from(rows)} on (best: {alone})"
+        )
+    else:
+        by_block = f"no block alone is better than a guess, {largest:.3f} (best: {alone})"
+    log.info(
+        "the head over layers: %.4f of the training images are right, each left out of the fit",
+        estimate,
+    )
+    log.info("by layer: %s", by_block)
+    write_csv(run.folder / "layers.csv", rows)
     plot_layers(rows, largest, run.folder / "layers.png")
 
 
@@ -282,5 +285,5 @@ def report_end(summary: dict[str, Any], run: Run) -> None:
     log.info("%s", summary["verdict_sentence"])
     files = ("curves.png, metrics.csv, " if summary["epochs"] else "") + "summary.json"
     files += ", search.csv" if summary["chosen"] else ""
-    files += ", layers.png" if summary["head"] != "class" else ""
+    files += ", layers.png" if summary["left_out_accuracy"] is not None else ""
     log.info("results: %s (%s); weights: %s", run.folder, files, run.best)

@@ -23,7 +23,7 @@ from torch import Tensor
 from config import Config, ConfigError, ViTConfig
 from config_file import load_config
 from dataset import Split, load_split
-from engine.heads import add_layers_head, read_depths
+from engine.heads import add_layers_head, each_can_be_left_out, read_depths
 from engine.start import begin, report_data
 from metrics import predict, wilson
 from model import Tail
@@ -93,6 +93,8 @@ def evaluated(name: str, config: Config, split: Split, device: torch.device) -> 
     there, started = damage(plan.path) is None, time.perf_counter()
     loaders: Any = open_cache(plan, net, train, device).loaders(plan, split, train, device)
     seconds = None if there else time.perf_counter() - started
+    if not each_can_be_left_out(loaders["train"]):
+        raise UserError("a class has one training image: none can be left out to compare by")
     right = add_layers_head(net, loaders["train"], "layers", None)
     held_out = {}
     for part in ("val", "test"):

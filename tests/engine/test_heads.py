@@ -117,7 +117,32 @@ def test_what_each_block_tells_is_kept(finetune: Path, capsys: pytest.CaptureFix
     assert Image.open(finetune.parent / "logs/tiny/layers.png").width > 500
     first = told_apart_from(rows)
     said = capsys.readouterr().out
-    assert f"by layer: the classes are told apart from block {first} on (" in said
+    assert f"by layer: the classes are told apart from block {first} on (best: block " in said
+    assert "layers.png" in said
+
+
+def test_where_nothing_can_be_left_out_nothing_is_said_of_it(
+    finetune: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A class with one training picture, or one and its copy: a fit without can't know it."""
+    for file in sorted((finetune.parent / "images/red").iterdir())[3:]:
+        file.unlink()
+    picture("red", 0).save(finetune.parent / "images/red/01.png")
+    train(finetune, "train.head=layers")
+    said = capsys.readouterr().out
+    assert "by layer" not in said and "left out" not in said
+    assert summary(finetune)["left_out_accuracy"] is None
+    assert not (finetune.parent / "logs/tiny/layers.png").exists()
+
+
+def test_what_no_block_tells_is_said(
+    finetune: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"block": 1, "left_out_accuracy": 0.4, "low": 0.25, "high": 0.5}
+    monkeypatch.setattr("engine.outcome.by_layer", lambda *args: [row])
+    train(finetune, "train.head=layers")
+    said = capsys.readouterr().out
+    assert "by layer: no block alone is better than a guess, 0.333 (best: block 1, 0.400)" in said
 
 
 def test_from_which_block_on_the_classes_are_told_apart() -> None:
