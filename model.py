@@ -151,8 +151,14 @@ def summaries(tokens: Tensor) -> Tensor:
     return torch.stack([tokens[:, 0], tokens[:, 1:].mean(1)], 1)
 
 
+def entering(layers: Tensor, depths: Sequence[int]) -> Tensor:
+    """What enters the blocks of numbers `depths`, side by side (B, P), of the `summaries`
+    (B, L, 2, D) of what enters the second block, the third, and so on."""
+    return layers[:, [depth - 1 for depth in depths]].flatten(1)
+
+
 class LayersHead(nn.Module):
-    """Logits (B, C) of the `summaries` (B, L, 2, D) of what enters the blocks of numbers `depths`.
+    """Logits (B, C) of what is `entering` the blocks of numbers `depths`.
 
     Beside a class head, the answer is the mean of the probabilities of the two; `scale` multiplies
     the class head's logits before, so that both are as sure as they are right.
@@ -166,7 +172,7 @@ class LayersHead(nn.Module):
         self.fc = nn.Linear(2 * len(self.blocks) * width, num_classes)
 
     def forward(self, layers: Tensor) -> Tensor:
-        return self.fc(layers.flatten(1))
+        return self.fc(entering(layers, self.blocks))
 
     def joined(self, logits: Tensor, layers: Tensor) -> Tensor:
         """The log of the mean of both heads' probabilities (B, C), by the class head's logits."""
@@ -250,9 +256,9 @@ class VisionTransformer(nn.Module):
         if self.layers is None:
             return self.forward_tail(x, 0)
         seen, end = [], len(self.blocks) - 1 if self.vit.num_classes else self.layers.blocks[-1]
-        for depth, block in enumerate(self.blocks[:end], 1):
+        for block in self.blocks[:end]:
             x = block(x)
-            seen += [summaries(x)] if depth in self.layers.blocks else []
+            seen.append(summaries(x))
         layers = torch.stack(seen, 1)  # B L 2 D
         if not self.vit.num_classes:
             return self.layers(layers)
@@ -363,10 +369,9 @@ class Tail(nn.Module):
         if heads is None:
             return self.forward_class(inputs)
         assert inputs.layers is not None
-        layers = inputs.layers[:, [depth - 1 for depth in heads.blocks]]
         if not self.net.vit.num_classes:
-            return heads(layers)
-        return heads.joined(self.forward_class(inputs), layers)
+            return heads(inputs.layers)
+        return heads.joined(self.forward_class(inputs), inputs.layers)
 
     def forward_class(self, inputs: Tokens) -> Tensor:
         """What the class head says."""
@@ -378,22 +383,3 @@ class Tail(nn.Module):
         last = net.blocks[-1]
         assert isinstance(last, Block)
         return net.forward_head(last.forward_cls(tokens, inputs.cls))
-
-
-def resample_positions(pos_embed: Tensor, grid: int) -> Tensor:
-    """The position table (1, N, D) for a grid x grid of patches; the class token's row is kept.
-
-    Bicubic with antialiasing, in float32, as timm's `resample_abs_pos_embed`. Raises ValueError
-    where the table's patches are not a square.
-    """
-    cls, patches = pos_embed[:, :1], pos_embed[:, 1:]
-    old = round(patches.shape[1] ** 0.5)
-    if old * old != patches.shape[1]:
-        raise ValueError(f"{patches.shape[1]} patch positions are not a square")
-    if old == grid:
-        return pos_embed
-    D = patches.shape[2]
-    square = patches.reshape(1, old, old, D).permute(0, 3, 1, 2).float()  # 1 D old old
-    square = F.interpolate(square, size=(grid, grid), mode="bicubic", antialias=True)
-    patches = square.permute(0, 2, 3, 1).reshape(1, grid * grid, D).to(pos_embed.dtype)
-    return torch.cat([cls, patches], dim=1)

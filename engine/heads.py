@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from engine.job import Setting
 from engine.ridge import Ridge, fit_ridge
 from metrics import wilson
-from model import LayersHead, VisionTransformer
+from model import LayersHead, VisionTransformer, entering
 from tokens.cache import TokenLoader, layers_of
 
 
@@ -45,20 +45,20 @@ def solved(net: VisionTransformer, loader: TokenLoader) -> tuple[Ridge, Tensor]:
     """Ridge regression of a training part's labels (n,), which it returns too, on what enters the
     blocks that are read."""
     layers, labels = layers_of(loader)  # n L 2 D
-    chosen = layers[:, [depth - 1 for depth in read_depths(net)]]
-    return fit_ridge(chosen.flatten(1), labels, net.num_classes, copies_of(loader)), labels
+    features = entering(layers, read_depths(net))  # n P
+    return fit_ridge(features, labels, net.num_classes, copies_of(loader)), labels
 
 
 def by_layer(net: VisionTransformer, loader: TokenLoader) -> list[dict[str, float]]:
     """For each block whose output is known, alone: the share of the training pictures that a ridge
     regression on it gets right without them, and its 95 % interval."""
-    layers, labels = layers_of(loader)
+    (layers, labels), copies = layers_of(loader), copies_of(loader)
     found = []
-    for block in range(layers.shape[1]):
-        ridge = fit_ridge(layers[:, block].flatten(1), labels, net.num_classes, copies_of(loader))
+    for block in range(1, layers.shape[1] + 1):
+        ridge = fit_ridge(entering(layers, [block]), labels, net.num_classes, copies)
         accuracy = (ridge.left_out.argmax(1) == labels).double().mean().item()
         low, high = wilson(accuracy, len(labels))
-        row = {"block": block + 1, "left_out_accuracy": accuracy, "low": low, "high": high}
+        row = {"block": block, "left_out_accuracy": accuracy, "low": low, "high": high}
         found.append({name: round(value, 6) for name, value in row.items()})
     return found
 

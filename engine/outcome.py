@@ -87,8 +87,9 @@ def kept_network(
             tell_layers(job.net, training, work.run, estimate)
         config, epoch = dump_config(work.config), str(progress.best_epoch)
         save_model(work.run.best, job.net, config=config, epoch=epoch)
-        note_scores(job, training.plain(), loaders["val"], progress)
     given = answers(job, loaders)
+    if head != "class":
+        note_scores(job, loaders["train"], given["val"], progress)
     found = held_out_scores(progress, given, work.split)
     return given, found | {"left_out_accuracy": estimate}
 
@@ -115,12 +116,11 @@ def tell_layers(net: VisionTransformer, training: TokenLoader, run: Run, estimat
     plot_layers(rows, largest, run.folder / "layers.png")
 
 
-def note_scores(job: Job, training: Any, validation: Any, progress: Progress) -> None:
-    """What the whole network reaches, in place of what its trained part did."""
-    bf16 = job.train.bf16
-    val, learned = (
-        evaluate(job.learner, loader, job.device, bf16) for loader in (validation, training)
-    )
+def note_scores(job: Job, training: Any, given: tuple[Tensor, Tensor], progress: Progress) -> None:
+    """What the whole network reaches, in place of what its trained part did: on the plain training
+    pictures, and by its answers `given` for the validation part."""
+    learned = evaluate(job.learner, training.plain(), job.device, job.train.bf16)
+    val = scores(*given)
     progress.best_accuracy, progress.best_loss = val["accuracy"], val["loss"]
     progress.best_balanced_accuracy = val["balanced_accuracy"]
     progress.train_accuracy, progress.train_loss = learned["accuracy"], learned["loss"]

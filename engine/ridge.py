@@ -15,7 +15,6 @@ from torch import Tensor
 # By the sum of the squared features: 1e-4, 3e-4 and 1e-3 times the pictures for six layers' class
 # and mean tokens, standardised and scaled by 1 / sqrt(D) (EXPERIMENTS.md, 2026-11-26).
 STRENGTHS = (8e-6, 2.5e-5, 8e-5)
-MOST_DUAL = 5_000  # pictures; beyond, the features' products are decomposed, not the pictures'
 SCALES = tuple(1.25**k for k in range(-6, 25))  # of an answer, to be a logit: 0.26 to 212
 LEAST_SPREAD = 1e-6  # of a feature: below, it is the same for all pictures
 LEAST_REST = 1e-9  # of 1 - leverage: a picture that decides its own answer alone
@@ -80,7 +79,7 @@ class _Basis:
         self.mean, spread = x.mean(0), x.std(0, correction=0)
         self.spread = torch.where(spread > LEAST_SPREAD, spread, math.inf)
         x = (x - self.mean) / self.spread
-        dual = len(x) <= MOST_DUAL
+        dual = len(x) <= x.shape[1]  # the smaller of the two products is decomposed
         S, vectors = torch.linalg.eigh(x @ x.T if dual else x.T @ x)
         kept = 1e-12 * S.max() < S
         self.S, vectors = S[kept], vectors[:, kept]

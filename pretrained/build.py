@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from config import Config, ViTConfig
-from model import VisionTransformer, resample_positions
+from model import VisionTransformer
 from pretrained.names import resolve
 from pretrained.read import Weights, layers_head, read
 from utils import UserError, log, some
@@ -145,3 +147,22 @@ def _check_architecture(vit: ViTConfig, weights: Weights) -> None:
             log.info(
                 "vit.%s: %s is not what the weights were trained with; using %s", key, asked, own
             )
+
+
+def resample_positions(pos_embed: Tensor, grid: int) -> Tensor:
+    """The position table (1, N, D) for a grid x grid of patches; the class token's row is kept.
+
+    Bicubic with antialiasing, in float32, as timm's `resample_abs_pos_embed`. Raises ValueError
+    where the table's patches are not a square.
+    """
+    cls, patches = pos_embed[:, :1], pos_embed[:, 1:]
+    old = round(patches.shape[1] ** 0.5)
+    if old * old != patches.shape[1]:
+        raise ValueError(f"{patches.shape[1]} patch positions are not a square")
+    if old == grid:
+        return pos_embed
+    D = patches.shape[2]
+    square = patches.reshape(1, old, old, D).permute(0, 3, 1, 2).float()  # 1 D old old
+    square = F.interpolate(square, size=(grid, grid), mode="bicubic", antialias=True)
+    patches = square.permute(0, 2, 3, 1).reshape(1, grid * grid, D).to(pos_embed.dtype)
+    return torch.cat([cls, patches], dim=1)

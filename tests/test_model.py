@@ -13,8 +13,9 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from config import ConfigError, ViTConfig
-from model import LayersHead, Tail, VisionTransformer, attention_kept, resample_positions
+from model import LayersHead, Tail, VisionTransformer, attention_kept
 from pretrained import export, load_model, save_model
+from pretrained.build import resample_positions
 from tests.helpers import CPU, TINY_VIT
 from tokens.trunk import Trunk
 from utils import UserError

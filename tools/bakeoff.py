@@ -109,10 +109,10 @@ def fitting(name: str, config: Config) -> Config:
     """The config for some weights: their architecture, at the config's image size, or the nearest
     that their patches fill."""
     train = config.train.model_copy(update={"checkpoint": name})
-    patch, size = read(resolve(name)).vit.patch_dim, config.vit.dim
-    if "dim" not in config.vit.model_fields_set:
-        return config.model_copy(update={"vit": ViTConfig(), "train": train})
-    vit = ViTConfig(dim=max(1, round(size / patch)) * patch)
+    vit = ViTConfig()
+    if "dim" in config.vit.model_fields_set:
+        patch = read(resolve(name)).vit.patch_dim
+        vit = ViTConfig(dim=max(1, round(config.vit.dim / patch)) * patch)
     return config.model_copy(update={"vit": vit, "train": train})
 
 

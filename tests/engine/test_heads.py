@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 import test as look
-from config import ConfigError
+from config import ConfigError, ViTConfig
 from config_file import load_config
 from dataset import load_split, make_loaders
 from engine.heads import copies_of, read_depths, told_apart_from
@@ -24,8 +24,9 @@ from engine.search import Trial, chosen_head
 from engine.verdict import verdict
 from model import VisionTransformer
 from pretrained import load_model
-from tests.helpers import CPU, fail, picture, plan, quick, summary, train
+from tests.helpers import CPU, TINY_VIT, fail, picture, prepared, quick, summary, train
 from tokens.builder import open_cache
+from tokens.plan import Plan
 
 
 def images_of(config_file: Path, part: str) -> tuple[Tensor, Tensor]:
@@ -231,26 +232,22 @@ def test_a_run_that_goes_on_ends_the_same(
 
 
 def test_copies_are_left_out_together(finetune: Path) -> None:
+    """They share their part, too: all three train."""
     red = finetune.parent / "images/red"
     for name in ("x.png", "y.png"):
         picture("red", 3).save(red / name)
-    wanted = plan(finetune, "train.views=1")
-    config, _ = load_config(finetune, ["train.views=1"])
-    split = load_split(config.train)
-    from pretrained.build import build_for
-
-    net = build_for(config, split.classes)
-    loader = open_cache(wanted, net, config.train, CPU).loaders(wanted, split, config.train, CPU)
-    groups = [group for part in ("train",) for group in copies_of(loader[part])]  # type: ignore[arg-type]
-    same = {s.path.name for s in split.part("train")} & {"03.png", "x.png", "y.png"}
-    assert sum(map(len, groups)) in (0, len(same))
+    config, split, net = prepared(finetune, "train.views=1")
+    wanted = Plan(net, split, config.train)
+    loaders: Any = open_cache(wanted, net, config.train, CPU).loaders(
+        wanted, split, config.train, CPU
+    )
+    samples = split.part("train")
+    (group,) = copies_of(loaders["train"])
+    assert {samples[i].path.name for i in group.tolist()} == {"03.png", "x.png", "y.png"}
 
 
 def test_which_blocks_are_read() -> None:
     """The later half of those that stay frozen; what enters the last is the last."""
-    from config import ViTConfig
-    from tests.helpers import TINY_VIT
-
     for layers, frozen, wanted in (
         (12, 12, [6, 7, 8, 9, 10, 11]),
         (12, 11, [6, 7, 8, 9, 10, 11]),
