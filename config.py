@@ -141,7 +141,7 @@ class TrainConfig(Section):
     checkpoint: Annotated[PathText | None, BeforeValidator(_false_is_none)] = "google-in21k-augreg"
     from_checkpoint: Annotated[bool | PathText | None, BeforeValidator(_false_is_none)] = None
     finetune_blocks: Annotated[Whole, Field(ge=0)] = 1
-    head: Literal["class", "layers", "both"] | Auto = "class"
+    head: Literal["class", "layers", "both"] | Auto = "auto"
     cache: Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_off)] = "auto"
     cache_dtype: Literal["float16", "float32"] = "float16"
 
@@ -184,6 +184,7 @@ class TrainConfig(Section):
     keep: Literal["best", "last"] | Auto = "auto"
     early_stopping: Annotated[Count | None, BeforeValidator(_false_is_none)] = None
     verdict: bool = True
+    refit: bool | Auto = "auto"
     report: bool = True
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -205,12 +206,29 @@ class TrainConfig(Section):
         transform instead, so none; None: a new draw in each epoch."""
         if self.views != "auto":
             return self.views
-        return 1 if self.head == "layers" else RECIPES[self.mode].views  # it is fitted to one view
+        if self.mode == "finetune" and self.head != "class":
+            return 1  # the head over layers takes one; the block's are made where they pay
+        return RECIPES[self.mode].views
 
     @property
     def trained_blocks(self) -> int:
         """How many of the last blocks train: none where the head over layers stands alone."""
         return 0 if self.head == "layers" else self.finetune_blocks
+
+    @property
+    def may_cache(self) -> bool:
+        """Whether tokens may be cached; whether they fit the disk is seen later."""
+        return self.mode == "finetune" and self.cache != "off"
+
+    @property
+    def may_refit(self) -> bool:
+        """Whether val chooses nothing, so that it may be learned, too, in the end."""
+        return self.mode == "finetune" and self.keep != "best" and not self.early_stopping
+
+    @property
+    def refits(self) -> bool:
+        """Whether the chosen setting is trained once more on all pictures that are not test."""
+        return self.refit is not False and self.may_refit
 
     @property
     def recipe_optim(self) -> str:

@@ -72,9 +72,8 @@ def check_config(config: Config) -> tuple[Config, list[str]]:
 
 def _as_given(section: Any) -> Any:
     """A section's keys as they were given, those that a copy put in unasked too."""
-    if not isinstance(section, BaseModel):
-        return section
-    return {name: vars(section)[name] for name in section.model_fields_set}
+    fields = section.model_fields_set if isinstance(section, BaseModel) else None
+    return section if fields is None else {name: vars(section)[name] for name in fields}
 
 
 def _listed(where: str, problems: list[str]) -> ConfigError:
@@ -133,8 +132,8 @@ def _translate_legacy(raw: dict[str, Any], problems: list[str]) -> list[str]:
     train = raw["train"] = dict(train)
     flags = {flag: train.pop(flag, False) for flag in LEGACY_FLAGS}
     wrong = [f"train.{k}: {v!r} is not true or false" for k, v in flags.items() if v not in (0, 1)]
+    problems += wrong
     if wrong:
-        problems += wrong
         return []
     mode = "scratch"
     if flags["finetuning"]:
@@ -145,7 +144,7 @@ def _translate_legacy(raw: dict[str, Any], problems: list[str]) -> list[str]:
             f"'{mode}'; keep only mode"
         )
         return []
-    train["mode"] = mode
+    train |= {"mode": mode, "head": train.get("head", "class")}  # there was no other then
     old = ", ".join(f"{flag}: {value}" for flag, value in flags.items())
     return [f"{old} is the old way to write train.mode: {mode}"]
 
@@ -245,9 +244,14 @@ def _mode_combinations(train: TrainConfig) -> list[Fault]:
             f"on works in mode finetune only: in mode {train.mode} the tokens change every step",
         ),
         (
-            train.head != "class" and (train.mode != "finetune" or train.cache == "off"),
+            train.head in ("layers", "both") and not train.may_cache,
             "train.head train.mode train.cache",
             f"{train.head} is fitted to cached tokens: mode finetune, with cache auto or on",
+        ),
+        (
+            train.refit is True and not train.may_refit,
+            "train.refit train.mode train.keep train.early_stopping",
+            "true learns val, too, which only mode finetune with the last epoch kept does not need",
         ),
         (
             train.mode == "finetune" and bool({train.mixup, train.cutmix} - {"auto", 0}),
@@ -393,5 +397,4 @@ def _suggest(name: str, known: list[str], key: tuple[str, ...] = ()) -> str:
         return f"; did you mean {close[0]}?"
     elsewhere = [f"{s}.{name}" for s, section in SECTIONS.items() if name in section.model_fields]
     tails = [full for full in known if full.endswith(f".{name.partition('=')[0]}")]
-    found = elsewhere or tails
-    return f"; did you mean {found[0]}?" if found else ""
+    return f"; did you mean {(elsewhere or tails)[0]}?" if elsewhere or tails else ""

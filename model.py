@@ -27,6 +27,8 @@ from torch import Tensor, nn
 
 from config import Preprocessing, ViTConfig
 
+CELLS = 3  # a side: EXPERIMENTS.md, 2026-11-26
+
 
 class PatchEmbed(nn.Module):
     """Cut images into patches and project each to a token (paper, equation 1)."""
@@ -151,14 +153,27 @@ def summaries(tokens: Tensor) -> Tensor:
     return torch.stack([tokens[:, 0], tokens[:, 1:].mean(1)], 1)
 
 
+def cells(tokens: Tensor) -> Tensor:
+    """The means of the patch tokens in each cell of a 3 x 3 grid (B, 9, D), of tokens (B, N, D)."""
+    side = math.isqrt(tokens.shape[1] - 1)
+    x = tokens[:, 1:].reshape(len(tokens), side, side, -1)
+    spans = [slice(i * side // CELLS, -(-(i + 1) * side // CELLS)) for i in range(CELLS)]
+    return torch.stack([x[:, rows, columns].mean((1, 2)) for rows in spans for columns in spans], 1)
+
+
 def entering(layers: Tensor, depths: Sequence[int]) -> Tensor:
-    """What enters the blocks of numbers `depths`, side by side (B, P), of the `summaries`
-    (B, L, 2, D) of what enters the second block, the third, and so on."""
-    return layers[:, [depth - 1 for depth in depths]].flatten(1)
+    """The `summaries` that enter the blocks of numbers `depths` (B, P), of `Tokens.layers`."""
+    rows = [2 * (depth - 1) + row for depth in depths for row in (0, 1)]
+    return layers[:, rows].flatten(1)
+
+
+def readable(layers: Tensor, depths: Sequence[int]) -> Tensor:
+    """What a head over layers reads (B, P): what is `entering`, and the last one's `cells`."""
+    return torch.cat([entering(layers, depths), layers[:, -(CELLS**2) :].flatten(1)], 1)
 
 
 class LayersHead(nn.Module):
-    """Logits (B, C) of what is `entering` the blocks of numbers `depths`.
+    """Logits (B, C) of what is `readable` at the blocks of numbers `depths`.
 
     Beside a class head, the answer is the mean of the probabilities of the two; `scale` multiplies
     the class head's logits before, so that both are as sure as they are right.
@@ -169,13 +184,15 @@ class LayersHead(nn.Module):
         self.blocks = tuple(depths)
         self.register_buffer("depths", torch.tensor(self.blocks))  # for whoever reads the arrays
         self.scale = nn.Parameter(torch.ones(()), requires_grad=False)
-        self.fc = nn.Linear(2 * len(self.blocks) * width, num_classes)
+        self.fc = nn.Linear((2 * len(self.blocks) + CELLS**2) * width, num_classes)
 
     def forward(self, layers: Tensor) -> Tensor:
-        return self.fc(entering(layers, self.blocks))
+        return self.fc(readable(layers, self.blocks))
 
-    def joined(self, logits: Tensor, layers: Tensor) -> Tensor:
+    def joined(self, logits: Tensor | None, layers: Tensor) -> Tensor:
         """The log of the mean of both heads' probabilities (B, C), by the class head's logits."""
+        if logits is None:
+            return self(layers)
         both = self(layers).log_softmax(1), (self.scale * logits).log_softmax(1)
         return torch.logaddexp(*both) - math.log(2)
 
@@ -255,14 +272,13 @@ class VisionTransformer(nn.Module):
         x = self.forward_trunk(images, 0)
         if self.layers is None:
             return self.forward_tail(x, 0)
-        seen, end = [], len(self.blocks) - 1 if self.vit.num_classes else self.layers.blocks[-1]
+        seen, end = [], self.layers.blocks[-1]
         for block in self.blocks[:end]:
             x = block(x)
             seen.append(summaries(x))
-        layers = torch.stack(seen, 1)  # B L 2 D
-        if not self.vit.num_classes:
-            return self.layers(layers)
-        return self.layers.joined(self.forward_tail(x, end), layers)
+        layers = torch.cat([*seen, cells(x)], 1)  # B R D
+        by_class = self.forward_tail(x, end) if self.vit.num_classes else None
+        return self.layers.joined(by_class, layers)
 
     def forward_trunk(self, images: Tensor, depth: int) -> Tensor:
         """The tokens (B, N, D) that enter block `depth`, or the final norm after the last."""
@@ -341,8 +357,8 @@ class Tokens:
 
     `tokens` is (B, N, D). Where that block is the last one they are normalised, (x - mean) / std,
     and `cls` (B, D) is the class token itself; else `cls` is None. With no trainable block, they
-    are the class token alone, (B, 1, D), as it leaves the last block. `layers` (B, L, 2, D), where
-    it is known, are the `summaries` of what enters the second block, the third, and so on.
+    are the class token alone, (B, 1, D), as it leaves the last block. `layers` (B, R, D), if known,
+    are the `summaries` of what enters the second block, the third, ..., and the last's `cells`.
     """
 
     tokens: Tensor
@@ -365,13 +381,11 @@ class Tail(nn.Module):
         self.net = net
 
     def forward(self, inputs: Tokens) -> Tensor:
-        heads = self.net.layers
+        heads, has_class = self.net.layers, self.net.vit.num_classes
         if heads is None:
             return self.forward_class(inputs)
         assert inputs.layers is not None
-        if not self.net.vit.num_classes:
-            return heads(inputs.layers)
-        return heads.joined(self.forward_class(inputs), inputs.layers)
+        return heads.joined(self.forward_class(inputs) if has_class else None, inputs.layers)
 
     def forward_class(self, inputs: Tokens) -> Tensor:
         """What the class head says."""

@@ -21,6 +21,7 @@ from config_file import check_config, dump_config, load_config
 from dataset import make_loaders
 from engine.checkpoint import Keeper, Progress, resumable, saved_state
 from engine.job import Diverged, Job, branch
+from engine.look import first_look
 from engine.outcome import Clock, conclude, write_report
 from engine.overfit import overfit, repeated_batch
 from engine.preview import preview
@@ -79,9 +80,15 @@ def learn(work: Work) -> dict[str, Any]:
         learner, loaders = prepare(work)
         clock.lap("cache" if work.plan else "prepare")
         before, train, setting = branch(net), work.train, None
-        if train.lr == "auto":
-            setting = search(net, loaders["train"], train, run)  # type: ignore[arg-type]
-            train = setting.applied(net, train)
+        if work.searches:
+            kind = first_look(work, loaders["train"])  # type: ignore[arg-type]
+            clock.lap("search")
+            if kind.views and kind.views > 1:
+                work = work.with_views(kind.views)
+                learner, loaders = prepare(work)
+                clock.lap("cache")
+            setting = search(work, loaders["train"], kind)  # type: ignore[arg-type]
+            train = setting.applied(net, work.train)
             clock.lap("search")
         labels = [sample.label for sample in work.split.part("train")]
         job = Job(net, learner, train, labels)

@@ -99,6 +99,8 @@ def run_ours(
         "lr": LR,
         "weight_decay": 0.01,
         "label_smoothing": 0.0,
+        "head": "class",  # the peers' too
+        "refit": False,
         "verdict": False,
         "report": False,
         "device": args.device,

@@ -27,10 +27,13 @@ from tools.repeat import finished
 from utils import command_line, write_csv
 
 MOST, LEAST, TESTED = 100, 5, 80
+BLOCK = "train.head=class"
 WAYS = {
-    "none": [],
-    "class_weights": ["train.class_weights=balanced"],
-    "balanced_sampler": ["train.balanced_sampler=true"],
+    "none": [BLOCK],
+    "class_weights": [BLOCK, "train.class_weights=balanced"],
+    "balanced_sampler": [BLOCK, "train.balanced_sampler=true"],
+    "layers": ["train.head=layers"],
+    "auto": [],
 }
 PLACES = {"log_path": "logs", "save_path": "weights", "data": "data"}
 CONFIG, WORK = "configs/signdigits-50.yaml", Path("logs") / "imbalance"
@@ -79,7 +82,10 @@ def measure(folder: Path, way: str, overrides: list[str], seed: int) -> dict[str
     places = [f"train.{key}={WORK / value}" for key, value in PLACES.items()]
     options = [f"train.base_dir={folder}", f"train.seed={seed}", f"train.run_name={name}"]
     finished(
-        CONFIG, [*options, *places, "train.verdict=false", "train.report=false", *overrides], None
+        CONFIG,
+        [*options, *places, "train.verdict=false", "train.report=false", "train.refit=false"]
+        + overrides,
+        None,
     )
     shutil.rmtree(WORK / "weights" / name, ignore_errors=True)
     found = recalls(WORK / "logs" / name / "predictions.csv")

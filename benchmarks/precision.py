@@ -21,7 +21,7 @@ from utils import command_line, replacing
 
 # What it was measured with; a search would choose each run's own setting.
 SETTING = ["train.lr=3e-4", "train.max_epochs=12", "train.warmup_epochs=1"]
-SETTING += ["train.verdict=false", "train.report=false"]
+SETTING += ["train.verdict=false", "train.report=false", "train.head=class", "train.refit=false"]
 SETTING += ["train.weight_decay=0.01", "train.label_smoothing=0"]
 WAYS = {
     "float16 cache": ["train.cache_dtype=float16"],

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from engine.job import Setting
 from engine.ridge import Ridge, fit_ridge
 from metrics import wilson
-from model import LayersHead, VisionTransformer, entering
+from model import CELLS, LayersHead, VisionTransformer, entering, readable
 from tokens.cache import TokenLoader, layers_of
 
 
@@ -20,18 +21,18 @@ def add_layers_head(
     """Give a network the head over layers that a training part's tokens ask for, beside its class
     head (`both`) or instead of it (`layers`).
 
-    Returns which of the training pictures (n,), in the loader's order, the head over layers gets
-    right when it is fitted without them. `setting`: what the search found, with the class head's
+    Returns the logits (n, C) of the head over layers for each training picture, in the loader's
+    order, when it is fitted without it. `setting`: what the search found, with the class head's
     scale.
     """
-    ridge, labels = solved(net, loader)
+    ridge, _ = solved(net, loader)
     net.layers = as_head(ridge, read_depths(net), net.vit.hidden_dim).to(net.device)
     if head == "layers":
         net.head = nn.Identity()
         net.vit = net.vit.model_copy(update={"num_classes": 0})
     elif setting is not None:
         nn.init.constant_(net.layers.scale, setting.scale)
-    return ridge.left_out.argmax(1) == labels
+    return ridge.left_out
 
 
 def read_depths(net: VisionTransformer) -> list[int]:
@@ -41,20 +42,26 @@ def read_depths(net: VisionTransformer) -> list[int]:
     return list(range(max(1, blocks // 2), min(net.frozen_depth, blocks - 1) + 1))
 
 
+def layer_features(net: VisionTransformer, loader: TokenLoader) -> tuple[Tensor, Tensor]:
+    """What the head over layers reads of the loader's pictures (n, P), and their labels (n,)."""
+    layers, labels = layers_of(loader)  # n R D
+    return readable(layers, read_depths(net)), labels
+
+
 def solved(net: VisionTransformer, loader: TokenLoader) -> tuple[Ridge, Tensor]:
     """Ridge regression of a training part's labels (n,), which it returns too, on what enters the
     blocks that are read."""
-    layers, labels = layers_of(loader)  # n L 2 D
-    features = entering(layers, read_depths(net))  # n P
-    return fit_ridge(features, labels, net.num_classes, copies_of(loader)), labels
+    features, labels = layer_features(net, loader)
+    return fit_ridge(features, labels, net.num_classes, copies_of(loader.rows)), labels
 
 
 def by_layer(net: VisionTransformer, loader: TokenLoader) -> list[dict[str, float]]:
     """For each block whose output is known, alone: the share of the training pictures that a ridge
     regression on it gets right without them, and its 95 % interval."""
-    (layers, labels), copies = layers_of(loader), copies_of(loader)
+    (layers, labels), copies = layers_of(loader), copies_of(loader.rows)
     found = []
-    for block in range(1, layers.shape[1] + 1):
+    blocks = (layers.shape[1] - CELLS**2) // 2
+    for block in range(1, blocks + 1):
         ridge = fit_ridge(entering(layers, [block]), labels, net.num_classes, copies)
         accuracy = (ridge.left_out.argmax(1) == labels).double().mean().item()
         low, high = wilson(accuracy, len(labels))
@@ -82,9 +89,9 @@ def as_head(ridge: Ridge, depths: list[int], width: int) -> LayersHead:
     return head
 
 
-def copies_of(loader: TokenLoader) -> list[Tensor]:
-    """The indices of images that are the same, byte for byte: they share their record."""
+def copies_of(rows: np.ndarray) -> list[Tensor]:
+    """The indices of images that are the same, byte for byte: they share a row of records."""
     found: defaultdict[int, list[int]] = defaultdict(list)
-    for index, row in enumerate(loader.rows[:, 0].tolist()):
+    for index, row in enumerate(rows[:, 0].tolist()):
         found[row].append(index)
     return [torch.tensor(same) for same in found.values() if len(same) > 1]

@@ -129,6 +129,13 @@ class Average:
             share = max(1 - self.decay, 1 / self.steps)
             torch._foreach_lerp_(self.values, tuple(self.parameters), share)
 
+    @torch.no_grad()
+    def settle(self) -> None:
+        """The average becomes the weights, and nothing is averaged any more."""
+        for parameter, value in zip(self.parameters, self.values or self.parameters, strict=True):
+            parameter.copy_(value)
+        self.decay, self.values = None, []
+
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
         """The average in the place of the weights."""
@@ -261,6 +268,7 @@ class Setting:
     weight_decay: float
     scale: float = 1.0  # of its logits, so that they are as sure as they are right
     head: str | None = None  # what `head: auto` came to
+    views: int | None = None  # what `views: auto` came to
 
     def applied(self, net: VisionTransformer, train: TrainConfig) -> TrainConfig:
         """The config with this setting; with `head`, the network's last block stops training."""
@@ -269,6 +277,7 @@ class Setting:
             "lr": self.lr,
             "weight_decay": self.weight_decay,
             "head": self.head or ("both" if train.head == "auto" else train.head),
+            "views": self.views or train.views,
         }
         if self.part == "head":
             net.blocks.requires_grad_(False)
@@ -285,7 +294,8 @@ class Setting:
                 if row["chosen"] == "1":
                     rate, decay = float(row["lr"]), float(row["weight_decay"])
                     scale, head = float(row.get("scale") or 1), row.get("head") or None
-                    return cls(row["part"], row["optim"], rate, decay, scale, head)
+                    views = int(row.get("views") or 0) or None
+                    return cls(row["part"], row["optim"], rate, decay, scale, head, views)
         return None
 
     def __str__(self) -> str:

@@ -15,10 +15,18 @@ from torch import Tensor
 from config import TrainConfig
 from config_file import dump_config
 from dataset import PARTS, Split
+from engine.answers import (
+    PREDICTED,
+    PREDICTIONS,
+    rows_of,
+    unseen_accuracy,
+    write_unseen,
+)
 from engine.checkpoint import Progress
 from engine.heads import add_layers_head, by_layer, each_can_be_left_out, told_apart_from
 from engine.job import Average, Job, Setting
 from engine.plots import plot_layers
+from engine.refit import refit
 from engine.run import Run
 from engine.start import Work
 from engine.track import log_outcome, reached, settings_of
@@ -40,7 +48,8 @@ class Clock:
 
     def lap(self, phase: str) -> None:
         now = time.perf_counter()
-        self.seconds[phase], self.started = now - self.started, now
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self.started
+        self.started = now
 
     def said(self, phase: str) -> float | None:
         return round(self.seconds[phase], 2) if phase in self.seconds else None
@@ -56,10 +65,13 @@ def conclude(
     part = "test" if "test" in given else "val"
     learned = judge.verdict(job, loaders, facts(split, part, found, progress))
     clock.lap("verdict")
+    again = refit(work, job.train, loaders, judge, found) if work.refits else None
+    clock.lap("refit")
+    found |= {"out_of_fold_accuracy": unseen_accuracy(run.folder), "refit": again}
     summary = summarise(job, judge, progress, clock, found | learned, split)
     write_json(run.folder / "summary.json", summary)
-    rows = predictions(split, given)
-    write_csv(run.folder / "predictions.csv", rows, PREDICTED)
+    rows = [row for p, answer in given.items() for row in rows_of(split, p, *answer)]
+    write_csv(run.folder / PREDICTIONS, rows, PREDICTED)
     reported = [row for row in rows if row["part"] == part]
     to_tensorboard(work, job.train, summary, reported)
     report_end(summary, run)
@@ -72,7 +84,9 @@ def kept_network(
     """Make the job's network the one that is kept, with a head over layers where the config has
     one; its answers for the parts that are held out, and their scores."""
     head = job.train.head
-    if head != "layers":
+    if job.train.keep == "last":  # the file may hold another by now: refit's
+        job.average.settle()
+    elif head != "layers":
         arrays, _ = read_arrays(work.run.best)
         trained = {n: a for n, a in arrays.items() if not n.startswith("layers.")}
         job.net.load_state_dict(trained)
@@ -81,10 +95,14 @@ def kept_network(
     if head != "class":
         training = loaders["train"]
         assert isinstance(training, TokenLoader)
-        right = add_layers_head(job.net, training, head, setting)
+        left_out = add_layers_head(job.net, training, head, setting)
         if each_can_be_left_out(training):
-            estimate = right.float().mean().item()
+            labels = training.dataset
+            estimate = (left_out.argmax(1) == labels).float().mean().item()
             tell_layers(job.net, training, work.run, estimate)
+            if head == "layers":
+                write_unseen(work.run.folder, work.split, left_out, labels)
+    if head != "class" or job.train.keep == "last":
         config, epoch = dump_config(work.config), str(progress.best_epoch)
         save_model(work.run.best, job.net, config=config, epoch=epoch)
     given = answers(job, loaders)
@@ -169,6 +187,7 @@ def summarise(
         "cache_seconds": clock.said("cache"),
         "search_seconds": clock.said("search"),
         "verdict_seconds": clock.said("verdict"),
+        "refit_seconds": clock.said("refit") if found["refit"] else None,
         "images_per_second": round(progress.images / max(progress.seconds, 1e-9), 2),
         "parameters": {"total": total, "trainable": trainable},
         "weights": train.checkpoint if train.mode != "scratch" else None,
@@ -179,7 +198,6 @@ def summarise(
 
 
 OPTIMISED = ("optim", "lr", "weight_decay")
-PREDICTED = ("part", "path", "label", "predicted", "probability", "label_probability")
 SHOWN = 16  # images with their predictions in TensorBoard
 
 
@@ -188,23 +206,6 @@ def answers(job: Job, loaders: Loaders) -> dict[str, tuple[Tensor, Tensor]]:
     held_out = [part for part in ("val", "test") if part in loaders]
     bf16 = job.train.bf16
     return {part: predict(job.learner, loaders[part], job.device, bf16) for part in held_out}
-
-
-def predictions(split: Split, given: dict[str, tuple[Tensor, Tensor]]) -> list[dict[str, Any]]:
-    """What predictions.csv holds: each held-out image, its class, the predicted one, and the
-    probabilities of the two."""
-    rows = []
-    for part, (logits, labels) in given.items():
-        every = logits.softmax(1)  # n C
-        highest, predicted = every.max(1)
-        own = every.gather(1, labels[:, None])[:, 0]
-        for i, sample in enumerate(split.part(part)):
-            assert sample.label == labels[i], "loaders keep the split's order"
-            names = split.classes[sample.label], split.classes[int(predicted[i])]
-            sure = round(highest[i].item(), 6), round(own[i].item(), 6)
-            row = (part, split.path_of(sample), *names, *sure)
-            rows.append(dict(zip(PREDICTED, row, strict=True)))
-    return rows
 
 
 def to_tensorboard(
@@ -273,17 +274,24 @@ def facts(split: Split, part: str, found: dict[str, Any], progress: Progress) ->
 def report_end(summary: dict[str, Any], run: Run) -> None:
     """The last lines of a run: what it reached, whether it learned, where to look."""
     phases = {"cache_seconds": "the token cache", "search_seconds": "finding the learning rate"}
-    phases["verdict_seconds"] = "the verdict"
+    phases |= {"verdict_seconds": "the verdict", "refit_seconds": "training on all pictures"}
     took = [f"{minutes(summary['seconds'])} of training"]
     took += [f"{minutes(summary[key])} for {what}" for key, what in phases.items() if summary[key]]
     kept = f"epoch {summary['best_epoch']} of {summary['epochs']}"
-    if not summary["epochs"]:
+    if summary["head"] == "layers":
         kept = "a head over layers, solved for"
     log.info("%s (mode %s, %s)", ", ".join(took), summary["mode"], kept)
     for line in score_lines(summary):
         log.info("%s", line)
     log.info("%s", summary["verdict_sentence"])
+    if again := summary["refit"]:
+        log.info(
+            "kept: the same trained once more on all %d pictures that are not test; the accuracy "
+            "was measured before",
+            again["images"],
+        )
     files = ("curves.png, metrics.csv, " if summary["epochs"] else "") + "summary.json"
     files += ", search.csv" if summary["chosen"] else ""
     files += ", layers.png" if summary["left_out_accuracy"] is not None else ""
+    files += ", out_of_fold.csv" if summary["out_of_fold_accuracy"] is not None else ""
     log.info("results: %s (%s); weights: %s", run.folder, files, run.best)

@@ -9,8 +9,8 @@ from config import Config
 from config_file import dump_config
 from dataset import PARTS, Split
 from engine.run import Run
-from engine.search import settings
 from engine.start import Work, begin, checkpoint_bytes, moment_bytes, set_up
+from engine.trials import settings
 from tokens.plan import damage
 
 

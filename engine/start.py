@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torchvision.transforms import v2
 
-from config import Config, TrainConfig
+from config import RECIPES, Config, TrainConfig
 from config_file import dump_config
 from dataset import PARTS, Split, load_split, write_split
 from engine.heads import read_depths
 from engine.run import Run
-from engine.search import still_to_find
 from engine.track import check_tracker
 from images import FileIndex, ImageDataset
 from model import VisionTransformer
 from pretrained.build import build_for
-from tokens.plan import Plan, known_files, may_cache, plan_cache
+from tokens.plan import Plan, known_files, plan_cache
 from transforms import Own
 from utils import (
     UserError,
@@ -49,6 +49,27 @@ class Work:
     @property
     def train(self) -> TrainConfig:
         return self.config.train
+
+    @property
+    def searches(self) -> bool:
+        """Whether settings are tried on the cached tokens: for the learning rate, or to see which
+        head answers best; several blocks that train would take longer than all else."""
+        train = self.train
+        cached = self.plan is not None and train.finetune_blocks <= 1 and train.head != "layers"
+        return cached and (train.lr == "auto" or train.head != "class")
+
+    @property
+    def refits(self) -> bool:
+        """Whether the network that is kept is trained once more, on all that is not test."""
+        return self.plan is not None and self.train.refits
+
+    def with_views(self, views: int) -> Work:
+        """The same with so many views of each training picture."""
+        train = self.train.model_copy(update={"views": views})
+        plan = plan_cache(self.net, self.split, train, checkpoint_bytes(train, self.net))
+        if plan is None:  # the disk was big enough for one
+            return self
+        return replace(self, config=self.config.model_copy(update={"train": train}), plan=plan)
 
     def open(self) -> None:
         """See that the disk has room, make the run's folders, and write what it begins with."""
@@ -91,7 +112,7 @@ def set_up(config: Config, run: Run, device: torch.device) -> Work:
     """Read the pictures, build the network, and settle what is `auto`; nothing is written yet."""
     check_tracker(config.train.track)
     asked = config.train.model_copy(update={"run_name": run.name, "from_checkpoint": None})
-    caches = may_cache(asked) and not config.overfit_one_batch.overfit
+    caches = asked.may_cache and not config.overfit_one_batch.overfit
     known = known_files(asked) if caches else None
     split = load_split(asked, run.split if run.resumes else None, known)
     report_data(split)
@@ -99,24 +120,43 @@ def set_up(config: Config, run: Run, device: torch.device) -> Work:
     seed_everything(asked.seed)
     net = build_for(config, split.classes)
     train = asked.settled(len(split.part("train")))
-    layers = train.head != "class"
-    if layers and not read_depths(net):
-        blocks = net.vit.num_layers
-        raise UserError(
-            f"train.head: {train.head} reads the later half of the blocks, {blocks // 2 + 1} to "
-            f"{blocks} of {blocks}, as far as they are frozen; train.finetune_blocks=1 leaves some"
-        )
-    plan = plan_cache(net, split, train, checkpoint_bytes(train, net), layers) if caches else None
-    if layers and plan is None and not config.overfit_one_batch.overfit:
+    train = with_head(train, net, caches)
+    plan = plan_cache(net, split, train, checkpoint_bytes(train, net)) if caches else None
+    if plan is None and train.head == "auto":  # plan_cache said why
+        train = train.model_copy(update={"head": "class"})
+    if plan is None and train.head != "class" and not config.overfit_one_batch.overfit:
         raise UserError(
             f"train.head: {train.head} needs the token cache; train.head=class does not"
         )
     if plan is not None and train.finetune_blocks <= 1 and train.head != "layers":
         train = train.model_copy(update=still_to_find(asked))
-    if train.head == "auto" and train.lr != "auto":  # nothing says how good the block will be
-        train = train.model_copy(update={"head": "both"})
     settled = config.model_copy(update={"vit": net.vit, "train": train})
     return Work(run, settled, split, net, plan, known, device, own)
+
+
+def with_head(train: TrainConfig, net: VisionTransformer, caches: bool) -> TrainConfig:
+    """The config with a kind of head that goes with it: `auto` is `class` without a token cache or
+    frozen blocks to read; with several blocks that train, which no search tries, it is `both`."""
+    frozen = train.mode == "finetune" and read_depths(net)
+    if train.head == "auto" and not (frozen and caches):
+        return train.model_copy(update={"head": "class"})
+    if train.head != "class" and not frozen:
+        blocks = net.vit.num_layers
+        raise UserError(
+            f"train.head: {train.head} reads the later half of the blocks, {blocks // 2 + 1} to "
+            f"{blocks} of {blocks}, as far as they are frozen; train.finetune_blocks=1 leaves some"
+        )
+    if train.head in ("auto", "both") and train.finetune_blocks > 1:
+        views = RECIPES[train.mode].views if train.views == "auto" else train.views
+        return train.model_copy(update={"head": "both", "views": views})
+    return train
+
+
+def still_to_find(train: TrainConfig) -> dict[str, Any]:
+    """What a search is to find: the learning rate and, where they are free as well, the optimiser
+    and the weight decay."""
+    names = ("lr", "optim", "weight_decay")
+    return {name: getattr(train, name) for name in names} if train.lr == "auto" else {}
 
 
 def try_transform(name: str, split: Split, seed: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +13,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config import RECIPES
-from engine.heads import add_layers_head
+from engine.heads import add_layers_head, layer_features, read_depths, solved
 from engine.job import Job, Setting, side_job, train_side_by_side
 from metrics import evaluate, wilson
 from model import VisionTransformer
-from tokens.cache import Loaders, TokenLoader, class_tokens, layers_of
+from tokens.cache import Loaders, TokenLoader, class_tokens
 from utils import seed_everything
 
 NEIGHBOURS = (1, 5, 20)
@@ -111,8 +112,9 @@ def verdict(
 
     `numbers`: part, images, accuracy, interval, chance, largest_class, train_accuracy,
     train_images_of_the_rarest_class; and where they were measured the rivals' accuracies and
-    shuffled_labels. `head_alone`: no block trained. `learned`: the whole interval lies above what
-    a guess reaches, and there are enough images to say so.
+    shuffled_labels; with `head` both, the head over layers is a part of the network, and a rival
+    only where it is ahead by more than a standard error. `head_alone`: no block trained. `learned`:
+    the whole interval lies above what a guess reaches, and there are enough images to say so.
     """
     accuracy, (low, high) = numbers["accuracy"], numbers["interval"]
     guess = max(numbers["chance"], numbers["largest_class"])
@@ -126,7 +128,7 @@ def verdict(
     if low <= guess or numbers["images"] < FEW_IMAGES:
         reasons = ", or ".join(_reasons(numbers, guess, lr, recipe_lr))
         says, why = NOT_LEARNED, f"; likely: {reasons}"
-    elif rival is not None and (accuracy < numbers[rival] or accuracy == numbers[rival] < 1):
+    elif rival is not None and _no_better(numbers, rival):
         simpler = None if head_alone else "a head alone (train.finetune_blocks=0) may do"
         simpler = "it may do (train.head=layers)" if rival == "layers_head" else simpler
         advice = _far_off(lr, recipe_lr) or simpler
@@ -136,6 +138,13 @@ def verdict(
     if (leak := _leak(numbers, guess)) is not None:
         why += f"; {leak}"
     return {"verdict": says, "verdict_sentence": f"{says}: {got}; {against}{why}"}
+
+
+def _no_better(numbers: dict[str, Any], rival: str) -> bool:
+    accuracy, other = numbers["accuracy"], numbers[rival]
+    if rival == "layers_head" and numbers.get("head") == "both":
+        return accuracy < other - math.sqrt(other * (1 - other) / numbers["images"])
+    return accuracy < other or accuracy == other < 1
 
 
 def _leak(numbers: dict[str, Any], guess: float) -> str | None:
@@ -189,13 +198,16 @@ def _reasons(numbers: dict[str, Any], guess: float, lr: float, recipe_lr: float)
     ]
 
 
-@torch.inference_mode()
-def layers_accuracy(net: VisionTransformer, loader: TokenLoader) -> float:
-    """The accuracy of a network's head over layers, without its class head."""
-    assert net.layers is not None
-    layers, labels = layers_of(loader)
-    answers = net.layers(layers.to(net.device)).argmax(1).cpu()
-    return (answers == labels).double().mean().item()
+def layers_accuracy(
+    net: VisionTransformer, training: TokenLoader, loader: TokenLoader
+) -> dict[str, float]:
+    """The accuracy of the head over layers that a training part asks for; none without frozen
+    blocks to read."""
+    if not read_depths(net):
+        return {}
+    ridge, _ = solved(net, training)
+    features, labels = layer_features(net, loader)
+    return {"layers_head": (ridge(features).argmax(1) == labels).double().mean().item()}
 
 
 def dealt(labels: Tensor) -> Tensor:
@@ -234,8 +246,9 @@ class Judge:
             known, labels = class_tokens(before, training.plain(some), job.device)
             queries, targets = class_tokens(before, loader, job.device)
             numbers |= rivals(known.numpy(), labels.numpy(), queries.numpy(), targets.numpy())
-            if train.head == "both":
-                numbers["layers_head"] = layers_accuracy(job.net, loader)
+            if train.head != "layers":
+                numbers |= layers_accuracy(job.net, training.plain(some), loader)
+                numbers["head"] = train.head
             numbers["shuffled_labels"] = self.shuffled_control(job, training, loader)
         assert train.lr != "auto"
         head_alone = train.finetune_blocks == 0

@@ -133,6 +133,32 @@ def _lines(title: str, lines: list[Any], unit: str, kept: int | None) -> dict[st
         return {"svg": as_svg(figure, f"{title} by {unit}: {'; '.join(ends)}")}
 
 
+def by_layer(rows: Sequence[dict[str, float]], guess: float | None) -> dict[str, Any]:
+    """What each block alone tells of the classes, with its 95 % interval."""
+    from matplotlib import rc_context
+    from matplotlib.ticker import MaxNLocator
+
+    blocks, right = ([row[key] for row in rows] for key in ("block", "left_out_accuracy"))
+    low, high = ([row[end] for row in rows] for end in ("low", "high"))
+    with rc_context(STYLE):
+        figure, axes = _figure()
+        axes.fill_between(blocks, low, high, color=HIT, alpha=0.25, lw=0, label="95 %")
+        axes.plot(blocks, right, "-", lw=1.7, marker="o", ms=3, color=HIT, label="one block alone")
+        if guess is not None:
+            axes.axhline(guess, color=MUTED, ls=":", lw=1.2, label="largest class")
+        axes.set(ylim=(0, 1.02), xlabel="leaving block")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        figure.legend(**BELOW)
+        axes.set_title("Accuracy by layer", pad=8)
+        _grid(axes)
+        best = max(rows, key=lambda row: row["left_out_accuracy"])
+        said = (
+            f"Accuracy by layer: block {blocks[0]:.0f} {right[0]:.3f}, the best is block "
+            f"{best['block']:.0f} with {best['left_out_accuracy']:.3f}"
+        )
+        return {"svg": as_svg(figure, said)}
+
+
 def reliability(found: dict[str, Any]) -> dict[str, Any]:
     """Accuracy by confidence, a bar a bin, and how far it is from the bin's mean confidence."""
     from matplotlib import rc_context

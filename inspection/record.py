@@ -13,6 +13,7 @@ import numpy as np
 
 from config import Config, ConfigError
 from config_file import load_config
+from engine.answers import OUT_OF_FOLD, PREDICTIONS
 from engine.run import BEST, read_metrics
 from metrics import confusion
 
@@ -48,6 +49,8 @@ class Record:
     images: dict[str, int]
     classes: list[str]
     search: list[dict[str, Any]]
+    layers: list[dict[str, float]]
+    unseen: list[Prediction]  # the training pictures, each by a fit that had not seen it
     audit: list[dict[str, str]]
     began: str | None
     notes: list[str] = field(default_factory=list)
@@ -75,9 +78,10 @@ class Record:
         """The part whose accuracy is reported: test, or val where there is none."""
         return next((p for p in PARTS if self.summary.get(f"{p}_accuracy") is not None), None)
 
-    def confusion(self) -> np.ndarray:
-        """The reported part's pictures by class and answer, (C, C)."""
-        labels, answers = zip(*((p.label, p.predicted) for p in self.predictions), strict=True)
+    def confusion(self, predictions: list[Prediction] | None = None) -> np.ndarray:
+        """The pictures by class and answer, (C, C): those of the reported part, or others."""
+        given = self.predictions if predictions is None else predictions
+        labels, answers = zip(*((p.label, p.predicted) for p in given), strict=True)
         return confusion(labels, answers, self.classes)
 
     @property
@@ -96,14 +100,15 @@ def read_run(folder: Path) -> Record:
     except (ValueError, KeyError, TypeError):
         metrics = []
         notes.append("metrics.csv can't be read, so there are no curves.")
-    predictions = _predictions(folder, notes)
+    predictions = _predictions(folder / PREDICTIONS, notes)
     part = next((name for name in PARTS if predictions.get(name)), "val")
     split = _rows(folder / "split.csv")
     images: dict[str, int] = {}
     for row in split:
         images[row.get("part") or ""] = images.get(row.get("part") or "", 0) + 1
     classes = {row.get("label") or "" for row in split} - {""}
-    for answer in predictions.get(part, []):
+    unseen = _predictions(folder / OUT_OF_FOLD, notes).get("train", [])
+    for answer in [*predictions.get(part, []), *unseen]:
         classes |= {answer.label, answer.predicted}
     return Record(
         folder=folder,
@@ -116,6 +121,8 @@ def read_run(folder: Path) -> Record:
         images=images,
         classes=sorted(classes),
         search=_search(folder, notes),
+        layers=_layers(folder / "layers.csv", notes),
+        unseen=unseen,
         audit=[row for row in _rows(folder / "audit.csv") if row.get("path")],
         began=_began(folder / "run.log"),
         notes=notes,
@@ -155,18 +162,28 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _predictions(folder: Path, notes: list[str]) -> dict[str, list[Prediction]]:
+def _predictions(path: Path, notes: list[str]) -> dict[str, list[Prediction]]:
     """By part."""
     found: dict[str, list[Prediction]] = {}
     try:
-        for row in _rows(folder / "predictions.csv"):
+        for row in _rows(path):
             sure = float(row["probability"]), float(row["label_probability"])
             answer = Prediction(row["path"], row["label"], row["predicted"], *sure)
             found.setdefault(row["part"], []).append(answer)
     except (KeyError, TypeError, ValueError):
-        notes.append("predictions.csv can't be read, so nothing is said of single images.")
+        notes.append(f"{path.name} can't be read, so nothing is said of its single images.")
         return {}
     return found
+
+
+def _layers(path: Path, notes: list[str]) -> list[dict[str, float]]:
+    """The rows of layers.csv as numbers."""
+    names = ("block", "left_out_accuracy", "low", "high")
+    try:
+        return [{name: float(row[name]) for name in names} for row in _rows(path)]
+    except (KeyError, TypeError, ValueError):
+        notes.append("layers.csv can't be read, so it isn't said what each block tells.")
+        return []
 
 
 def _search(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
@@ -176,6 +193,7 @@ def _search(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
         return [
             {**row, **{key: float(row[key]) for key in numbers}, "chosen": row["chosen"] == "1"}
             for row in _rows(folder / "search.csv")
+            if row["accuracy"]  # a head over layers alone is not tried
         ]
     except (KeyError, TypeError, ValueError):
         notes.append("search.csv can't be read, so the learning rates tried are missing.")

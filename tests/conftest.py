@@ -94,6 +94,8 @@ def finetune(config_file: Path) -> Path:
         "data": str(folder / "data"),
         "cache_dtype": "float32",
         "views": 1,
+        "head": "class",
+        "refit": False,
         "verdict": False,
     }
     config_file.write_text(yaml.safe_dump({"train": train}))
@@ -152,6 +154,7 @@ def untuned(config_file: Path) -> Path:
         del raw[key]
     raw |= {"mode": "finetune", "checkpoint": str(folder / "random.safetensors")}
     raw |= {"data": str(folder / "data"), "val_fraction": 0.5, "views": 1}
+    raw |= {"head": "class", "refit": False}
     config_file.write_text(yaml.safe_dump({"train": raw}))
     for name in COLOURS:
         for i in range(12, 24):
@@ -182,6 +185,8 @@ def held_out(config_file: Path) -> Path:
         "batch_size": 8,
         "lr": 3e-3,
         "test_fraction": 0.25,
+        "head": "class",
+        "refit": False,
         "verdict": False,
     }
     config_file.write_text(yaml.safe_dump({"train": train}))

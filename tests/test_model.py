@@ -13,7 +13,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from config import ConfigError, ViTConfig
-from model import LayersHead, Tail, VisionTransformer, attention_kept
+from model import LayersHead, Tail, VisionTransformer, attention_kept, cells
 from pretrained import export, load_model, save_model
 from pretrained.build import resample_positions
 from tests.helpers import CPU, TINY_VIT
@@ -239,18 +239,28 @@ def layered(class_head: bool = True, depths: tuple[int, ...] = (2, 3)) -> Vision
 @pytest.mark.parametrize("depths", [(1,), (2, 3)])
 @pytest.mark.parametrize("class_head", [True, False])
 def test_a_layers_head_is_what_it_says(class_head: bool, depths: tuple[int, ...]) -> None:
-    """The mean of two probabilities, or its own alone, of the class token and the patches' mean."""
+    """The mean of two probabilities, or its own alone, of the class token, the patches' mean, and
+    nine parts of them."""
     net, images = layered(class_head, depths), torch.randn(5, 3, 32, 32)
     assert net.layers is not None and net.num_classes == 3
     with torch.no_grad():
         seen = [net.forward_trunk(images, depth) for depth in depths]
-        features = torch.cat([f(x) for x in seen for f in (first, mean_of_rest)], 1)
+        features = [f(x) for x in seen for f in (first, mean_of_rest)]
+        features = torch.cat([*features, cells(seen[-1]).flatten(1)], 1)
         own = F.linear(features, net.layers.fc.weight, net.layers.fc.bias)
         wanted = own.softmax(1)
         if class_head:
             tail = net.forward_tail(net.forward_trunk(images, 0), 0)
             wanted = (wanted + (2 * tail).softmax(1)) / 2
         torch.testing.assert_close(net(images).softmax(1), wanted)
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 4, 10, 16])
+def test_cells_are_torchs_adaptive_means(side: int) -> None:
+    tokens = torch.randn(2, 1 + side * side, 5)
+    patches = tokens[:, 1:].transpose(1, 2).unflatten(2, (side, side))  # B D h w
+    wanted = F.adaptive_avg_pool2d(patches, 3).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(cells(tokens), wanted)
 
 
 def first(tokens: Tensor) -> Tensor:

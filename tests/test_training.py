@@ -63,14 +63,16 @@ def test_a_run_is_repeatable(config_file: Path) -> None:
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_finetune_changes_the_last_block_and_head_only(config_file: Path) -> None:
+@pytest.mark.parametrize("head", ["class", "both"])
+def test_finetune_changes_the_last_block_and_head_only(config_file: Path, head: str) -> None:
     weights = FIXTURES / "google_tiny.npz"
     without_vit(config_file)
-    train(config_file, "train.mode=finetune", f"train.checkpoint={weights}")
+    train(config_file, "train.mode=finetune", f"train.checkpoint={weights}", f"train.head={head}")
     before = pretrained.read(weights).state
     after, _ = read_arrays(config_file.parent / "weights/tiny/best.safetensors")
     changed = {n for n in after if n not in before or not torch.equal(after[n], before[n])}
-    assert changed == {n for n in after if n.startswith(("blocks.1.", "norm.", "head."))}
+    own = ("blocks.1.", "norm.", "head.", *(["layers."] if head == "both" else []))
+    assert changed == {n for n in after if n.startswith(own)}
 
 
 def test_early_stopping_waits_for_its_patience(config_file: Path) -> None:

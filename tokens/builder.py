@@ -200,7 +200,8 @@ class Builder:
     def _as_layers(self, tokens: Tokens, kept: int) -> np.ndarray:
         if tokens.layers is None:
             return np.empty(0)
-        return self._small(tokens.layers[:kept])
+        most = torch.finfo(getattr(torch, self.train.cache_dtype)).max
+        return self._small(tokens.layers[:kept].clamp(-most, most))
 
     def _small(self, values: Tensor) -> np.ndarray:
         """Values in the cache's precision."""

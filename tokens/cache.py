@@ -116,6 +116,20 @@ class TokenLoader:
         rows, labels = self.rows[some], self.dataset[some]
         return TokenLoader(self.cache, rows, labels, self.batch_size, None, self.pinned)
 
+    def with_views(self, views: int) -> TokenLoader:
+        """The same batches, of each image's first draws alone."""
+        some = self.rows[:, :views]
+        return TokenLoader(
+            self.cache, some, self.dataset, self.batch_size, self.sampler, self.pinned
+        )
+
+    def joined(self, other: TokenLoader, train: TrainConfig) -> TokenLoader:
+        """The images of both as training batches."""
+        rows = np.concatenate([self.rows, other.rows])
+        labels = torch.cat([self.dataset, other.dataset])
+        sampler = train_sampler(labels.tolist(), train)
+        return TokenLoader(self.cache, rows, labels, train.batch_size, sampler, self.pinned)
+
     def training(
         self, train: TrainConfig, indices: np.ndarray, labels: Tensor | None = None
     ) -> TokenLoader:
@@ -159,12 +173,11 @@ def class_tokens(
 
 
 def layers_of(loader: TokenLoader) -> tuple[Tensor, Tensor]:
-    """What every frozen block made of the plain images (n, L, 2, D), float32, and the labels (n,),
-    in the loader's order."""
-    found = [(tokens.layers, labels) for tokens, labels in loader.plain()]
-    known = [layers for layers, _ in found if layers is not None]
-    assert len(known) == len(found), "the cache was made without layers"
-    return torch.cat(known), torch.cat([labels for _, labels in found])
+    """What the frozen blocks made of the plain images (n, R, D), float32, and the labels (n,), in
+    the loader's order."""
+    layers = loader.cache.layers
+    assert layers is not None, "no block is frozen"
+    return layers[torch.from_numpy(loader.rows[:, 0])].float(), loader.dataset
 
 
 def chunks(items: Sequence[str], size: int) -> list[Sequence[str]]:

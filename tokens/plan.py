@@ -3,8 +3,8 @@
     <data>/cache/<key>/header.json   what it was made of, with a hash of itself
     <data>/cache/<key>/records.txt   the identity of each record, a line each
     <data>/cache/<key>/tokens.bin    the records, all of one size
-    <data>/cache/<key>/layers.bin    where asked for: what each block made of the plain images; they
-                                     are the first records
+    <data>/cache/<key>/layers.bin    what each frozen block made of the plain images; they are the
+                                     first records
     <data>/cache/<key>.partial/      the same, unfinished: a later run goes on with it
 
 The key is a hash of the trunk's weights and architecture, the precision, and the set of records. A
@@ -30,7 +30,7 @@ import torchvision
 from config import TrainConfig
 from dataset import PARTS, Split
 from images import FileIndex, ImageDataset
-from model import VisionTransformer
+from model import CELLS, VisionTransformer
 from transforms import eval_transform, train_transform
 from utils import check_disk, existing, free_bytes, log, same_disk, write_text
 
@@ -44,8 +44,8 @@ class Plan:
     """What a run's cache holds: its key, its size, and where each record comes from.
 
     `ids` names the records of each image of a part, one for each of its draws; `draws` says what a
-    record is made of; `plain` are those of images as evaluation sees them. With `layers`, their
-    `summaries` at every frozen block are kept, too.
+    record is made of; `plain` are those of images as evaluation sees them: their `summaries` at
+    every frozen block are kept, too.
     """
 
     def __init__(
@@ -54,7 +54,6 @@ class Plan:
         split: Split,
         train: TrainConfig,
         checkpoints: int = 0,
-        layers: bool = False,
     ) -> None:
         self.folder = cache_folder(train)
         self.reserved = checkpoints if same_disk(self.folder, Path(train.save_path)) else 0
@@ -64,8 +63,9 @@ class Plan:
         self.ids: dict[str, list[list[str]]] = {}
         self.draws: dict[str, Draw] = {}
         self.plain: set[str] = set()
-        depths = min(net.frozen_depth or 0, net.vit.num_layers - 1) if layers else 0
-        self.layers = np.dtype((train.cache_dtype, (depths, 2, net.vit.hidden_dim)))
+        depths = min(net.frozen_depth or 0, net.vit.num_layers - 1)
+        rows = 2 * depths + CELLS**2 if depths else 0
+        self.layers = np.dtype((train.cache_dtype, (rows, net.vit.hidden_dim)))
         for part in PARTS:
             self._add(part, net, split, train)
         self.recipe = {
@@ -76,8 +76,8 @@ class Plan:
             "shape": list(self.record["tokens"].shape),
             "bf16": train.bf16,
         }
-        if layers:
-            self.recipe["layers"] = depths
+        if depths:
+            self.recipe["layers"] = rows
         self.key = key_of(self.recipe, self.draws)
         self.path = self.folder / self.key
         self.bytes = len(self.draws) * self.record.itemsize
@@ -107,7 +107,8 @@ class Plan:
 
         add(eval_transform(preprocessing, channels), [1])
         self.plain.update(id_ for ids in self.ids[part] for id_ in ids)
-        if part == "train" and train.draws and train.draws > 1:
+        learned = part == "train" or (part == "val" and train.refits)
+        if learned and train.draws and train.draws > 1:
             assert train.max_epochs != "auto"
             augmented = range(2, min(train.draws, train.max_epochs) + 1)  # an epoch uses one
             add(train_transform(preprocessing, train, channels), augmented, train.seed)
@@ -133,11 +134,6 @@ def known_files(train: TrainConfig) -> FileIndex:
     return FileIndex(cache_folder(train) / "files.json")
 
 
-def may_cache(train: TrainConfig) -> bool:
-    """Whether the config lets a run cache tokens; whether they fit the disk is seen later."""
-    return train.mode == "finetune" and train.cache != "off"
-
-
 def data_option(train: TrainConfig) -> str:
     return "" if train.data == "data" else f" --data {train.data}"
 
@@ -147,15 +143,14 @@ def plan_cache(
     split: Split,
     train: TrainConfig,
     checkpoints: int = 0,
-    layers: bool = False,
 ) -> Plan | None:
     """What the run's cache holds; None, with a line that says why, where it runs without one.
 
     `checkpoints`: the bytes that the run is going to write besides.
     """
-    if not may_cache(train):
+    if not train.may_cache:
         return None
-    plan = Plan(net, split, train, checkpoints, layers)
+    plan = Plan(net, split, train, checkpoints)
     if damage(plan.path) and train.cache == "auto" and not may_write(plan.folder):
         log.info(
             "no token cache: %s can't be written to; train.data names another place", plan.folder

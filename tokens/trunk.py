@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model import Block, Tokens, VisionTransformer, summaries
+from model import Block, Tokens, VisionTransformer, cells, summaries
 from utils import autocast, log
 
 # A batch of the trunk pass makes so much of an MLP's hidden layer: 16 images of a B/16. Half of
@@ -52,7 +52,7 @@ class Trunk:
                 x = block(x)
                 seen += [summaries(x.float())] if self.layers else []
         x = x.float()
-        layers = torch.stack(seen, 1) if seen else None  # B L 2 D
+        layers = torch.cat([*seen, cells(x)], 1) if seen else None  # B R D
         end = net.blocks[-1]
         assert isinstance(end, Block)
         if self.depth == last - 1:

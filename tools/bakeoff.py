@@ -6,17 +6,23 @@ WEIGHTS are what train.checkpoint takes: names, owner/name, addresses, paths. Ea
 the pictures (the token caches stay, for the training), then a head over its layers is solved for
 (docs/layers.md). They are ranked by the training pictures alone, each left out of the fit; the
 held-out parts are shown beside it. The table is written to <log_path>/bakeoff.csv, too.
+
+WEIGHTS@PIXELS are the same weights at another image size: would 336 pixels help?
+
+    python -m tools.bakeoff config.yaml WEIGHTS@224 WEIGHTS@336 --most 200
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +30,7 @@ from config import Config, ConfigError, ViTConfig
 from config_file import load_config
 from dataset import Split, load_split
 from engine.heads import add_layers_head, each_can_be_left_out, read_depths
+from engine.look import some_of_each
 from engine.start import begin, report_data
 from metrics import predict, wilson
 from model import Tail
@@ -63,6 +70,8 @@ def main(argv: list[str] | None = None) -> int:
     device = begin(config.train, notes)
     split = load_split(config.train, known=known_files(config.train))
     report_data(split)
+    if args.most:
+        split = with_fewer(split, args.most)
     found: list[Entry] = []
     for name in names:
         try:
@@ -76,8 +85,18 @@ def main(argv: list[str] | None = None) -> int:
     path = Path(config.train.log_path) / "bakeoff.csv"
     write_csv(path, rows)
     print(laid_out(rows))
-    print(f"saved: {path}; train with the one you choose: train.checkpoint={found[0].weights}")
+    best = fitting(found[0].weights, config)
+    choice = f"train.checkpoint={best.train.checkpoint}"
+    choice += f" vit.dim={best.vit.dim}" if "@" in found[0].weights else ""
+    print(f"saved: {path}; train with the one you choose: {choice}")
     return 0
+
+
+def with_fewer(split: Split, most: int) -> Split:
+    """So many training pictures at most, of each class its share, and no others."""
+    samples = split.part("train")
+    chosen = some_of_each(np.array([sample.label for sample in samples]), most)
+    return replace(split, samples=tuple(samples[i] for i in chosen))
 
 
 def evaluated(name: str, config: Config, split: Split, device: torch.device) -> Entry:
@@ -88,14 +107,15 @@ def evaluated(name: str, config: Config, split: Split, device: torch.device) -> 
     if not read_depths(net):
         raise UserError("one block alone has no layers to read")
     train = asked.train.settled(len(split.part("train")))
-    plan = Plan(net, split, train, layers=True)
+    plan = Plan(net, split, train)
     plan.check_disk()
     there, started = damage(plan.path) is None, time.perf_counter()
     loaders: Any = open_cache(plan, net, train, device).loaders(plan, split, train, device)
     seconds = None if there else time.perf_counter() - started
     if not each_can_be_left_out(loaders["train"]):
         raise UserError("a class has one training image: none can be left out to compare by")
-    right = add_layers_head(net, loaders["train"], "layers", None)
+    left_out = add_layers_head(net, loaders["train"], "layers", None)
+    right = left_out.argmax(1) == loaders["train"].dataset
     held_out = {}
     for part in ("val", "test"):
         if part in loaders:
@@ -106,13 +126,15 @@ def evaluated(name: str, config: Config, split: Split, device: torch.device) -> 
 
 
 def fitting(name: str, config: Config) -> Config:
-    """The config for some weights: their architecture, at the config's image size, or the nearest
-    that their patches fill."""
-    train = config.train.model_copy(update={"checkpoint": name})
+    """The config for some weights: their architecture, at the size behind an @ or else the config's
+    image size, or the nearest that their patches fill."""
+    found = re.fullmatch(r"(.+)@(\d+)", name)
+    weights, pixels = (found[1], int(found[2])) if found else (name, config.vit.dim)
+    train = config.train.model_copy(update={"checkpoint": weights})
     vit = ViTConfig()
-    if "dim" in config.vit.model_fields_set:
-        patch = read(resolve(name)).vit.patch_dim
-        vit = ViTConfig(dim=max(1, round(config.vit.dim / patch)) * patch)
+    if found or "dim" in config.vit.model_fields_set:
+        patch = read(resolve(weights)).vit.patch_dim
+        vit = ViTConfig(dim=max(1, round(pixels / patch)) * patch)
     return config.model_copy(update={"vit": vit, "train": train})
 
 
@@ -161,7 +183,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("config", metavar="CONFIG", help="the settings: the pictures, the size")
     parser.add_argument("weights", nargs="*", metavar="WEIGHTS", help="or section.key=value")
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "--most", type=int, help="so many training pictures, none that are held out"
+    )
+    args = parser.parse_intermixed_args(argv)
+    if args.most is not None and args.most < 1:
+        parser.error("--most takes 1 or more")
+    return args
 
 
 if __name__ == "__main__":

@@ -19,18 +19,9 @@ from config_file import load_config
 from dataset import load_split
 from engine.checkpoint import Keeper
 from engine.job import Setting
-from engine.search import (
-    FINALISTS,
-    SEARCH_FOLDS,
-    Trial,
-    choose,
-    recipes_own,
-    search_steps,
-    settings,
-    still_to_find,
-    stratified_folds,
-    try_settings,
-)
+from engine.search import FINALISTS, choose, recipes_own, search_steps, settings
+from engine.start import still_to_find
+from engine.trials import SEARCH_FOLDS, Trial, stratified_folds, try_settings
 from model import VisionTransformer
 from pretrained.build import build_for
 from pretrained.read import read_arrays

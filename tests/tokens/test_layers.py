@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dataset import make_loaders
-from model import summaries
+from model import cells, summaries
 from tests.helpers import CPU, flip, picture, prepared
 from tokens.builder import open_cache
 from tokens.cache import TokenCache
@@ -28,7 +28,7 @@ def made(finetune: Path) -> Callable[..., tuple[Plan, Any, Any, Any]]:
     def make(*overrides: str) -> tuple[Plan, Any, Any, Any]:
         options = ["train.views=3", "train.max_epochs=3", "train.test_fraction=0.2", *overrides]
         config, split, net = prepared(finetune, *options)
-        return Plan(net, split, config.train, layers=True), config, split, net.eval()
+        return Plan(net, split, config.train), config, split, net.eval()
 
     return make
 
@@ -50,8 +50,9 @@ def test_they_are_what_the_blocks_make_of_the_plain_images(made: Any, blocks: in
         images = torch.cat([images for images, _ in loaders[part]])
         with torch.no_grad():
             depths = range(1, min(4 - blocks, 3) + 1)
-            wanted = torch.stack([summaries(net.forward_trunk(images, d)) for d in depths], 1)
-        assert found.shape == wanted.shape == (len(split.part(part)), len(depths), 2, 48)
+            seen = [net.forward_trunk(images, d) for d in depths]
+            wanted = torch.cat([*map(summaries, seen), cells(seen[-1])], 1)
+        assert found.shape == wanted.shape == (len(split.part(part)), 2 * len(depths) + 9, 48)
         torch.testing.assert_close(found, wanted, rtol=2e-3, atol=2e-3)
 
 
@@ -69,13 +70,22 @@ def test_augmented_views_have_none(made: Any) -> None:
     assert plan.missing_bytes() == 0
 
 
-def test_without_them_a_cache_is_what_it_was(made: Any) -> None:
-    plan, config, split, net = made()
-    plain = Plan(net, split, config.train)
-    assert plain.key != plan.key and "layers" not in plain.recipe
-    assert plain.bytes == len(plain.draws) * plain.record.itemsize
-    cache = open_cache(plain, net, config.train, CPU)
-    assert cache.layers is None and not (plain.path / "layers.bin").exists()
+def test_without_frozen_blocks_there_are_none(made: Any) -> None:
+    plan, config, _, net = made("train.finetune_blocks=4", "train.views=1")
+    assert "layers" not in plan.recipe and plan.bytes == len(plan.draws) * plan.record.itemsize
+    cache = open_cache(plan, net, config.train, CPU)
+    assert cache.layers is None and not (plan.path / "layers.bin").exists()
+
+
+def test_beyond_half_precision_they_are_its_largest_number(made: Any) -> None:
+    """A training that never reads them must not fail by them; standardised they tell as much."""
+    plan, config, split, net = made("train.views=1", "train.cache_dtype=float16")
+    with torch.no_grad():
+        net.blocks[1].mlp.fc2.bias[:2] = torch.tensor([1e6, -1e6])
+    plan = Plan(net, split, config.train)
+    found = layers_of(plan, config, split, net, "val")
+    leaving_block_2 = found[:, 2:4]
+    assert (leaving_block_2[..., 0] == 65504).all() and (leaving_block_2[..., 1] == -65504).all()
 
 
 def test_a_build_that_was_killed_goes_on(made: Any, seen: list[int]) -> None:

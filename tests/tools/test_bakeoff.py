@@ -53,6 +53,18 @@ def test_a_size_that_patches_do_not_fill_is_the_nearest(finetune: Path, weights:
     assert sorted(row["pixels"] for row in rows_of(finetune)) == ["32", "40"]
 
 
+def test_the_same_weights_at_two_sizes(
+    finetune: Path, weights: list[str], seen: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On some of the training pictures, whose answers are compared one by one."""
+    argv = [str(finetune), f"{weights[0]}@32", f"{weights[0]}@48", "--most", "12"]
+    assert main(argv) == 0 and sum(seen) == 24
+    rows = rows_of(finetune)
+    assert {row["pixels"] for row in rows} == {"32", "48"} and "val" not in rows[0]
+    said = capsys.readouterr().out
+    assert f"train.checkpoint={weights[0]} vit.dim={rows[0]['pixels']}" in said
+
+
 def test_the_order_is_that_of_the_training_pictures() -> None:
     """Whatever the held-out parts say; what is behind is so by the same pictures."""
     right = torch.arange(100)

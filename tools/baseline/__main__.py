@@ -52,7 +52,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     config, notes = load_config(args.config, args.overrides)
     way, mode = WAYS[args.name]
-    train = config.train.model_copy(update={"mode": mode, "from_checkpoint": None})
+    train = config.train.model_copy(
+        update={"mode": mode, "from_checkpoint": None, "head": "class", "refit": False}
+    )
     run = Run.create(train.run_name, train.log_path, train.save_path, f"baseline-{args.name}")
     train = train.model_copy(update={"run_name": run.name})
     device = begin(train, notes)

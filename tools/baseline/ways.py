@@ -157,7 +157,7 @@ def timm_whole(task: Task) -> Outcome:
     loaders = make_loaders(task.split, task.train, net.preprocessing, channels, task.device)
     theirs = timm_model(net)
     recipe = timm_recipe(AUGREG2, theirs, task.train, len(loaders["train"]))
-    outcome = learn(task, theirs, loaders, recipe)
+    outcome = learn(task, theirs, loaders, recipe, watched=True)
     outcome.weights = task.train.checkpoint
     return outcome
 
@@ -175,8 +175,10 @@ def mobilenet(task: Task) -> Outcome:
     return outcome
 
 
-def learn(task: Task, learner: nn.Module, loaders: Loaders, recipe: Recipe) -> Outcome:
-    """Train for the config's epochs, then score the parts once."""
+def learn(
+    task: Task, learner: nn.Module, loaders: Loaders, recipe: Recipe, watched: bool = False
+) -> Outcome:
+    """Train for the config's epochs, then score the parts once; `watched`: val in each epoch."""
     train, loader = task.train, loaders["train"]
     assert train.max_epochs != "auto"
     learned: dict[str, float] = {}
@@ -190,11 +192,13 @@ def learn(task: Task, learner: nn.Module, loaders: Loaders, recipe: Recipe) -> O
             recipe.on_epoch(epoch)
             every = train.max_epochs if train.log_epoch == "auto" else train.log_epoch
             due = epoch % every == 0 or epoch == train.max_epochs
-            log.log(
-                logging.INFO if due else logging.DEBUG,
-                "epoch %d: train loss %.4f, train accuracy %.4f",
-                *(epoch, learned["train_loss"], learned["train_accuracy"]),
-            )
+            said = f"train loss {learned['train_loss']:.4f}, train accuracy "
+            said += f"{learned['train_accuracy']:.4f}"
+            if watched:  # minutes an epoch: whether it still gets better should be seen
+                now = evaluate(learner, loaders["val"], task.device, train.bf16, "val")
+                said += f", val loss {now['loss']:.4f}, val accuracy {now['accuracy']:.4f}"
+            level = logging.INFO if due or watched else logging.DEBUG
+            log.log(level, "epoch %d: %s", epoch, said)
     # A network with BatchNorm gets the statistics of its final weights: its running averages
     # (momentum 0.01 in MobileNetV3) lag so far behind a short training that it scores as chance.
     update_bn(loader, learner, task.device)

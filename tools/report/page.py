@@ -6,22 +6,22 @@ from typing import Any
 
 from tqdm import tqdm
 
+from engine.heads import told_apart_from
 from engine.verdict import LEARNED, NO_BETTER, NOT_LEARNED
-from inspection.charts import confidences, curves, reliability
-from inspection.numbers import calibration, frequent_confusions, per_class, search_grid
-from inspection.record import PARTS, Prediction, Record
-from metrics import shares, wilson
-from tools.report.pictures import Thumbnail, below, confusion_image, looks, thumbnail
+from inspection.charts import by_layer, curves
+from inspection.numbers import search_grid
+from inspection.record import PARTS, Record
+from metrics import wilson
+from tools.report.answers import SHOWN, answers
+from tools.report.pictures import below, looks, thumbnail
 from utils import UserError, minutes
 
-MOST_IN_A_TABLE = 25  # classes: with more the confusion matrix is an image
-SHOWN = 10  # pictures of a kind
-WORST = 20  # classes that stand in the open, where there are many
 PHASES = {
     "seconds": "of training",
     "cache_seconds": "for the token cache",
     "search_seconds": "to find the learning rate",
     "verdict_seconds": "for the verdict",
+    "refit_seconds": "to train once more on all pictures",
 }
 MODES = {
     "finetune": "finetune: the last blocks, norm and head",
@@ -30,7 +30,7 @@ MODES = {
 }
 HEADS = {
     "layers": "finetune: a head over layers, solved for; no block trains",
-    "both": "finetune: the last blocks, norm and head, beside a head over layers",
+    "both": "finetune: the last block, norm and head, beside a head over layers",
 }
 RIVALS = {
     "layers_head": "head over layers alone",
@@ -49,6 +49,8 @@ CONTENTS = {
     "mistakes": "Surest mistakes",
     "unsure": "Least certain",
     "looks": "Where it looks",
+    "unseen": "The training pictures",
+    "layers": "By layer",
     "labels": "Suspected labels",
     "search": "Learning rate",
     "settings": "Settings",
@@ -73,6 +75,7 @@ def page(record: Record, with_looks: bool) -> dict[str, Any]:
         "part_name": PARTS[record.part],
         "classes": record.classes,
         "search": search_grid(record.search),
+        "layers": layers(record),
         "versions": versions(record.summary),
         "config_text": record.config_text,
         **answers(record),
@@ -197,6 +200,21 @@ def held_out(record: Record) -> list[dict[str, Any]]:
     ]
 
 
+def layers(record: Record) -> dict[str, Any] | None:
+    """The curve of what each block tells, and the sentence to it."""
+    if not record.layers:
+        return None
+    numbers = record.summary.get("verdict_numbers") or {}
+    best = max(record.layers, key=lambda row: row["left_out_accuracy"])
+    first = told_apart_from(record.layers)
+    sentence = (
+        f"A linear fit on what leaves one block alone, each training picture left out of it. From "
+        f"block {first} on it is as good as the best, block {best['block']:.0f} with "
+        f"{best['left_out_accuracy']:.3f}, but for the uncertainty of that one."
+    )
+    return {"sentence": sentence, "charts": [by_layer(record.layers, numbers.get("largest_class"))]}
+
+
 def facts(record: Record) -> list[tuple[str, str]]:
     """What was trained, on what, from which weights, how, how long."""
     summary, train = record.summary, record.config.train if record.config else None
@@ -219,13 +237,20 @@ def facts(record: Record) -> list[tuple[str, str]]:
         chosen.get(key, summary.get(key)) for key in ("optim", "lr", "weight_decay")
     )
     if optim and lr is not None:
-        how = " (found by trying)" if chosen else ""
+        named = train is not None and train.lr != "auto"
+        how = " (found by trying)" if chosen and not named else ""
         found += [("optimiser", f"{optim}, lr {lr:.3g}, weight decay {decay or 0:g}{how}")]
     if train:
         found += [("batch", f"{train.batch_size} pictures, seed {train.seed}")]
+    kept = ""
     if summary.get("best_epoch"):
         kept = f"epoch {summary['best_epoch']} of {summary['epochs']}"
-        found += [("kept", kept)]
+    if again := summary.get("refit"):
+        kept = (
+            f"the same trained once more on all {again['images']:,} pictures that are not test; "
+            "the numbers here were measured before"
+        )
+    found += [("kept", kept)]
     took = [f"{minutes(summary[key])} {what}" for key, what in PHASES.items() if summary.get(key)]
     found += [("took", ", ".join(took)), ("device", summary.get("device"))]
     return [(name, str(value)) for name, value in found if value]
@@ -249,67 +274,6 @@ def missing(record: Record) -> list[str]:
         where = record.config.train.base_dir if record.config else "the folder of the config"
         return [f"The pictures are not at {where} (seen from here), so none are shown."]
     return []
-
-
-def answers(record: Record) -> dict[str, Any]:
-    """The sections that predictions.csv makes; empty without it."""
-    found: dict[str, Any] = dict.fromkeys(
-        ("matrix", "matrix_image", "confusions", "worst", "rest", "calibration", "mistakes"), None
-    )
-    found |= {"unsure": [], "mistakes_in_all": 0}
-    given = record.predictions
-    if not given:
-        return found
-    counts = record.confusion()
-    many = len(record.classes) > MOST_IN_A_TABLE
-    scored = per_class(counts, record.classes)
-    open_rows = WORST if len(scored) > MOST_IN_A_TABLE else len(scored)
-    wrong = sorted((p for p in given if not p.right), key=lambda p: -p.probability)
-    unsure = sorted(given, key=lambda p: p.probability)
-    return found | {
-        "matrix": None if many else matrix(record, counts),
-        "matrix_image": confusion_image(counts) if many else None,
-        "confusions": frequent_confusions(counts, record.classes) if many else None,
-        "worst": scored[:open_rows],
-        "rest": scored[open_rows:],
-        "calibration": calibrated(given),
-        "mistakes": pictured(record, wrong[:SHOWN]),
-        "mistakes_in_all": len(wrong),
-        "unsure": pictured(record, unsure[:SHOWN]),
-    }
-
-
-def matrix(record: Record, counts: Any) -> list[dict[str, Any]]:
-    """The confusion matrix as rows of cells."""
-    of_class = shares(counts)
-    return [
-        {
-            "name": name,
-            "cells": [
-                {"count": int(counts[i, j]), "share": float(of_class[i, j]), "hit": i == j}
-                for j in range(len(counts))
-            ],
-        }
-        for i, name in enumerate(record.classes)
-    ]
-
-
-def calibrated(predictions: list[Prediction]) -> dict[str, Any]:
-    found = calibration(predictions)
-    sure, right = found["mean_confidence"], found["mean_accuracy"]
-    low, high = wilson(right, len(predictions))
-    tends = "as sure as it is right, on average"
-    if not low <= sure <= high:
-        tends = "too sure of itself" if sure > right else "less sure than it could be"
-    sentence = (
-        f"It is {tends}: {sure:.3f} sure, and right {right:.3f} of the time. Expected calibration "
-        f"error {found['error']:.3f} (15 bins, Guo et al. 2017); bins with few pictures say little."
-    )
-    return {"charts": [reliability(found), confidences(found)], "sentence": sentence}
-
-
-def pictured(record: Record, chosen: list[Prediction]) -> list[tuple[Prediction, Thumbnail]]:
-    return [(answer, thumbnail(below(record.pictures, answer.path))) for answer in chosen]
 
 
 def attention(record: Record, wanted: bool) -> dict[str, Any]:

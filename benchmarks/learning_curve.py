@@ -1,0 +1,144 @@
+"""Accuracy by the number of pictures a class: ours, its two halves, each on five draws.
+
+    python -m benchmarks.learning_curve [--data DIR]
+
+5, 10, 20, 50 and 100 pictures a class of characters5 and signdigits, drawn anew five times, a fifth
+of them for validation, and the same pictures to test on each time: characters5's own test part, and
+80 a class of signdigits, which no draw contains. Untouched defaults but for `train.head`. Full
+fine-tuning, hours on a CPU, is one point of the table of results: see there.
+
+Resumable: benchmarks/results/learning-curve.csv is written after each run, and what is in it is not
+run again. docs/learning-curve.png is drawn of what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import shutil
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.folders import linked
+from benchmarks.machine import RESULTS, ROOT
+from tools.repeat import finished
+from utils import command_line, replacing, write_csv
+
+SIZES, DRAWS, TESTED = (5, 10, 20, 50, 100), 5, 80
+SETS = {"characters5": "configs/characters5.yaml", "signdigits": "configs/signdigits-50.yaml"}
+WAYS = {
+    "ours": [],
+    "last block": ["train.head=class"],
+    "ridge over layers": ["train.head=layers"],
+}
+BARE = ["train.verdict=false", "train.report=false", "train.refit=false"]
+WORK, FIELDS = Path("logs") / "learning-curve", ("set", "size", "draw", "way", "accuracy", "kind")
+CSV = RESULTS / "learning-curve.csv"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.learning_curve",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", default="data", help="holds characters5 and signdigits")
+    parser.add_argument("--draws", type=int, default=DRAWS, help="of each size (5)")
+    args = parser.parse_args(argv)
+    rows = read()
+    there = {(row["set"], int(row["size"]), int(row["draw"]), row["way"]) for row in rows}
+    for draw in range(args.draws):
+        for name in SETS:
+            for size in SIZES:
+                folder = drawn(Path(args.data) / name, name, size, draw)
+                for way in WAYS:
+                    if (name, size, draw, way) in there:
+                        continue
+                    rows.append(measure(folder, name, size, draw, way))
+                    print(rows[-1], flush=True)
+                    write_csv(CSV, rows, FIELDS)
+    plot(rows, ROOT / "docs" / "learning-curve.png")
+    return 0
+
+
+def read() -> list[dict[str, Any]]:
+    if not CSV.exists():
+        return []
+    with open(CSV, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def drawn(source: Path, name: str, size: int, draw: int) -> Path:
+    """A folder of links to so many pictures a class, and to those to test on."""
+    test = source / "test"
+
+    def some(classes: dict[str, list[Path]]) -> Iterator[tuple[str, Path]]:
+        for label, files in classes.items():
+            order = np.random.default_rng([0, *label.encode()]).permutation(len(files)).tolist()
+            held = [] if test.is_dir() else order[:TESTED]
+            rest = order[len(held) :]
+            turns = np.random.default_rng([draw + 1, *label.encode()]).permutation(len(rest))
+            yield from (("train", files[rest[turn]]) for turn in turns[:size])
+            yield from (("test", files[index]) for index in held)
+            if test.is_dir():
+                yield from (("test", file) for file in sorted((test / label).iterdir()))
+
+    folder = Path("data") / "shots" / f"curve-{name}-{size}-{draw}"
+    return linked(source / "train" if test.is_dir() else source, folder, some)
+
+
+def measure(folder: Path, name: str, size: int, draw: int, way: str) -> dict[str, Any]:
+    run = f"{name}-{size}-{draw}-{way.replace(' ', '-')}"
+    places = [f"train.log_path={WORK}", f"train.save_path={WORK / 'weights'}"]
+    options = [f"train.base_dir={folder}", f"train.data={WORK / name}", f"train.run_name={run}"]
+    if not (WORK / run / "summary.json").exists():
+        shutil.rmtree(WORK / run, ignore_errors=True)
+    found = finished(SETS[name], [*options, *places, *BARE, *WAYS[way]], None)
+    shutil.rmtree(WORK / "weights" / run, ignore_errors=True)
+    row = (name, size, draw, way, round(found["test_accuracy"], 4), found["head"])
+    return dict(zip(FIELDS, row, strict=True))
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Means and standard deviations by size, a panel a set."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.6, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    colours = dict(zip(WAYS, ("#0072B2", "#D55E00", "#009E73"), strict=True))
+    marks = dict(zip(WAYS, ("o-", "s--", "^:"), strict=True))
+    for axes, name in zip(figure.subplots(1, len(SETS)), SETS, strict=True):
+        for way in WAYS:
+            points = []
+            for size in SIZES:
+                mine = (str(size), name, way)
+                found = [
+                    float(r["accuracy"])
+                    for r in rows
+                    if (str(r["size"]), r["set"], r["way"]) == mine
+                ]
+                if found:
+                    spread = statistics.stdev(found) if len(found) > 1 else 0.0
+                    points.append((size, statistics.fmean(found), spread))
+            if points:
+                sizes, means, spreads = zip(*points, strict=True)
+                axes.errorbar(
+                    sizes, means, spreads, fmt=marks[way], color=colours[way], capsize=3, label=way
+                )
+        axes.set_xscale("log")
+        axes.set_xticks(SIZES, [str(size) for size in SIZES])
+        axes.minorticks_off()
+        axes.set(title=name, xlabel="pictures a class", ylabel="test accuracy")
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, loc="lower right")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+if __name__ == "__main__":
+    raise SystemExit(command_line(main))

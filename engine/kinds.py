@@ -1,0 +1,91 @@
+"""Answers of each kind of head to training pictures that it has not seen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.heads import copies_of, layer_features, solved
+from engine.ridge import best_scale, fit_ridge
+from model import VisionTransformer
+from tokens.cache import TokenLoader
+
+Folds = list[tuple[np.ndarray, np.ndarray]]  # the images to train on, and those held out
+KINDS = ("layers", "class", "both")
+# Pictures; of more the head over layers is not fitted once a fold, as each decomposition takes
+# long and a fit without one picture is as good.
+MOST_FOLDED = 5_000
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """Answers to the training pictures by fits that have not seen them, in the loader's order.
+
+    Log-probabilities (n, C) of each kind of head, `labels` (n,), and the `scale` that makes the
+    class head's logits as sure as they are right.
+    """
+
+    answers: dict[str, Tensor]
+    labels: Tensor
+    scale: float
+
+    def losses(self, kind: str) -> Tensor:
+        """Nats (n,)."""
+        return F.nll_loss(self.answers[kind], self.labels, reduction="none")
+
+    def right(self, kind: str) -> Tensor:
+        return self.answers[kind].argmax(1) == self.labels
+
+    def accuracy(self, kind: str) -> float:
+        return self.right(kind).double().mean().item()
+
+
+def unseen_answers(
+    net: VisionTransformer, loader: TokenLoader, folds: Folds, block: Tensor
+) -> Unseen:
+    """Every kind's answers, by the logits that the trained block gave for the held-out pictures,
+    fold by fold, and by heads over layers that are fitted to the same folds."""
+    order = torch.from_numpy(np.concatenate([held for _, held in folds]))
+    labels = loader.dataset
+    logits = torch.empty_like(block, dtype=torch.float32)
+    logits[order] = block.float()
+    scale = sure_scale(logits, labels)
+    by_class = (scale * logits).log_softmax(1)
+    by_layers = fold_by_fold(net, loader, folds).log_softmax(1)
+    both = torch.logaddexp(by_layers, by_class) - math.log(2)
+    return Unseen(dict(zip(KINDS, (by_layers, by_class, both), strict=True)), labels, scale)
+
+
+def fold_by_fold(net: VisionTransformer, loader: TokenLoader, folds: Folds) -> Tensor:
+    """The logits (n, C) of heads over layers for the pictures that a fold held out."""
+    features, labels = layer_features(net, loader)
+    if len(labels) > MOST_FOLDED:
+        return solved(net, loader)[0].left_out
+    found = torch.empty(len(labels), net.num_classes)
+    for learned, held in folds:
+        ridge = fit_ridge(
+            features[learned], labels[learned], net.num_classes, copies_of(loader.rows[learned])
+        )
+        found[held] = ridge(features[held])
+    return found
+
+
+def sure_scale(logits: Tensor, labels: Tensor) -> float:
+    """What logits (n, C) of held-out images are to be multiplied by (the temperature's inverse;
+    Guo et al. 2017, arXiv:1706.04599)."""
+    classes = logits.shape[1]
+    scale, _ = best_scale(logits.double(), labels, torch.full((classes,), 1 / classes))
+    return scale
+
+
+def leads(unseen: Unseen) -> bool:
+    """Whether the head over layers leads the trained block by more than two standard errors of the
+    difference on the same pictures."""
+    lead = unseen.right("layers").double() - unseen.right("class").double()
+    error = lead.std(correction=0).item() / math.sqrt(len(lead))
+    return lead.mean().item() > 2 * error

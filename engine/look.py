@@ -1,0 +1,115 @@
+"""head: auto and views: auto. A first look at the training part, before settings are searched."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
+from tqdm import tqdm
+
+from config import RECIPES, TrainConfig
+from engine.job import SEARCH, Setting
+from engine.kinds import KINDS, Folds, Unseen, leads, unseen_answers
+from engine.start import Work
+from engine.trials import recipes_own, settings, stratified_folds, try_settings
+from tokens.builder import open_cache
+from tokens.cache import TokenLoader
+from tokens.plan import plan_cache
+from utils import log
+
+STEPS = 300  # of the recipe's setting on each fold: enough to tell kinds apart
+PROBED = 200  # training pictures, at most, whose second view is made to see whether views pay
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What answers (a value of `train.head`), and how many views of a picture its block gets: None,
+    as the config says."""
+
+    head: str
+    views: int | None = None
+
+
+def first_look(work: Work, loader: TokenLoader) -> Kind:
+    """Which kind of head, and whether views pay, by the recipe's setting in cross-validation inside
+    the training part; what the config names stays, and what a stopped run has found.
+
+    `layers` where that head leads the block by more than two standard errors, else `both`, with the
+    recipe's views where a second one of some pictures lowers the loss of those that are held out.
+    """
+    train = work.train
+    if setting := Setting.read(work.run.folder / SEARCH):
+        return Kind(setting.head or train.head, setting.views)
+    if train.head == "class":
+        return Kind("class")
+    folds = stratified_folds(loader)
+    if not folds:
+        return Kind("both" if train.head == "auto" else train.head, 1)
+    if train.head == "auto":
+        unseen = tried(work, loader, folds, train)
+        log.info(
+            "head auto: held out of the training part, %.4f are right over layers, %.4f by the "
+            "block, %.4f by both",
+            *(unseen.accuracy(kind) for kind in KINDS),
+        )
+        if leads(unseen):
+            return Kind("layers")
+    return Kind("both", views_that_pay(work) if train.views == "auto" else None)
+
+
+def tried(work: Work, loader: TokenLoader, folds: Folds, train: TrainConfig) -> Unseen:
+    """The answers of each kind, with the block trained by the recipe's setting."""
+    setting = recipes_own(settings(work.net, train), train)
+    with tqdm(total=len(folds) * STEPS, desc="a first look", leave=False, unit="step") as bar:
+        [trial] = try_settings(work.net, [setting], loader, folds, train, STEPS, bar)
+    return unseen_answers(work.net, loader, folds, trial.logits)
+
+
+def views_that_pay(work: Work) -> int:
+    """1, or the recipe's number where a second view of some training pictures lowers the loss of
+    others that were held out by more than the standard error of the difference."""
+    labels = np.array([sample.label for sample in work.split.part("train")])
+    found = probe(work, some_of_each(labels, PROBED))
+    folds = stratified_folds(found) if found is not None else []
+    many = RECIPES[work.train.mode].views
+    if not folds or found is None or not many:
+        return 1
+    losses = []
+    for views in (1, 2):
+        train = work.train.model_copy(update={"views": views})
+        unseen = tried(work, found.with_views(views), folds, train)
+        losses.append(unseen.losses("both").double())
+    gain = losses[0] - losses[1]
+    error = gain.std(correction=0).item() / math.sqrt(len(gain))
+    pays = gain.mean().item() > error
+    log.info(
+        "views auto: a second view of %d training pictures changes the loss of those held out by "
+        "%+.4f ± %.4f: %s",
+        *(len(gain), -gain.mean().item(), error),
+        f"all get {many}" if pays else "one does",
+    )
+    return many if pays else 1
+
+
+def probe(work: Work, chosen: np.ndarray) -> TokenLoader | None:
+    """A loader of some training pictures with a second view; None where the disk is full."""
+    train = work.train.model_copy(update={"views": 2, "refit": False})
+    samples = work.split.part("train")
+    some = replace(work.split, samples=tuple(samples[i] for i in chosen))
+    plan = plan_cache(work.net, some, train)
+    if plan is None:
+        return None
+    loaders = open_cache(plan, work.net, train, work.device).loaders(plan, some, train, work.device)
+    return cast(TokenLoader, loaders["train"])
+
+
+def some_of_each(labels: np.ndarray, most: int) -> np.ndarray:
+    """The indices of so many pictures at most, of each class its share."""
+    order = np.random.default_rng(0).permutation(len(labels))
+    turn = np.empty(len(labels))
+    for label in np.unique(labels):
+        own = order[labels[order] == label]
+        turn[own] = (np.arange(len(own)) + 0.5) / len(own)
+    return np.sort(np.argsort(turn, kind="stable")[:most])

@@ -1,0 +1,77 @@
+"""Once more, on everything that is not test: no picture is wasted in the network that is kept."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+from typing import Any, cast
+
+from tqdm import tqdm
+
+from config import TrainConfig
+from config_file import dump_config
+from engine.heads import add_layers_head
+from engine.job import Diverged, Job, endless, side_job
+from engine.start import Work
+from engine.verdict import Judge
+from metrics import evaluate
+from pretrained.write import save_model
+from tokens.cache import Loaders, TokenLoader
+from utils import log, seed_everything
+
+LEARNS = ("train", "val")
+
+
+def refit(
+    work: Work, train: TrainConfig, loaders: Loaders, judge: Judge, found: dict[str, Any]
+) -> dict[str, Any] | None:
+    """Train the measured setting `train` anew on the training and the validation part, and write
+    that network in the place of the measured one, whose scores are `found`.
+
+    Returns what it has seen, or None where the measured network stays: the training diverged, or
+    what it makes of the validation pictures, which it has learned, is worse than measured.
+    """
+    loader = cast(TokenLoader, loaders["train"])
+    everyone = loader.joined(cast(TokenLoader, loaders["val"]), train)
+    seed_everything(train.seed)
+    assert train.max_epochs != "auto"
+    steps = train.max_epochs * len(everyone)
+    job = side_job(judge.before, judge.setting, train, everyone, steps)
+    try:
+        if train.head != "layers":
+            learn_all(job, everyone, steps)
+    except Diverged as what:
+        log.info("once more on all pictures: the %s is not finite; the measured one stays", what)
+        return None
+    if train.head != "class":
+        add_layers_head(job.net, everyone, train.head, judge.setting)
+    known = evaluate(job.learner, loaders["val"], job.device, train.bf16)["accuracy"]
+    if known < found["val_interval"][0]:
+        log.info("once more on all pictures: %.4f of val, which it learned; dropped", known)
+        return None
+    images = {part: len(work.split.part(part)) for part in LEARNS}
+    reported = "test" if found.get("test_accuracy") is not None else "val"
+    measured = {
+        "part": reported,
+        "accuracy": found[f"{reported}_accuracy"],
+        "interval": found[f"{reported}_interval"],
+        "by": f"the same training on {images['train']} pictures",
+    }
+    save_model(
+        work.run.best,
+        job.net,
+        config=dump_config(work.config),
+        seen=json.dumps(images),
+        measured=json.dumps(measured),
+    )
+    return {"images": sum(images.values()), "parts": list(LEARNS), "val_accuracy": known}
+
+
+def learn_all(job: Job, everyone: TokenLoader, steps: int) -> None:
+    """Train, and put the average, where there is one, in the place of the weights."""
+    job.net.train()
+    bar = tqdm(islice(endless(everyone), steps), "all pictures", steps, leave=False, unit="batch")
+    for inputs, labels in bar:
+        loss, *_ = job.step(inputs, labels)
+        bar.set_postfix(loss=f"{loss:.3f}")
+    job.average.settle()

@@ -1,0 +1,142 @@
+"""What settings there are, and trying some side by side on folds of the cached tokens."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from config import BATCH, SGD_FACTOR, TrainConfig
+from engine.job import Setting, side_job, train_side_by_side
+from engine.kinds import Folds
+from metrics import predict
+from model import VisionTransformer
+from tokens.cache import TokenLoader
+from utils import seed_everything
+
+SEARCH_FOLDS = 3
+# What is tried: sixteen settings, their learning rates those of a batch of 16. Neither optimiser is
+# the better one everywhere (EXPERIMENTS.md, 2026-11-24).
+Grid = tuple[tuple[str, str, tuple[float, ...], tuple[float, ...]], ...]
+BOTH_GRID: Grid = (
+    ("block", "adamw", (1e-4, 2e-4, 6e-4), (0.01, 1.0)),
+    ("block", "sgd", (3e-3, 6e-3, 1.2e-2), (1e-4, 0.01)),
+    ("head", "adamw", (1e-3, 3e-3, 1e-2, 3e-2), (0.01,)),
+)
+# Where the config names the optimiser: AdamW's rates, SGD's are so many times as high.
+ONE_GRID: Grid = (
+    ("block", "", (5e-5, 1e-4, 2e-4, 3e-4, 6e-4, 1e-3), (0.01, 1.0)),
+    ("head", "", (1e-3, 3e-3, 1e-2, 3e-2), (0.01,)),
+)
+HEAD_ONLY_GRID: Grid = (
+    ("head", "", (3e-4, 1e-3, 2e-3, 3e-3, 6e-3, 1e-2, 3e-2, 1e-1), (0.01, 1.0)),
+)
+
+
+def settings(net: VisionTransformer, train: TrainConfig) -> list[Setting]:
+    """What is tried: sixteen settings, the recipe's among them; fewer where the config names the
+    weight decay, and its own alone where it names the learning rate."""
+    if train.lr != "auto":
+        part = "head" if net.frozen_depth == net.vit.num_layers else "block"
+        assert train.optim != "auto" and train.weight_decay != "auto"
+        return [Setting(part, train.optim, train.lr, train.weight_decay)]
+    named, scale = train.recipe_optim, math.sqrt(train.batch_size / BATCH)
+    if net.frozen_depth == net.vit.num_layers:
+        grid = HEAD_ONLY_GRID
+    else:
+        grid = BOTH_GRID if train.optim == "auto" and named == "sgd" else ONE_GRID
+    if grid is not BOTH_GRID and named == "sgd":
+        scale *= SGD_FACTOR
+    return [
+        Setting(part, optim or named, lr * scale, decay)
+        for part, optim, rates, decays in grid
+        for decay in (decays if train.weight_decay == "auto" else (train.weight_decay,))
+        for lr in rates
+    ]
+
+
+def recipes_own(candidates: list[Setting], train: TrainConfig) -> Setting:
+    """The setting that a run keeps unless another one is clearly better: the learning rate and the
+    optimiser of the mode's recipe, with the first weight decay of the grid."""
+    kind = candidates[0].part, train.recipe_optim
+    near = [s for s in candidates if (s.part, s.optim) == kind]
+    return min(near, key=lambda s: abs(math.log(s.lr / train.recipe_lr)))
+
+
+@dataclass
+class Trial:
+    """A setting on some folds, so many steps on each: the loss (nats) of every image that was held
+    out, and whether the answer was right."""
+
+    setting: Setting
+    steps: int
+    losses: list[Tensor] = field(default_factory=list)
+    right: list[Tensor] = field(default_factory=list)
+    answers: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # logits, labels
+
+    @property
+    def mean_loss(self) -> float:
+        """What settings are ranked by: it falls where accuracy rises, with less noise
+        (EXPERIMENTS.md, 2026-11-24)."""
+        return torch.cat(self.losses).mean().item()
+
+    @property
+    def logits(self) -> Tensor:
+        """Of the held-out images, fold by fold."""
+        return torch.cat([logits for logits, _ in self.answers])
+
+    @property
+    def accuracy(self) -> float:
+        return torch.cat(self.right).float().mean().item()
+
+
+def stratified_folds(loader: TokenLoader) -> Folds:
+    """Indices to train on and to score, three times, copies of an image together; none where a
+    class has a single image."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    labels, groups = loader.dataset.numpy(), loader.rows[:, 0]  # copies share their record
+    fewest = min(len(np.unique(groups[labels == label])) for label in np.unique(labels))
+    if fewest < 2:
+        return []
+    splitter = StratifiedGroupKFold(min(SEARCH_FOLDS, fewest), shuffle=True, random_state=0)
+    return list(splitter.split(labels, labels, groups))
+
+
+def try_settings(
+    net: VisionTransformer,
+    candidates: list[Setting],
+    loader: TokenLoader,
+    folds: Folds,
+    train: TrainConfig,
+    steps: int,
+    bar: tqdm,
+) -> list[Trial]:
+    """Train settings side by side on the same batches, fold by fold, and score them on the rest.
+
+    A shorter training wants a higher learning rate, or the search would choose one for its own few
+    steps: it is raised by the root of what is missing (measured: EXPERIMENTS.md, 2026-11-24).
+    """
+    trials = [Trial(setting, steps) for setting in candidates]
+    assert train.max_epochs != "auto"
+    full = train.max_epochs * len(loader)
+    stretch = math.sqrt(max(1.0, full / steps))
+    candidates = [replace(setting, lr=setting.lr * stretch) for setting in candidates]
+    for learned, scored in folds:
+        seed_everything(train.seed)
+        batches = loader.training(train, learned)
+        jobs = [side_job(net, setting, train, batches, steps) for setting in candidates]
+        train_side_by_side(jobs, batches, steps, bar)
+        for job, trial in zip(jobs, trials, strict=True):
+            logits, labels = predict(
+                job.learner, loader.plain(scored), net.device, train.bf16, None
+            )
+            trial.losses.append(F.cross_entropy(logits, labels, reduction="none"))
+            trial.right.append(logits.argmax(1) == labels)
+            trial.answers.append((logits, labels))
+    return trials

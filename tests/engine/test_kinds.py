@@ -1,0 +1,98 @@
+"""Which kind of head: by answers to training pictures that a fit had not seen."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engine.kinds import KINDS, Unseen, fold_by_fold, leads, unseen_answers
+from engine.ridge import fit_ridge
+from engine.trials import stratified_folds
+from model import readable
+from tests.helpers import CPU, prepared, quick, summary, train
+from tokens.builder import open_cache
+from tokens.cache import TokenLoader, layers_of
+from tokens.plan import Plan
+
+
+def loaded(config_file: Path, *overrides: str) -> tuple[Any, TokenLoader]:
+    config, split, net = prepared(config_file, *overrides)
+    wanted = Plan(net, split, config.train)
+    cache = open_cache(wanted, net, config.train, CPU)
+    return net, cache.loaders(wanted, split, config.train, CPU)["train"]  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("by_layers", "by_block", "kind"),
+    [(36, 20, "layers"), (36, 35, "both"), (20, 36, "both"), (30, 30, "both")],
+)
+def test_auto_takes_layers_alone_where_they_lead_clearly(
+    by_layers: int, by_block: int, kind: str
+) -> None:
+    """By more than two standard errors of the difference, on the same images."""
+    labels = torch.zeros(36, dtype=torch.long)
+
+    def right(count: int) -> torch.Tensor:
+        return torch.eye(2)[(torch.arange(36) >= count).long()].log_softmax(1)
+
+    answers = dict(zip(KINDS, (right(by_layers), right(by_block), right(36)), strict=True))
+    assert leads(Unseen(answers, labels, 1.0)) == (kind == "layers")
+
+
+def test_each_answer_is_of_a_fit_that_had_not_seen_the_picture(finetune: Path) -> None:
+    """Fold by fold, in the loader's order, whatever the order of the folds."""
+    net, loader = loaded(finetune)
+    folds = stratified_folds(loader)[::-1]
+    found = fold_by_fold(net, loader, folds)
+    layers, labels = layers_of(loader)
+    features = readable(layers, [2, 3])
+    for learned, held in folds:
+        assert not set(learned) & set(held)
+        ridge = fit_ridge(features[learned], labels[learned], 3)
+        torch.testing.assert_close(found[held], ridge(features[held]))
+    block = torch.cat([torch.eye(3)[labels[held]] * 4 for _, held in folds])  # all right
+    unseen = unseen_answers(net, loader, folds, block)
+    assert unseen.accuracy("class") == 1.0 and unseen.accuracy("layers") < 1.01
+    torch.testing.assert_close(unseen.answers["layers"], found.log_softmax(1))
+    mean = (unseen.answers["layers"].exp() + unseen.answers["class"].exp()) / 2
+    torch.testing.assert_close(unseen.answers["both"].exp(), mean)
+
+
+@pytest.mark.parametrize("head", ["class", "layers", "both", "auto"])
+def test_the_training_pictures_are_answered_out_of_fold(
+    finetune: Path, monkeypatch: pytest.MonkeyPatch, head: str
+) -> None:
+    """All of them once, none by a network that has learned it: out_of_fold.csv."""
+    quick(monkeypatch)
+    train(finetune, f"train.head={head}", "train.lr=auto")
+    folder = finetune.parent / "logs/tiny"
+    with open(folder / "out_of_fold.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    with open(folder / "split.csv", newline="") as file:
+        wanted = [row["path"] for row in csv.DictReader(file) if row["part"] == "train"]
+    assert [row["path"] for row in rows] == wanted and {row["part"] for row in rows} == {"train"}
+    right = sum(row["label"] == row["predicted"] for row in rows) / len(rows)
+    found = summary(finetune)
+    assert found["out_of_fold_accuracy"] == pytest.approx(right) and right > 0.5
+    if found["head"] == "layers":
+        assert right == pytest.approx(found["left_out_accuracy"])
+
+
+def test_without_a_search_nothing_is_out_of_fold(finetune: Path) -> None:
+    train(finetune, "train.head=class", "train.lr=1e-3")
+    assert summary(finetune)["out_of_fold_accuracy"] is None
+
+
+def test_without_frozen_blocks_or_a_cache_auto_is_a_class_head(finetune: Path) -> None:
+    train(finetune, "train.head=auto", "train.cache=off")
+    assert summary(finetune)["head"] == "class"
+    train(finetune, "train.head=auto", "train.finetune_blocks=4", "train.run_name=all")
+    assert summary(finetune, "all")["head"] == "class"
+    train(finetune, "train.head=auto", "train.finetune_blocks=2", "train.run_name=two")
+    assert summary(finetune, "two")["head"] == "both"
+    train(finetune, "train.head=auto", "train.mode=pretrained", "train.run_name=whole")
+    assert summary(finetune, "whole")["head"] == "class"

@@ -1,0 +1,53 @@
+"""head: auto and views: auto."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from engine.kinds import Unseen
+from engine.look import some_of_each
+from tests.helpers import quick, summary, train
+
+
+@pytest.mark.parametrize(("gain", "views"), [(0.2, 4), (-0.2, 1)])
+def test_a_second_view_of_all_is_made_where_some_gained_by_it(
+    finetune: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seen: list[int],
+    capsys: pytest.CaptureFixture[str],
+    gain: float,
+    views: int,
+) -> None:
+    """And of val, too, where it is learned in the end. Three epochs use three of four."""
+    quick(monkeypatch)
+    monkeypatch.setattr("engine.look.PROBED", 9)
+    rounds = iter((0.0, gain))
+
+    def answers(net: Any, loader: Any, *rest: Any) -> Unseen:
+        uneven = torch.linspace(0.9, 1.1, len(loader.dataset))
+        losses = (1 - next(rounds)) * uneven
+        likely = torch.full((len(losses), 3), -9.0)
+        likely[torch.arange(len(losses)), loader.dataset] = -losses
+        return Unseen({"both": likely}, loader.dataset, 1.0)
+
+    monkeypatch.setattr("engine.look.unseen_answers", answers)
+    options = ("train.head=both", "train.lr=auto", "train.views=auto", "train.refit=auto")
+    train(finetune, *options)
+    trained, val = (summary(finetune)["images"][part] for part in ("train", "val"))
+    more = 2 * (trained + val) - 9 if views == 4 else 0  # those tried are not computed again
+    assert sum(seen) == trained + val + 9 + more
+    assert summary(finetune)["chosen"]["views"] == views
+    said = capsys.readouterr().out
+    assert (": all get 4" in said) == (views == 4) and (": one does" in said) == (views == 1)
+
+
+def test_each_class_has_its_share() -> None:
+    labels = np.array([0] * 60 + [1] * 30 + [2] * 10)
+    chosen = some_of_each(labels, 20)
+    assert np.bincount(labels[chosen]).tolist() == [12, 6, 2]
+    assert len(some_of_each(labels, 500)) == 100 and list(chosen) == sorted(chosen)

@@ -1,0 +1,97 @@
+"""What a report shows of single pictures: confusions, classes, calibration, mistakes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from inspection.charts import confidences, reliability
+from inspection.numbers import calibration, frequent_confusions, per_class
+from inspection.record import Prediction, Record
+from metrics import shares, wilson
+from tools.report.pictures import Thumbnail, below, confusion_image, thumbnail
+
+MOST_IN_A_TABLE = 25  # classes: with more the confusion matrix is an image
+SHOWN = 10  # pictures of a kind
+WORST = 20  # classes that stand in the open, where there are many
+
+
+def answers(record: Record) -> dict[str, Any]:
+    """The sections that predictions.csv and out_of_fold.csv make; empty without them."""
+    found: dict[str, Any] = dict.fromkeys(
+        ("matrix", "matrix_image", "confusions", "worst", "rest", "calibration", "mistakes"), None
+    )
+    found |= {"unsure": [], "mistakes_in_all": 0, "unseen": unseen(record)}
+    given = record.predictions
+    if not given:
+        return found
+    counts = record.confusion()
+    many = len(record.classes) > MOST_IN_A_TABLE
+    scored = per_class(counts, record.classes)
+    open_rows = WORST if len(scored) > MOST_IN_A_TABLE else len(scored)
+    wrong = sorted((p for p in given if not p.right), key=lambda p: -p.probability)
+    unsure = sorted(given, key=lambda p: p.probability)
+    return found | {
+        "matrix": None if many else matrix(record, counts),
+        "matrix_image": confusion_image(counts) if many else None,
+        "confusions": frequent_confusions(counts, record.classes) if many else None,
+        "worst": scored[:open_rows],
+        "rest": scored[open_rows:],
+        "calibration": calibrated(given),
+        "mistakes": pictured(record, wrong[:SHOWN]),
+        "mistakes_in_all": len(wrong),
+        "unsure": pictured(record, unsure[:SHOWN]),
+    }
+
+
+def unseen(record: Record) -> dict[str, Any] | None:
+    """What is said of the training pictures, each answered by a fit that had not seen it."""
+    given = record.unseen
+    if not given:
+        return None
+    counts = record.confusion(given)
+    many = len(record.classes) > MOST_IN_A_TABLE
+    wrong = sorted((p for p in given if not p.right), key=lambda p: -p.probability)
+    accuracy = 1 - len(wrong) / len(given)
+    low, high = wilson(accuracy, len(given))
+    return {
+        "images": len(given),
+        "accuracy": f"{accuracy:.3f} ({low:.3f} to {high:.3f})",
+        "matrix": None if many else matrix(record, counts),
+        "matrix_image": confusion_image(counts) if many else None,
+        "calibration": calibrated(given),
+        "mistakes": pictured(record, wrong[:SHOWN]),
+        "mistakes_in_all": len(wrong),
+    }
+
+
+def matrix(record: Record, counts: Any) -> list[dict[str, Any]]:
+    """The confusion matrix as rows of cells."""
+    of_class = shares(counts)
+    return [
+        {
+            "name": name,
+            "cells": [
+                {"count": int(counts[i, j]), "share": float(of_class[i, j]), "hit": i == j}
+                for j in range(len(counts))
+            ],
+        }
+        for i, name in enumerate(record.classes)
+    ]
+
+
+def calibrated(predictions: list[Prediction]) -> dict[str, Any]:
+    found = calibration(predictions)
+    sure, right = found["mean_confidence"], found["mean_accuracy"]
+    low, high = wilson(right, len(predictions))
+    tends = "as sure as it is right, on average"
+    if not low <= sure <= high:
+        tends = "too sure of itself" if sure > right else "less sure than it could be"
+    sentence = (
+        f"It is {tends}: {sure:.3f} sure, and right {right:.3f} of the time. Expected calibration "
+        f"error {found['error']:.3f} (15 bins, Guo et al. 2017); bins with few pictures say little."
+    )
+    return {"charts": [reliability(found), confidences(found)], "sentence": sentence}
+
+
+def pictured(record: Record, chosen: list[Prediction]) -> list[tuple[Prediction, Thumbnail]]:
+    return [(answer, thumbnail(below(record.pictures, answer.path))) for answer in chosen]
