@@ -158,6 +158,7 @@ def run_peer(name: str, args: argparse.Namespace, weights: Path) -> Outcome:
     command = [sys.executable, "-m", "benchmarks.finetune", "--child", name]
     command += ["--weights", str(weights), "--images", args.images, "--device", args.device]
     command += ["--batches", str(4 if args.short else 29), "--workers", str(args.workers)]
+    command += ["--augment"] if args.augment else []
     out, wall, peak = timed([*command, *(["--bf16"] if args.bf16 else [])])
     found = json.loads(out.splitlines()[-1])
     val = 150
@@ -298,6 +299,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         type=int,
         default=0 if here == "cpu" else 8,
         help="the peers' loader processes (0 on a CPU: with 2 they are 2 %% slower on 2 cores)",
+    )
+    parser.add_argument(
+        "--augment", action="store_true", help="timm's loop with its default augmentation"
     )
     parser.add_argument("--child", choices=sorted(PEER_LOOPS), help=argparse.SUPPRESS)
     parser.add_argument("--weights", help=argparse.SUPPRESS)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
 
 from config import TrainConfig
 from dataset import load_split
@@ -45,7 +46,17 @@ def pictures(args: argparse.Namespace, weights: VisionTransformer) -> tuple[Pict
     split = load_split(TrainConfig(base_dir=args.images))
     transform = eval_transform(weights.preprocessing)
     train, val = (Pictures(split.part(part), transform) for part in ("train", "val"))
+    if args.augment:
+        train.transform = timm_augmentation()
     return train, val
+
+
+def timm_augmentation() -> Callable[[Tensor], Tensor]:
+    """What timm's train.py does to a training picture by default."""
+    from timm.data.transforms_factory import create_transform
+
+    transform: Any = create_transform(224, is_training=True, color_jitter=0.4, hflip=0.5)
+    return v2.Compose([v2.ToPILImage(), transform])
 
 
 def check_same(net: Callable[[Tensor], Tensor], weights: VisionTransformer) -> None:

@@ -24,7 +24,7 @@ from engine.answers import (
 )
 from engine.checkpoint import Progress
 from engine.heads import add_layers_head, by_layer, each_can_be_left_out, told_apart_from
-from engine.job import Average, Job, Setting
+from engine.job import SEARCH, Average, Job, Setting
 from engine.plots import plot_layers
 from engine.refit import refit
 from engine.run import Run
@@ -291,7 +291,7 @@ def report_end(summary: dict[str, Any], run: Run) -> None:
             again["images"],
         )
     files = ("curves.png, metrics.csv, " if summary["epochs"] else "") + "summary.json"
-    files += ", search.csv" if summary["chosen"] else ""
+    files += ", search.csv" if (run.folder / SEARCH).exists() and summary["chosen"] else ""
     files += ", layers.png" if summary["left_out_accuracy"] is not None else ""
     files += ", out_of_fold.csv" if summary["out_of_fold_accuracy"] is not None else ""
     log.info("results: %s (%s); weights: %s", run.folder, files, run.best)

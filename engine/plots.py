@@ -13,6 +13,8 @@ import numpy as np
 from metrics import shares
 from utils import replacing
 
+LEAST_LOSS = 1e-6  # of search.csv's digits
+
 
 def plot_curves(rows: list[dict[str, Any]], best_epoch: int | None, path: Path) -> None:
     """Draw the losses, the accuracies and the learning rate by epoch into a PNG."""
@@ -65,6 +67,7 @@ def plot_search(rows: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(2.6 + 0.85 * len(rates), 1.9 + 0.6 * len(sides)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
+    grid = np.maximum(grid, LEAST_LOSS)  # where all is right and sure, it is 0
     known = grid[np.isfinite(grid)]
     least, most_loss = (known.min(), known.max()) if known.size else (1.0, 1.0)
     # Logarithmic: one setting that went wrong would leave all others the same colour.

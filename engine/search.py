@@ -66,7 +66,7 @@ def search(work: Work, loader: TokenLoader, kind: Kind) -> Setting:
     if kind.head == "layers":
         write_search(folder, [], [Trial(recipe, 0)], recipe)
         return recipe
-    trials, finals = rounds(net, candidates, loader, folds, train)
+    trials, finals = rounds(net, candidates, loader, folds, train, kind.head == "both")
     winner = choose(finals, recipes_own(candidates, train))
     log.info(
         "%s: %s (%.4f right in %d-fold cross-validation on the training part%s)",
@@ -89,9 +89,15 @@ def rounds(
     loader: TokenLoader,
     folds: Folds,
     train: TrainConfig,
+    calibrated: bool,
 ) -> tuple[list[Trial], list[Trial]]:
     """All are tried for a few steps on one fold, the best three, of different learning rates, and
     the recipe's for more on each of three folds (successive halving, arXiv:1502.07943)."""
+
+    def tried(some: list[Setting], folds: Folds, steps: int) -> list[Trial]:
+        found = try_settings(net, some, loader, folds, train, steps, bar)
+        return [trial.calibrated() for trial in found] if calibrated else found
+
     recipe = recipes_own(candidates, train)
     first, second = search_steps(net, loader, max(2, len(candidates)))
     finalists, trials = candidates, []
@@ -100,12 +106,12 @@ def rounds(
     total += min(FINALISTS, len(candidates)) * len(folds) * second
     with tqdm(total=total, desc="trying settings", leave=False, unit="step") as bar:
         if halving:
-            trials = try_settings(net, candidates, loader, folds[:1], train, first, bar)
+            trials = tried(candidates, folds[:1], first)
             best = {rate(recipe): recipe}
             for trial in sorted(trials, key=lambda trial: trial.mean_loss):
                 best.setdefault(rate(trial.setting), trial.setting)
             finalists = list(best.values())[:FINALISTS]
-        finals = try_settings(net, finalists, loader, folds, train, second, bar)
+        finals = tried(finalists, folds, second)
     return trials, finals
 
 

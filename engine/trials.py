@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from config import BATCH, SGD_FACTOR, TrainConfig
 from engine.job import Setting, side_job, train_side_by_side
-from engine.kinds import Folds
+from engine.kinds import Folds, sure_scale
 from metrics import predict
 from model import VisionTransformer
 from tokens.cache import TokenLoader
@@ -85,6 +85,14 @@ class Trial:
         (EXPERIMENTS.md, 2026-11-24)."""
         return torch.cat(self.losses).mean().item()
 
+    def calibrated(self) -> Trial:
+        """The same with the losses of logits that are as sure as they are right, all by one scale:
+        what counts where they are averaged with another head's answers."""
+        labels = torch.cat([labels for _, labels in self.answers])
+        scale = sure_scale(self.logits, labels)
+        losses = [F.cross_entropy(scale * z, y, reduction="none") for z, y in self.answers]
+        return replace(self, losses=losses)
+
     @property
     def logits(self) -> Tensor:
         """Of the held-out images, fold by fold."""
@@ -95,7 +103,7 @@ class Trial:
         return torch.cat(self.right).float().mean().item()
 
 
-def stratified_folds(loader: TokenLoader) -> Folds:
+def stratified_folds(loader: TokenLoader, seed: int = 0) -> Folds:
     """Indices to train on and to score, three times, copies of an image together; none where a
     class has a single image."""
     from sklearn.model_selection import StratifiedGroupKFold
@@ -104,7 +112,7 @@ def stratified_folds(loader: TokenLoader) -> Folds:
     fewest = min(len(np.unique(groups[labels == label])) for label in np.unique(labels))
     if fewest < 2:
         return []
-    splitter = StratifiedGroupKFold(min(SEARCH_FOLDS, fewest), shuffle=True, random_state=0)
+    splitter = StratifiedGroupKFold(min(SEARCH_FOLDS, fewest), shuffle=True, random_state=seed)
     return list(splitter.split(labels, labels, groups))
 
 

@@ -72,13 +72,13 @@ COMPARED = {
 
 
 def curves(
-    rows: Sequence[dict[str, Any]], kept: int | None, unit: str = "epoch"
+    rows: Sequence[dict[str, Any]], kept: int | None, unit: str = "epoch", word: str = "kept"
 ) -> list[dict[str, Any]]:
-    """A chart for each of PANELS that was measured, with the kept epoch marked."""
+    """A chart for each of PANELS that was measured, with the kept epoch marked by the `word`."""
     charts = []
     for title, lines in PANELS.items():
         drawn = [(points(rows, column), *rest) for column, *rest in lines]
-        if chart := _lines(title, [line for line in drawn if line[0]], unit, kept):
+        if chart := _lines(title, [line for line in drawn if line[0]], unit, kept, word):
             charts.append(chart)
     return charts
 
@@ -106,7 +106,9 @@ def points(rows: Sequence[dict[str, Any]], column: str) -> list[tuple[float, flo
     return [(row["epoch"], row[column]) for row in rows if row.get(column) is not None]
 
 
-def _lines(title: str, lines: list[Any], unit: str, kept: int | None) -> dict[str, Any] | None:
+def _lines(
+    title: str, lines: list[Any], unit: str, kept: int | None, word: str = "kept"
+) -> dict[str, Any] | None:
     """A chart of (points, label, colour, dashes); None without lines."""
     from matplotlib import rc_context
     from matplotlib.ticker import MaxNLocator
@@ -122,7 +124,7 @@ def _lines(title: str, lines: list[Any], unit: str, kept: int | None) -> dict[st
         if title == "Learning rate":
             axes.yaxis.set_major_formatter("{x:g}")
         if kept:
-            axes.axvline(kept, color=MUTED, ls=":", lw=1.2, label=f"kept: {unit} {kept}")
+            axes.axvline(kept, color=MUTED, ls=":", lw=1.2, label=f"{word}: {unit} {kept}")
         axes.set_title(title, pad=8)
         axes.set_xlabel(unit)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, nbins=7))

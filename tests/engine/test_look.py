@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.kinds import Unseen
+from engine.kinds import KINDS, Unseen
 from engine.look import some_of_each
 from tests.helpers import quick, summary, train
 
@@ -26,14 +26,17 @@ def test_a_second_view_of_all_is_made_where_some_gained_by_it(
     """And of val, too, where it is learned in the end. Three epochs use three of four."""
     quick(monkeypatch)
     monkeypatch.setattr("engine.look.PROBED", 9)
-    rounds = iter((0.0, gain))
+    monkeypatch.setattr("engine.look.LEAST_WRONG", -1)
+    rounds = iter(
+        (0.0, 0.0, gain, 0.0, gain)
+    )  # all pictures, then some with one view, with two, ...
 
     def answers(net: Any, loader: Any, *rest: Any) -> Unseen:
         uneven = torch.linspace(0.9, 1.1, len(loader.dataset))
         losses = (1 - next(rounds)) * uneven
         likely = torch.full((len(losses), 3), -9.0)
         likely[torch.arange(len(losses)), loader.dataset] = -losses
-        return Unseen({"both": likely}, loader.dataset, 1.0)
+        return Unseen(dict.fromkeys(KINDS, likely), loader.dataset, 1.0)
 
     monkeypatch.setattr("engine.look.unseen_answers", answers)
     options = ("train.head=both", "train.lr=auto", "train.views=auto", "train.refit=auto")
@@ -44,6 +47,16 @@ def test_a_second_view_of_all_is_made_where_some_gained_by_it(
     assert summary(finetune)["chosen"]["views"] == views
     said = capsys.readouterr().out
     assert (": all get 4" in said) == (views == 4) and (": one does" in said) == (views == 1)
+
+
+def test_where_nearly_all_is_right_no_views_are_tried(
+    finetune: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick(monkeypatch)
+    monkeypatch.setattr("engine.look.LEAST_WRONG", 1.0)
+    monkeypatch.setattr("engine.look.views_that_pay", lambda work: pytest.fail("tried"))
+    train(finetune, "train.head=both", "train.lr=auto", "train.views=auto")
+    assert summary(finetune)["chosen"]["views"] == 1
 
 
 def test_each_class_has_its_share() -> None:

@@ -19,6 +19,7 @@ from config_file import load_config
 from dataset import load_split
 from engine.checkpoint import Keeper
 from engine.job import Setting
+from engine.plots import plot_search
 from engine.search import FINALISTS, choose, recipes_own, search_steps, settings
 from engine.start import still_to_find
 from engine.trials import SEARCH_FOLDS, Trial, stratified_folds, try_settings
@@ -182,3 +183,15 @@ def test_two_cores_try_settings_as_one_does(untuned: Path) -> None:
         found.append([trial.mean_loss for trial in trials])
     assert found[0][:4] == pytest.approx(found[1][:4], rel=1e-4)
     assert len(set(found[0])) == 5
+
+
+def test_a_grid_of_nothing_but_zeros_is_drawn(tmp_path: Path) -> None:
+    """Where all is right and sure; and beside a setting that went wrong."""
+    for losses in ((0.0, 0.0), (0.0, 1e-6), (0.0, math.inf), (math.inf, math.inf)):
+        rows = [
+            {"part": "block", "optim": "sgd", "lr": lr, "weight_decay": 0.0, "steps": 9}
+            | {"accuracy": 1.0, "loss": loss, "chosen": lr == 1.0}
+            for lr, loss in zip((1.0, 2.0), losses, strict=True)
+        ]
+        plot_search(rows, tmp_path / "search.png")
+        assert Image.open(tmp_path / "search.png").width > 300

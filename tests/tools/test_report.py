@@ -19,7 +19,7 @@ from inspection.record import read_run
 from model import VisionTransformer
 from pretrained.write import save_model
 from tests.helpers import TINY_VIT, picture
-from tests.tools.helpers import answer, made_up, make_run, write_rows
+from tests.tools.helpers import PREDICTED, answer, made_up, make_run, write_rows
 from tools import compare
 from tools.report import __main__ as report
 from tools.report import pictures
@@ -50,6 +50,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("path", "label", "suggested", "score", "more"),
         [["blue/00.png", "blue", "red", "0.93", "x"], ["../secret.png", "red", "", "", ""]],
     )
+    unseen = [["train", *row[1:]] for row in made_up(classes, 40, seed=1, right=0.9)]
+    write_rows(folder / "out_of_fold.csv", PREDICTED, unseen)
+    layers = [[1, 0.3, 0.2, 0.5], [2, 0.85, 0.7, 0.95], [3, 0.9, 0.8, 0.97]]
+    write_rows(folder / "layers.csv", ("block", "left_out_accuracy", "low", "high"), layers)
     return folder
 
 
@@ -225,7 +229,7 @@ def test_what_is_drawn_is_named_and_what_scrolls_is_reached(
         links = page.run("[...document.querySelectorAll('nav a')].map(a => a.hash.slice(1))")
         there = page.run("[...document.querySelectorAll('section')].map(s => s.id)")
         ids = page.run("[...document.querySelectorAll('[id]')].map(e => e.id)")
-    assert len(charts) == 6 and all(charts) and "Loss by epoch" in charts[0]
+    assert len(charts) == 9 and all(charts) and "Loss by epoch" in charts[0]
     assert scrolls and all(
         index == 0 and role == "region" and label for index, role, label in scrolls
     )
@@ -257,6 +261,35 @@ def test_a_report_says_what_was_reached(pages: dict[str, Path], run: Path) -> No
     assert "sgd, lr 0.006" in page and "2026-11-25 15:00" in page
     assert re.search(r"chosen[^<]*\".*0\.900", page), "the chosen setting of search.csv"
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)
+
+
+def test_the_training_pictures_stand_beside(
+    browser: Any, pages: dict[str, Path], run: Path
+) -> None:
+    """By fits that had not seen them, and what each block tells."""
+    with open(run / "out_of_fold.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    wrong = sum(row["label"] != row["predicted"] for row in rows)
+    with Page(browser, pages["report"]) as page:
+        counts = page.run(
+            "[...document.querySelectorAll('#unseen-matrix .n')].map(c => +c.textContent)"
+        )
+        said = page.run("unseen.textContent")
+        assert sum(counts) == len(rows) == 40 and f"All wrong answers ({wrong})" in said
+        assert f"accuracy {1 - wrong / 40:.3f} (" in said
+        assert page.run("unseen.querySelectorAll('.thumbs li').length") == wrong
+        layers = page.run("layers.textContent")
+    assert "From block 2 on it is as good as the best, block 3 with 0.900" in layers
+
+
+def test_a_network_that_learned_all_pictures_says_so(run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(run, tmp_path / "again")
+    found = json.loads((folder / "summary.json").read_text())
+    again = {"refit": {"images": 120, "parts": ["train", "val"]}, "refit_seconds": 3.0}
+    (folder / "summary.json").write_text(json.dumps(found | again))
+    page = shown(folder)
+    assert "the same trained once more on all 120 pictures that are not test" in page
+    assert "measured: epoch 3" in page and "kept: epoch 3" not in page
 
 
 def test_it_looks_at_a_few_pictures_of_each_class(
@@ -334,8 +367,11 @@ def test_damaged_files_become_notes(run: Path, tmp_path: Path) -> None:
     (folder / "metrics.csv").write_text("epoch,lr\none,two\n")
     (folder / "predictions.csv").write_text("part,path\nval,x\n")
     (folder / "search.csv").write_text("lr\nfast\n")
+    (folder / "layers.csv").write_text("block\nfirst\n")
+    (folder / "out_of_fold.csv").write_text("part,path\ntrain,x\n")
     page = shown(folder)
-    for name in ("summary.json", "metrics.csv", "predictions.csv", "search.csv"):
+    names = ("summary.json", "metrics.csv", "predictions.csv", "search.csv", "layers.csv")
+    for name in (*names, "out_of_fold.csv"):
         assert f"{name} can&#39;t be read" in page
     assert "no such key" in page and "{no_such_key: &lt;i&gt;}" in page
 
@@ -390,7 +426,7 @@ def test_no_class_is_left_out_of_the_looks() -> None:
 def test_colours_are_the_pages_own(pages: dict[str, Path]) -> None:
     """No colour of a chart is fixed, or it could not be read on dark."""
     charts = re.findall(r"<svg class=\"chart\".*?</svg>", unbroken(pages["report"]), re.DOTALL)
-    assert len(charts) == 6
+    assert len(charts) == 9
     for chart in charts:
         assert not re.findall(r"(?:fill|stroke): #\w+", chart)
         assert "var(--hit)" in chart and "var(--muted)" in chart

@@ -61,6 +61,7 @@ def page(record: Record, with_looks: bool) -> dict[str, Any]:
     """What the template takes."""
     numbers = record.summary.get("verdict_numbers") or {}
     kept = record.summary.get("best_epoch")
+    word = "measured" if record.summary.get("refit") else "kept"
     values: dict[str, Any] = {
         "run": record,
         "folder": str(record.folder),
@@ -71,7 +72,8 @@ def page(record: Record, with_looks: bool) -> dict[str, Any]:
         "held_out": held_out(record),
         "facts": facts(record),
         "kept": kept,
-        "curves": curves(record.metrics, kept, "step" if record.overfit else "epoch"),
+        "curves": curves(record.metrics, kept, "step" if record.overfit else "epoch", word),
+        "kept_word": word,
         "part_name": PARTS[record.part],
         "classes": record.classes,
         "search": search_grid(record.search),
