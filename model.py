@@ -126,7 +126,7 @@ class Block(nn.Module):
 
     def normalise(self, tokens: Tensor) -> Tensor:
         """(x - mean) / std of each token (B, N, D): what norm1 does before its weight and bias."""
-        return F.layer_norm(tokens, tokens.shape[-1:], eps=self.norm1.eps)
+        return F.layer_norm(tokens, self.norm1.normalized_shape, eps=self.norm1.eps)
 
     def forward_cls(self, normalised: Tensor, cls: Tensor) -> Tensor:
         """The class token (B, D) that leaves the block, and nothing else of what `forward` gives.
@@ -156,7 +156,7 @@ def summaries(tokens: Tensor) -> Tensor:
 def cells(tokens: Tensor) -> Tensor:
     """The means of the patch tokens in each cell of a 3 x 3 grid (B, 9, D), of tokens (B, N, D)."""
     side = math.isqrt(tokens.shape[1] - 1)
-    x = tokens[:, 1:].reshape(len(tokens), side, side, -1)
+    x = tokens[:, 1:].unflatten(1, (side, side))
     spans = [slice(i * side // CELLS, -(-(i + 1) * side // CELLS)) for i in range(CELLS)]
     return torch.stack([x[:, rows, columns].mean((1, 2)) for rows in spans for columns in spans], 1)
 
@@ -194,7 +194,7 @@ class LayersHead(nn.Module):
         if logits is None:
             return self(layers)
         both = self(layers).log_softmax(1), (self.scale * logits).log_softmax(1)
-        return torch.logaddexp(*both) - math.log(2)
+        return torch.stack(both).logsumexp(0) - math.log(2)
 
 
 class VisionTransformer(nn.Module):
@@ -283,7 +283,7 @@ class VisionTransformer(nn.Module):
     def forward_trunk(self, images: Tensor, depth: int) -> Tensor:
         """The tokens (B, N, D) that enter block `depth`, or the final norm after the last."""
         x = self.patch_embed(images)
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)  # B N D
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)  # B N D
         x = self.pos_drop(x + self.pos_embed)
         for block in self.blocks[:depth]:
             x = block(x)

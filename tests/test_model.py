@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 
 import pytest
@@ -279,6 +280,32 @@ def test_the_tail_answers_as_the_network(class_head: bool, frozen: int) -> None:
     with torch.no_grad():
         tokens = Trunk(net, CPU, layers=True)(images)
         torch.testing.assert_close(Tail(net)(tokens), net(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("head", ["class", "layers", "both"])
+def test_a_users_own_onnx_export_answers_the_same(head: str, tmp_path: Path) -> None:
+    """By the exporter that needs no further package, for batches of any size."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    net = layered(class_head=head != "layers")
+    if head == "class":
+        net.layers = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            net,
+            (torch.randn(2, 3, 32, 32),),
+            str(tmp_path / "net.onnx"),
+            dynamo=False,
+            input_names=["images"],
+            dynamic_axes={"images": {0: "batch"}},
+        )
+    images = torch.randn(5, 3, 32, 32)
+    session = onnxruntime.InferenceSession(
+        str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"]
+    )
+    (found,) = session.run(None, {"images": images.numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(found), net(images), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("class_head", [True, False])
