@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from config import Config
+from config import RECIPES, Config
 from config_file import dump_config
 from dataset import PARTS, Split
 from engine.run import Run
@@ -36,9 +36,16 @@ def print_check(work: Work) -> None:
     if train.lr == "auto":
         found = len(settings(work.net, train))
         print(f"learning rate: to be found, by trying {found} settings on the training part")
+    if train.head == "auto":
+        print("head: to be chosen on the training part: over layers alone, or both")
     if plan is not None:
         there = "to be made" if damage(plan.path) else "there already"
         print(f"token cache: {plan.said()}, {there}")
+        if work.searches and train.views == "auto" and train.head in ("auto", "both"):
+            views = RECIPES[train.mode].views
+            print(f"  and up to {views} views of each picture that is learned, where they help")
+    if work.refits:
+        print("in the end: the same once more on all pictures that are not test")
     print(f"memory: about {expected_memory(work) / 1e9:.1f} GB")
     print(f"disk: about {checkpoint_bytes(train, work.net) / 1e6:,.0f} MB of checkpoints")
 

@@ -38,3 +38,16 @@ def test_check_says_what_would_be_done_and_does_nothing(
     assert not (config_file.parent / "logs").exists()
     train(config_file, "train.max_epochs=1")
     assert train(config_file, "--check") == 0, "also beside a run of that name"
+
+
+def test_check_says_what_is_still_to_be_chosen(
+    finetune: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(finetune, "--check", "train.head=auto", "train.views=auto", "train.refit=auto")
+    said = capsys.readouterr().out
+    assert "head: to be chosen on the training part: over layers alone, or both" in said
+    assert "and up to 4 views of each picture that is learned, where they help" in said
+    assert "in the end: the same once more on all pictures that are not test" in said
+    train(finetune, "--check", "train.head=layers")
+    said = capsys.readouterr().out
+    assert "to be chosen" not in said and "where they help" not in said and "once more" not in said
