@@ -206,7 +206,9 @@ class TrainConfig(Section):
         transform instead, so none; None: a new draw in each epoch."""
         if self.views != "auto":
             return self.views
-        if self.mode == "finetune" and self.head != "class":
+        if self.mode == "finetune" and (
+            self.head == "layers" or self.head != "class" and not self.transform
+        ):
             return 1  # the head over layers takes one; the block's are made where they pay
         return RECIPES[self.mode].views
 
@@ -223,7 +225,7 @@ class TrainConfig(Section):
     @property
     def may_refit(self) -> bool:
         """Whether val chooses nothing, so that it may be learned, too, in the end."""
-        return self.mode == "finetune" and self.keep != "best" and not self.early_stopping
+        return self.may_cache and self.keep != "best" and not self.early_stopping
 
     @property
     def refits(self) -> bool:

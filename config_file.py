@@ -250,8 +250,8 @@ def _mode_combinations(train: TrainConfig) -> list[Fault]:
         ),
         (
             train.refit is True and not train.may_refit,
-            "train.refit train.mode train.keep train.early_stopping",
-            "true learns val, too, which only mode finetune with the last epoch kept does not need",
+            "train.refit train.mode train.cache train.keep train.early_stopping",
+            "true learns val, too: mode finetune, from cached tokens, with the last epoch kept",
         ),
         (
             train.mode == "finetune" and bool({train.mixup, train.cutmix} - {"auto", 0}),

@@ -72,7 +72,7 @@ def fit(config: Config, notes: Iterable[str] | None = None) -> dict[str, Any]:
 
 def learn(work: Work) -> dict[str, Any]:
     """Train, keeping the chosen and the last checkpoint, then score and judge."""
-    run, net = work.run, work.net
+    run, net, config = work.run, work.net, work.config
     state = saved_state(run, net, work.augmentation)
     progress = Progress(**state["progress"]) if state else Progress()
     with resumable(run, progress), tracking(work.train.track, run.folder, bool(state)) as tracker:
@@ -95,7 +95,7 @@ def learn(work: Work) -> dict[str, Any]:
         if state:
             job.load_state_dict(state, run)
         if run.resumes:  # not before its checkpoint is known to fit
-            write_text(run.folder / "config.yaml", dump_config(work.config))
+            write_text(run.folder / "config.yaml", dump_config(config))
         tracker.settings(settings_of(work.config, train))
         with Keeper(run, job, progress, work.config, work.augmentation) as keeper:
             for row in keeper.metrics.rows:  # it was told most of them before the stop

@@ -10,16 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.heads import copies_of, layer_features, solved
+from engine.heads import MOST_FITTED, copies_of, layer_features, solved
 from engine.ridge import best_scale, fit_ridge
 from model import VisionTransformer
 from tokens.cache import TokenLoader
 
 Folds = list[tuple[np.ndarray, np.ndarray]]  # the images to train on, and those held out
 KINDS = ("layers", "class", "both")
-# Pictures; of more the head over layers is not fitted once a fold, as each decomposition takes
-# long and a fit without one picture is as good.
-MOST_FOLDED = 5_000
 
 
 @dataclass(frozen=True)
@@ -56,6 +53,8 @@ def unseen_answers(
     logits[order] = block.float()
     scale = sure_scale(logits, labels)
     by_class = (scale * logits).log_softmax(1)
+    if loader.cache.layers is None:  # no block is frozen but the last
+        return Unseen({"class": by_class}, labels, scale)
     by_layers = fold_by_fold(net, loader, folds).log_softmax(1)
     both = torch.logaddexp(by_layers, by_class) - math.log(2)
     return Unseen(dict(zip(KINDS, (by_layers, by_class, both), strict=True)), labels, scale)
@@ -63,9 +62,9 @@ def unseen_answers(
 
 def fold_by_fold(net: VisionTransformer, loader: TokenLoader, folds: Folds) -> Tensor:
     """The logits (n, C) of heads over layers for the pictures that a fold held out."""
+    if len(loader.dataset) > MOST_FITTED:  # a fit without one picture is as good as one of a fold
+        return solved(net, loader).left_out
     features, labels = layer_features(net, loader)
-    if len(labels) > MOST_FOLDED:
-        return solved(net, loader)[0].left_out
     found = torch.empty(len(labels), net.num_classes)
     for learned, held in folds:
         ridge = fit_ridge(

@@ -11,13 +11,14 @@ import torch
 from tqdm import tqdm
 
 from config import RECIPES, TrainConfig
+from engine.heads import some_of_each
 from engine.job import SEARCH, Setting
 from engine.kinds import KINDS, Folds, Unseen, leads, unseen_answers
 from engine.start import Work
 from engine.trials import recipes_own, settings, stratified_folds, try_settings
 from tokens.builder import open_cache
 from tokens.cache import TokenLoader
-from tokens.plan import plan_cache
+from tokens.plan import Plan
 from utils import log
 
 STEPS = 300  # of the recipe's setting on each fold: enough to tell kinds apart
@@ -50,9 +51,10 @@ def first_look(work: Work, loader: TokenLoader) -> Kind:
     if train.head == "class":
         return Kind("class")
     folds = stratified_folds(loader)
+    named = train.views != "auto" or train.transform is not None
     if not folds:
-        return Kind("both" if train.head == "auto" else train.head, 1)
-    if train.head == "both" and train.views != "auto":
+        return Kind("both", None if named else 1)
+    if train.head == "both" and named:
         return Kind("both")
     unseen = tried(work, loader, folds, train)
     log.info(
@@ -61,8 +63,10 @@ def first_look(work: Work, loader: TokenLoader) -> Kind:
         *(unseen.accuracy(kind) for kind in KINDS),
     )
     if train.head == "auto" and leads(unseen):
+        if named:
+            log.info("the head over layers is fitted to plain pictures: no augmentation is used")
         return Kind("layers")
-    if train.views != "auto":
+    if named:
         return Kind("both")
     return Kind("both", views_that_pay(work) if 1 - unseen.accuracy("both") > LEAST_WRONG else 1)
 
@@ -79,10 +83,14 @@ def views_that_pay(work: Work) -> int:
     """1, or the recipe's number where a second view of some training pictures lowers the loss of
     others that were held out: on average of repeated folds, not by a clear margin, as they helped
     on each set that was measured (EXPERIMENTS.md, 2026-11-26)."""
+    many = RECIPES[work.train.mode].views
+    wanted = work.with_views(many or 1).plan
+    if many is None or wanted is None or (lacks := wanted.lacks_room()):
+        log.info("views auto: one, as the tokens of %s would take %s", many, lacks)
+        return 1
     labels = np.array([sample.label for sample in work.split.part("train")])
     found = probe(work, some_of_each(labels, PROBED))
-    many = RECIPES[work.train.mode].views
-    if found is None or not stratified_folds(found) or not many:
+    if not stratified_folds(found):
         return 1
     gains = []
     for repeat in range(REPEATS):
@@ -104,23 +112,11 @@ def views_that_pay(work: Work) -> int:
     return many if pays else 1
 
 
-def probe(work: Work, chosen: np.ndarray) -> TokenLoader | None:
-    """A loader of some training pictures with a second view; None where the disk is full."""
+def probe(work: Work, chosen: np.ndarray) -> TokenLoader:
+    """A loader of some training pictures with a second view."""
     train = work.train.model_copy(update={"views": 2, "refit": False})
     samples = work.split.part("train")
     some = replace(work.split, samples=tuple(samples[i] for i in chosen))
-    plan = plan_cache(work.net, some, train)
-    if plan is None:
-        return None
+    plan = Plan(work.net, some, train)
     loaders = open_cache(plan, work.net, train, work.device).loaders(plan, some, train, work.device)
     return cast(TokenLoader, loaders["train"])
-
-
-def some_of_each(labels: np.ndarray, most: int) -> np.ndarray:
-    """The indices of so many pictures at most, of each class its share."""
-    order = np.random.default_rng(0).permutation(len(labels))
-    turn = np.empty(len(labels))
-    for label in np.unique(labels):
-        own = order[labels[order] == label]
-        turn[own] = (np.arange(len(own)) + 0.5) / len(own)
-    return np.sort(np.argsort(turn, kind="stable")[:most])

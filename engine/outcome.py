@@ -273,7 +273,7 @@ def facts(split: Split, part: str, found: dict[str, Any], progress: Progress) ->
 
 def report_end(summary: dict[str, Any], run: Run) -> None:
     """The last lines of a run: what it reached, whether it learned, where to look."""
-    phases = {"cache_seconds": "the token cache", "search_seconds": "finding the learning rate"}
+    phases = {"cache_seconds": "the token cache", "search_seconds": "trying settings"}
     phases |= {"verdict_seconds": "the verdict", "refit_seconds": "training on all pictures"}
     took = [f"{minutes(summary['seconds'])} of training"]
     took += [f"{minutes(summary[key])} for {what}" for key, what in phases.items() if summary[key]]

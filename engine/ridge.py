@@ -17,6 +17,7 @@ from torch import Tensor
 STRENGTHS = (8e-6, 2.5e-5, 8e-5)
 SCALES = tuple(1.25**k for k in range(-6, 25))  # of an answer, to be a logit: 0.26 to 212
 LEAST_SPREAD = 1e-6  # of a feature: below, it is the same for all pictures
+NEVER = 30.0  # nats
 LEAST_REST = 1e-9  # of 1 - leverage: a picture that decides its own answer alone
 
 
@@ -112,8 +113,9 @@ def _as_good(losses: Tensor, best: Tensor) -> bool:
 
 
 def _prior(share: Tensor) -> Tensor:
-    """The log of each class's share by that of equal classes."""
-    return (share * len(share)).clamp(min=1e-12).log()
+    """The log of each class's share by that of equal classes; a class without pictures, of which
+    nothing is known, gets so much that it is never answered."""
+    return torch.where(share > 0, (share * len(share)).log(), NEVER)
 
 
 def best_scale(z: Tensor, labels: Tensor, share: Tensor) -> tuple[float, Tensor]:

@@ -66,9 +66,7 @@ class Work:
     def with_views(self, views: int) -> Work:
         """The same with so many views of each training picture."""
         train = self.train.model_copy(update={"views": views})
-        plan = plan_cache(self.net, self.split, train, checkpoint_bytes(train, self.net))
-        if plan is None:  # the disk was big enough for one
-            return self
+        plan = Plan(self.net, self.split, train, checkpoint_bytes(train, self.net))
         return replace(self, config=self.config.model_copy(update={"train": train}), plan=plan)
 
     def open(self) -> None:
@@ -122,8 +120,8 @@ def set_up(config: Config, run: Run, device: torch.device) -> Work:
     train = asked.settled(len(split.part("train")))
     train = with_head(train, net, caches)
     plan = plan_cache(net, split, train, checkpoint_bytes(train, net)) if caches else None
-    if plan is None and train.head == "auto":  # plan_cache said why
-        train = train.model_copy(update={"head": "class"})
+    if plan is None and asked.head == "auto":  # plan_cache said why
+        train = train.model_copy(update={"head": "class", "views": asked.views})
     if plan is None and train.head != "class" and not config.overfit_one_batch.overfit:
         raise UserError(
             f"train.head: {train.head} needs the token cache; train.head=class does not"

@@ -205,7 +205,7 @@ def layers_accuracy(
     blocks to read."""
     if not read_depths(net):
         return {}
-    ridge, _ = solved(net, training)
+    ridge = solved(net, training)
     features, labels = layer_features(net, loader)
     return {"layers_head": (ridge(features).argmax(1) == labels).double().mean().item()}
 
@@ -251,8 +251,10 @@ class Judge:
                 numbers["head"] = train.head
             numbers["shuffled_labels"] = self.shuffled_control(job, training, loader)
         assert train.lr != "auto"
-        head_alone = train.finetune_blocks == 0
-        said = verdict(numbers, train.lr, train.recipe_lr, head_alone)
+        head_alone, rates = train.finetune_blocks == 0, (train.lr, train.recipe_lr)
+        if train.head == "layers":  # nothing was trained, so no rate is wrong
+            head_alone, rates = True, (1.0, 1.0)
+        said = verdict(numbers, *rates, head_alone)
         return said | {"verdict_numbers": numbers}
 
     def shuffled_control(self, job: Job, training: TokenLoader, loader: TokenLoader) -> float:

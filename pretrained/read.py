@@ -69,6 +69,11 @@ def convert(
     vit, preprocessing = _infer(state, given, layout, dict(metadata or {}), notes, source)
     _account(state, extra, vit, f"{source} ({layout.name} layout)")
     classes = (metadata or {}).get("classes")
+    if seen := (metadata or {}).get("seen"):  # of a training that was measured before its last fit
+        notes.append(
+            f"beware: {source} has learned its run's validation pictures, too ({seen}): on them it "
+            "would be measured by what it knows; train.refit=false keeps a network that has not"
+        )
     return Weights(
         state=state,
         vit=vit,
@@ -306,6 +311,7 @@ def _own_metadata(header: Mapping[str, str]) -> dict[str, Any]:
     found = {key: vit[key] for key in ("num_heads", "gelu", "eps")}
     found["preprocessing"] = json.loads(header["preprocessing"])
     found["classes"] = json.loads(header.get("classes", "null"))
+    found |= {"seen": header["seen"]} if "seen" in header else {}
     return found
 
 

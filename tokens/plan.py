@@ -90,6 +90,13 @@ class Plan:
         if missing := self.missing_bytes():
             check_disk(self.folder, missing + self.reserved, what)
 
+    def lacks_room(self) -> str:
+        """How much it would take of what is free, where that is too much; else nothing."""
+        missing, free = self.missing_bytes(), free_bytes(self.folder) - self.reserved
+        if not missing or missing <= MOST_OF_FREE * free:
+            return ""
+        return f"{megabytes(missing)} of {megabytes(max(0, free))} free in {self.folder}"
+
     def _add(self, part: str, net: VisionTransformer, split: Split, train: TrainConfig) -> None:
         """A part's images, under the draws that its loader asks for."""
         preprocessing, channels = net.preprocessing, net.vit.input_channels
@@ -156,14 +163,10 @@ def plan_cache(
             "no token cache: %s can't be written to; train.data names another place", plan.folder
         )
         return None
-    missing, free = plan.missing_bytes(), free_bytes(plan.folder) - plan.reserved
-    if train.cache == "auto" and missing and missing > MOST_OF_FREE * free:
+    if train.cache == "auto" and (lacks := plan.lacks_room()):
         log.info(
-            "no token cache: it would take %s of %s free in %s, so every epoch runs the whole "
-            "network; %s",
-            megabytes(missing),
-            megabytes(max(0, free)),
-            plan.folder,
+            "no token cache: it would take %s, so every epoch runs the whole network; %s",
+            lacks,
             plan.remedy,
         )
         return None

@@ -29,8 +29,7 @@ from torch import Tensor
 from config import Config, ConfigError, ViTConfig
 from config_file import load_config
 from dataset import Split, load_split
-from engine.heads import add_layers_head, each_can_be_left_out, read_depths
-from engine.look import some_of_each
+from engine.heads import add_layers_head, each_can_be_left_out, read_depths, some_of_each
 from engine.start import begin, report_data
 from metrics import predict, wilson
 from model import Tail

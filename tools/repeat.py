@@ -152,7 +152,7 @@ def spread(values: list[float]) -> dict[str, Any]:
 
 def took(summary: dict[str, Any]) -> float:
     """The seconds of a run's phases; of those that it has."""
-    phases = ("seconds", "cache_seconds", "search_seconds", "verdict_seconds")
+    phases = ("seconds", "cache_seconds", "search_seconds", "verdict_seconds", "refit_seconds")
     return sum(summary.get(phase) or 0.0 for phase in phases)
 
 

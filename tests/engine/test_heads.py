@@ -61,6 +61,16 @@ def test_layers_alone_are_solved_for(finetune: Path, no_step: None) -> None:
     assert not read_metrics(finetune.parent / "logs/tiny/metrics.csv")
 
 
+def test_no_rate_is_blamed_where_none_was_used(finetune: Path) -> None:
+    """The labels are noise: it is not for the learning rate, which the config names."""
+    for i, file in enumerate(sorted((finetune.parent / "images").glob("*/*.png"))):
+        other = file.parents[1] / ("red", "green", "blue")[i % 3] / f"x{i}.png"
+        file.rename(other)
+    train(finetune, "train.head=layers", "train.verdict=true", "train.lr=1")
+    found = summary(finetune)
+    assert found["verdict"] == "not learned" and "rate" not in found["verdict_sentence"]
+
+
 def test_one_view_is_enough(finetune: Path, seen: list[int], no_step: None) -> None:
     train(finetune, "train.head=layers", "train.views=auto")
     assert sum(seen) == 36

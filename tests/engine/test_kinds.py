@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from engine.heads import by_layer, layer_features, solved, some_of_each
 from engine.kinds import KINDS, Unseen, fold_by_fold, leads, unseen_answers
 from engine.ridge import fit_ridge
 from engine.trials import stratified_folds
 from model import readable
-from tests.helpers import CPU, prepared, quick, summary, train
+from tests.helpers import CPU, prepared, quick, random_weights, summary, train, without_vit
 from tokens.builder import open_cache
 from tokens.cache import TokenLoader, layers_of
 from tokens.plan import Plan
@@ -96,3 +97,39 @@ def test_without_frozen_blocks_or_a_cache_auto_is_a_class_head(finetune: Path) -
     assert summary(finetune, "two")["head"] == "both"
     train(finetune, "train.head=auto", "train.mode=pretrained", "train.run_name=whole")
     assert summary(finetune, "whole")["head"] == "class"
+
+
+def test_a_network_of_one_block(config_file: Path, tmp_path: Path) -> None:
+    """Nothing is frozen that could be read: a class head, which is searched for all the same."""
+    weights = random_weights(tmp_path / "one.safetensors", num_layers=1)
+    without_vit(config_file)
+    options = (f"train.checkpoint={weights}", "train.mode=finetune", "train.verdict=false")
+    for blocks in (0, 1):
+        run = f"train.run_name=blocks-{blocks}"
+        train(config_file, *options, "train.lr=auto", f"train.finetune_blocks={blocks}", run)
+        assert summary(config_file, f"blocks-{blocks}")["head"] == "class"
+
+
+def test_without_room_two_blocks_train_from_images(
+    finetune: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokens.plan.Plan.lacks_room", lambda plan: "9 GB of 1 free")
+    train(finetune, "train.head=auto", "train.finetune_blocks=2")
+    assert summary(finetune)["head"] == "class" and summary(finetune)["cache_seconds"] is None
+
+
+def test_of_many_pictures_some_are_fitted_to(
+    finetune: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are answered as new ones are, in their order."""
+    net, loader = loaded(finetune)
+    whole = solved(net, loader)
+    monkeypatch.setattr("engine.heads.MOST_FITTED", 12)
+    monkeypatch.setattr("engine.heads.CHUNK", 5)
+    some = solved(net, loader)
+    chosen = some_of_each(loader.dataset.numpy(), 12)
+    rest = [i for i in range(len(loader.dataset)) if i not in chosen]
+    features, _ = layer_features(net, loader)
+    torch.testing.assert_close(some.left_out[rest], some(features[rest]))
+    assert not torch.equal(some.weight, whole.weight)
+    assert len(by_layer(net, loader)) == 3

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from engine.heads import some_of_each
 from engine.kinds import KINDS, Unseen
-from engine.look import some_of_each
 from tests.helpers import quick, summary, train
 
 
@@ -62,5 +62,33 @@ def test_where_nearly_all_is_right_no_views_are_tried(
 def test_each_class_has_its_share() -> None:
     labels = np.array([0] * 60 + [1] * 30 + [2] * 10)
     chosen = some_of_each(labels, 20)
-    assert np.bincount(labels[chosen]).tolist() == [12, 6, 2]
+    assert np.bincount(labels[chosen]).tolist() == [11, 6, 3]
     assert len(some_of_each(labels, 500)) == 100 and list(chosen) == sorted(chosen)
+    rare = np.array([0] * 900 + [1] * 98 + [2] * 2)  # all folds need each class
+    assert np.bincount(rare[some_of_each(rare, 20)]).tolist()[1:] == [3, 2]
+    assert np.bincount(rare[some_of_each(rare, 4)]).tolist() == [3, 3, 2]
+
+
+def test_no_room_for_more_views_is_said(
+    finetune: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before any is made, and one is what summary.json says then."""
+    quick(monkeypatch)
+    monkeypatch.setattr("engine.look.LEAST_WRONG", -1)
+    monkeypatch.setattr(
+        "tokens.plan.Plan.lacks_room", lambda plan: "9 GB of 1" * (len(plan.draws) > 36)
+    )
+    train(finetune, "train.head=both", "train.lr=auto", "train.views=auto")
+    assert "views auto: one, as the tokens of 4 would take 9 GB of 1" in capsys.readouterr().out
+    assert summary(finetune)["chosen"]["views"] == 1
+
+
+def test_a_transform_of_ones_own_is_used(
+    finetune: Path, monkeypatch: pytest.MonkeyPatch, seen: list[int]
+) -> None:
+    """Whoever names one wants more than one view."""
+    quick(monkeypatch)
+    monkeypatch.setattr("engine.look.leads", lambda unseen: False)
+    own = "train.transform=torchvision.transforms.v2:RandomHorizontalFlip"
+    train(finetune, "train.head=auto", "train.lr=auto", "train.views=auto", own)
+    assert sum(seen) == 36 + 2 * summary(finetune)["images"]["train"]

@@ -114,6 +114,21 @@ def test_one_that_fails_is_not_kept(
 
 
 def test_where_val_chooses_it_is_not_learned(finetune: Path) -> None:
-    for option in ("train.keep=best", "train.early_stopping=2", "train.mode=pretrained"):
+    options = ("train.keep=best", "train.early_stopping=2", "train.mode=pretrained")
+    for option in (*options, "train.cache=off"):
         assert "train.refit: true learns val" in fail(finetune, "train.refit=true", option)
         assert not load_config(finetune, ["train.refit=auto", option])[0].train.refits
+
+
+def test_weights_that_learned_val_are_named(
+    finetune: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A training from them would be measured on what they know."""
+    train(finetune, "train.lr=1e-3", "train.refit=auto")
+    train(finetune, "train.lr=1e-3", "train.run_name=once")
+    capsys.readouterr()
+    train(finetune, f"train.checkpoint={best(finetune)}", "train.run_name=next")
+    said = capsys.readouterr().out
+    assert "has learned its run's validation pictures, too" in said
+    train(finetune, f"train.checkpoint={best(finetune, 'once')}", "train.run_name=last")
+    assert "has learned" not in capsys.readouterr().out

@@ -106,3 +106,13 @@ def test_nothing_to_learn_from_is_no_error() -> None:
     assert same(torch.ones(2, 4)).isfinite().all()
     single = fit_ridge(torch.randn(3, 4), torch.arange(3), 3)
     assert single.left_out.isfinite().all() and single.weight.isfinite().all()
+
+
+def test_a_class_without_pictures_is_never_answered() -> None:
+    """Whatever the others' answers are: nothing is known of it."""
+    features, labels = clusters(60, 20, spread=3.0)
+    found = fit_ridge(features, labels, 5)
+    assert int(found.left_out.argmax(1).max()) < 3
+    assert int(found(torch.randn(500, 20) * 30).argmax(1).max()) < 3
+    known = fit_ridge(features, labels, 3)
+    torch.testing.assert_close(found.left_out[:, :3].argmax(1), known.left_out.argmax(1))

@@ -19,7 +19,7 @@ from utils import UserError, minutes
 PHASES = {
     "seconds": "of training",
     "cache_seconds": "for the token cache",
-    "search_seconds": "to find the learning rate",
+    "search_seconds": "to try settings",
     "verdict_seconds": "for the verdict",
     "refit_seconds": "to train once more on all pictures",
 }
@@ -76,7 +76,7 @@ def page(record: Record, with_looks: bool) -> dict[str, Any]:
         "kept_word": word,
         "part_name": PARTS[record.part],
         "classes": record.classes,
-        "search": search_grid(record.search),
+        "search": search_grid(record.search) if len(record.search) > 1 else None,
         "layers": layers(record),
         "versions": versions(record.summary),
         "config_text": record.config_text,
