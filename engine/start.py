@@ -13,6 +13,7 @@ from config import RECIPES, Config, TrainConfig
 from config_file import dump_config
 from dataset import PARTS, Split, load_split, write_split
 from engine.heads import read_depths
+from engine.job import SEARCH
 from engine.run import Run
 from engine.track import check_tracker
 from images import FileIndex, ImageDataset
@@ -120,6 +121,11 @@ def set_up(config: Config, run: Run, device: torch.device) -> Work:
     train = asked.settled(len(split.part("train")))
     train = with_head(train, net, caches)
     plan = plan_cache(net, split, train, checkpoint_bytes(train, net)) if caches else None
+    if plan is None and run.resumes and (run.folder / SEARCH).exists():
+        raise UserError(
+            f"{run.folder} goes on from cached tokens, which are gone, and there is no room to "
+            "make them again; train.data names another place"
+        )
     if plan is None and asked.head == "auto":  # plan_cache said why
         train = train.model_copy(update={"head": "class", "views": asked.views})
     if plan is None and train.head != "class" and not config.overfit_one_batch.overfit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from engine.kinds import KINDS, Unseen, fold_by_fold, leads, unseen_answers
 from engine.ridge import fit_ridge
 from engine.trials import stratified_folds
 from model import readable
-from tests.helpers import CPU, prepared, quick, random_weights, summary, train, without_vit
+from tests.helpers import CPU, fail, prepared, quick, random_weights, summary, train, without_vit
 from tokens.builder import open_cache
 from tokens.cache import TokenLoader, layers_of
 from tokens.plan import Plan
@@ -133,3 +134,13 @@ def test_of_many_pictures_some_are_fitted_to(
     torch.testing.assert_close(some.left_out[rest], some(features[rest]))
     assert not torch.equal(some.weight, whole.weight)
     assert len(by_layer(net, loader)) == 3
+
+
+def test_a_run_whose_tokens_are_gone_does_not_become_another(
+    finetune: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(finetune, "train.head=auto")
+    shutil.rmtree(finetune.parent / "data")
+    monkeypatch.setattr("tokens.plan.Plan.lacks_room", lambda plan: "9 GB of 1 free")
+    said = fail(finetune, "train.head=auto", "train.from_checkpoint=true")
+    assert "goes on from cached tokens, which are gone" in said
