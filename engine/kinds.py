@@ -84,7 +84,9 @@ def sure_scale(logits: Tensor, labels: Tensor) -> float:
 
 def leads(unseen: Unseen) -> bool:
     """Whether the head over layers leads the trained block by more than two standard errors of the
-    difference on the same pictures."""
+    difference on the same pictures, and both together are no better."""
+    if unseen.accuracy("both") > unseen.accuracy("layers"):
+        return False
     lead = unseen.right("layers").double() - unseen.right("class").double()
     error = lead.std(correction=0).item() / math.sqrt(len(lead))
     return lead.mean().item() > 2 * error

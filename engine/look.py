@@ -42,8 +42,8 @@ def first_look(work: Work, loader: TokenLoader) -> Kind:
     """Which kind of head, and whether views pay, by the recipe's setting in cross-validation inside
     the training part; what the config names stays, and what a stopped run has found.
 
-    `layers` where that head leads the block by more than two standard errors, else `both`, with the
-    recipe's views where a second one of some pictures lowers the loss of those that are held out.
+    `layers` where that head leads the block by more than two standard errors, and both together are
+    no better; else `both`, with the recipe's views unless a probe says that they do harm.
     """
     train = work.train
     if setting := Setting.read(work.run.folder / SEARCH):
@@ -80,9 +80,9 @@ def tried(work: Work, loader: TokenLoader, folds: Folds, train: TrainConfig) -> 
 
 
 def views_that_pay(work: Work) -> int:
-    """1, or the recipe's number where a second view of some training pictures lowers the loss of
-    others that were held out: on average of repeated folds, not by a clear margin, as they helped
-    on each set that was measured (EXPERIMENTS.md, 2026-11-26)."""
+    """1, or the recipe's number: unless a second view of some training pictures raises the loss of
+    others that were held out by more than its standard error. They helped on each set that was
+    measured, and no probe of few pictures is sure of it (EXPERIMENTS.md, 2026-11-26)."""
     many = RECIPES[work.train.mode].views
     wanted = work.with_views(many or 1).plan
     if many is None or wanted is None or (lacks := wanted.lacks_room()):
@@ -102,7 +102,7 @@ def views_that_pay(work: Work) -> int:
         gains.append(losses[0] - losses[1])
     gain = torch.stack(gains).mean(0)
     error = gain.std(correction=0).item() / math.sqrt(len(gain))
-    pays = gain.mean().item() > 0
+    pays = gain.mean().item() > -error
     log.info(
         "views auto: a second view of %d training pictures changes the loss of those held out by "
         "%+.4f ± %.4f: %s",
