@@ -1,4 +1,4 @@
-"""Accuracy by layer of the sets in the table of results: docs/layers.png.
+"""Pictures of the table of results: accuracy by layer, and by pictures a class.
 
     python -m benchmarks.results --fast --column layers --data DIR
     python -m benchmarks.by_layer
@@ -13,6 +13,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
+from benchmarks import results
 from benchmarks.machine import RESULTS, ROOT
 from benchmarks.results import LOGS, ROWS
 from utils import command_line, replacing, write_csv
@@ -20,12 +21,20 @@ from utils import command_line, replacing, write_csv
 FIELDS = ("row", "block", "left_out_accuracy", "low", "high")
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 MARKS = "os^Dv*"
+SIZED = {
+    "ours": "ours",
+    "block": "last block alone",
+    "layers": "ridge over layers alone",
+    "timm": "timm, last block (SGD)",
+    "logistic": "logistic regression",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
     rows = [found for name in ROWS for found in read(name)]
     write_csv(RESULTS / "layers.csv", rows, FIELDS)
     plot(rows, ROOT / "docs" / "layers.png")
+    plot_sizes(results.read(RESULTS / "results.csv"), ROOT / "docs" / "by-size.png")
     return 0
 
 
@@ -55,6 +64,29 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     axes.set_title("What one block alone tells of the classes (ViT-S/14)", fontsize=11)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def plot_sizes(cells: results.Cells, path: Path) -> None:
+    """signdigits with 5, 20 and 50 pictures a class: means and standard deviations over seeds."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes, sizes = figure.subplots(), (5, 20, 50)
+    for (column, name), colour, mark in zip(SIZED.items(), COLOURS, MARKS, strict=False):
+        found = [cells[f"signdigits-{size}", column] for size in sizes]
+        means, spreads = ([float(cell[key]) for cell in found] for key in ("mean", "std"))
+        axes.errorbar(sizes, means, spreads, fmt=f"{mark}-", color=colour, capsize=3, label=name)
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.minorticks_off()
+    axes.set(xlabel="photos a class (a fifth of them validation)", ylabel="test accuracy")
+    axes.set_title("signdigits, by photos a class", fontsize=11)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, loc="lower right")
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 

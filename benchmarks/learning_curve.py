@@ -97,6 +97,7 @@ def measure(folder: Path, name: str, size: int, draw: int, way: str) -> dict[str
     options = [f"train.base_dir={folder}", f"train.data={WORK / name}", f"train.run_name={run}"]
     if not (WORK / run / "summary.json").exists():
         shutil.rmtree(WORK / run, ignore_errors=True)
+        shutil.rmtree(WORK / "weights" / run, ignore_errors=True)
     found = finished(SETS[name], [*options, *places, *BARE, *WAYS[way]], None)
     shutil.rmtree(WORK / "weights" / run, ignore_errors=True)
     row = (name, size, draw, way, round(found["test_accuracy"], 4), found["head"])

@@ -108,7 +108,10 @@ def stratified_folds(loader: TokenLoader, seed: int = 0) -> Folds:
     class has a single image."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    labels, groups = loader.dataset.numpy(), loader.rows[:, 0]  # copies share their record
+    # Copies share their record. By the first of them, not by the record's number, which depends on
+    # what older caches gave.
+    _, first, copy = np.unique(loader.rows[:, 0], return_index=True, return_inverse=True)
+    labels, groups = loader.dataset.numpy(), first[copy]
     fewest = min(len(np.unique(groups[labels == label])) for label in np.unique(labels))
     if fewest < 2:
         return []

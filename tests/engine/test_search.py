@@ -26,10 +26,10 @@ from engine.trials import SEARCH_FOLDS, Trial, stratified_folds, try_settings
 from model import VisionTransformer
 from pretrained.build import build_for
 from pretrained.read import read_arrays
-from tests.helpers import CPU, TINY_VIT, quick, reached, summary
+from tests.helpers import CPU, TINY_VIT, prepared, quick, reached, summary
 from tokens.builder import open_cache
 from tokens.cache import TokenLoader
-from tokens.plan import plan_cache
+from tokens.plan import Plan, plan_cache
 
 
 def test_the_search_looks_at_training_images_only(
@@ -195,3 +195,16 @@ def test_a_grid_of_nothing_but_zeros_is_drawn(tmp_path: Path) -> None:
         ]
         plot_search(rows, tmp_path / "search.png")
         assert Image.open(tmp_path / "search.png").width > 300
+
+
+def test_folds_do_not_depend_on_the_order_in_the_cache(untuned: Path) -> None:
+    """Which differs where an older cache gave some of its records."""
+    config, split, net = prepared(untuned)
+    wanted = Plan(net, split, config.train)
+    cache = open_cache(wanted, net, config.train, CPU)
+    loader: Any = cache.loaders(wanted, split, config.train, CPU)["train"]
+    folds = stratified_folds(loader)
+    shuffled = np.random.default_rng(0).permutation(len(cache.records))
+    other = TokenLoader(cache, shuffled[loader.rows], loader.dataset, loader.batch_size)
+    for mine, others in zip(folds, stratified_folds(other), strict=True):
+        assert (mine[0] == others[0]).all() and (mine[1] == others[1]).all()
