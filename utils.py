@@ -17,7 +17,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future
 from importlib import metadata
 from logging.handlers import MemoryHandler
 from pathlib import Path
@@ -282,18 +281,3 @@ def end_log() -> None:
         if isinstance(handler, logging.FileHandler):
             log.removeHandler(handler)
             handler.close()
-
-
-def beside(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
-    """Begin a call in a thread of its own; what is returned waits for it, and gives its result or
-    raises its error. Ctrl-C does not wait for it."""
-    outcome: Future[Any] = Future()
-
-    def call() -> None:
-        try:
-            outcome.set_result(function(*arguments))
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    threading.Thread(target=call, daemon=True).start()
-    return outcome.result

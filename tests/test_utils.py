@@ -32,10 +32,3 @@ def test_an_error_of_a_worker_process_is_one_sentence_too() -> None:
         wrapped.reraise()
     assert "Traceback" in caught.value.args[0]
     assert str(caught.value) == "a.png: not an image; remove it"
-
-
-def test_a_call_beside_gives_its_result_or_its_error() -> None:
-    assert utils.beside(divmod, 7, 2)() == (3, 1)
-    failing = utils.beside(divmod, 7, 0)
-    with pytest.raises(ZeroDivisionError):
-        failing()
