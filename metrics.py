@@ -71,6 +71,11 @@ def evaluate(
     return scores(*predict(net, loader, device, bf16, desc))
 
 
+def standard_error(values: Tensor) -> float:
+    """That of the mean of values (n,): of differences on the same pictures, say."""
+    return values.std(correction=0).item() / math.sqrt(len(values))
+
+
 def wilson(accuracy: float, n: int) -> tuple[float, float]:
     """The 95 % interval of a share of n images: Wilson's, which holds for few images and near 1.
 

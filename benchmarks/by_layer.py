@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import results
+from benchmarks.learning_curve import by_size
 from benchmarks.machine import RESULTS, ROOT
 from benchmarks.results import LOGS, ROWS
 from utils import command_line, replacing, write_csv
@@ -80,13 +81,7 @@ def plot_sizes(cells: results.Cells, path: Path) -> None:
         found = [cells[f"signdigits-{size}", column] for size in sizes]
         means, spreads = ([float(cell[key]) for cell in found] for key in ("mean", "std"))
         axes.errorbar(sizes, means, spreads, fmt=f"{mark}-", color=colour, capsize=3, label=name)
-    axes.set_xscale("log")
-    axes.set_xticks(sizes, [str(size) for size in sizes])
-    axes.minorticks_off()
-    axes.set(xlabel="photos a class (a fifth of them validation)", ylabel="test accuracy")
-    axes.set_title("signdigits, by photos a class", fontsize=11)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, loc="lower right")
+    by_size(axes, sizes, "signdigits, by photos a class")
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 

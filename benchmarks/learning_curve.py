@@ -17,7 +17,7 @@ import argparse
 import csv
 import shutil
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,14 +131,20 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
                 axes.errorbar(
                     sizes, means, spreads, fmt=marks[way], color=colours[way], capsize=3, label=way
                 )
-        axes.set_xscale("log")
-        axes.set_xticks(SIZES, [str(size) for size in SIZES])
-        axes.minorticks_off()
-        axes.set(title=name, xlabel="pictures a class", ylabel="test accuracy")
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False, loc="lower right")
+        by_size(axes, SIZES, name)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
+
+
+def by_size(axes: Any, sizes: Sequence[int], title: str) -> None:
+    """What accuracies by pictures a class stand on."""
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.minorticks_off()
+    axes.set(xlabel="pictures a class (a fifth of them validation)", ylabel="test accuracy")
+    axes.set_title(title, fontsize=11)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, loc="lower right")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from engine.heads import MOST_FITTED, copies_of, layer_features, solved
 from engine.ridge import best_scale, fit_ridge
+from metrics import standard_error
 from model import VisionTransformer
 from tokens.cache import TokenLoader
 
@@ -88,5 +89,4 @@ def leads(unseen: Unseen) -> bool:
     if unseen.accuracy("both") > unseen.accuracy("layers"):
         return False
     lead = unseen.right("layers").double() - unseen.right("class").double()
-    error = lead.std(correction=0).item() / math.sqrt(len(lead))
-    return lead.mean().item() > 2 * error
+    return lead.mean().item() > 2 * standard_error(lead)

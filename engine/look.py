@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -16,6 +15,7 @@ from engine.job import SEARCH, Setting
 from engine.kinds import KINDS, Folds, Unseen, leads, unseen_answers
 from engine.start import Work
 from engine.trials import recipes_own, settings, stratified_folds, try_settings
+from metrics import standard_error
 from tokens.builder import open_cache
 from tokens.cache import TokenLoader
 from tokens.plan import Plan
@@ -101,7 +101,7 @@ def views_that_pay(work: Work) -> int:
             losses.append(unseen.losses("both").double())
         gains.append(losses[0] - losses[1])
     gain = torch.stack(gains).mean(0)
-    error = gain.std(correction=0).item() / math.sqrt(len(gain))
+    error = standard_error(gain)
     pays = gain.mean().item() > -error
     log.info(
         "views auto: a second view of %d training pictures changes the loss of those held out by "

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metrics import standard_error
+
 # By the sum of the squared features: 1e-4, 3e-4 and 1e-3 times the pictures for six layers' class
 # and mean tokens, standardised and scaled by 1 / sqrt(D) (EXPERIMENTS.md, 2026-11-26).
 STRENGTHS = (8e-6, 2.5e-5, 8e-5)
@@ -109,7 +111,7 @@ class _Basis:
 
 def _as_good(losses: Tensor, best: Tensor) -> bool:
     behind = losses - best
-    return bool(behind.mean() <= behind.std(correction=0) / math.sqrt(len(behind)))
+    return behind.mean().item() <= standard_error(behind)
 
 
 def _prior(share: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ WEIGHTS@PIXELS are the same weights at another image size: would 336 pixels help
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import time
 from dataclasses import dataclass, replace
@@ -31,7 +30,7 @@ from config_file import load_config
 from dataset import Split, load_split
 from engine.heads import add_layers_head, each_can_be_left_out, read_depths, some_of_each
 from engine.start import begin, report_data
-from metrics import predict, wilson
+from metrics import predict, standard_error, wilson
 from model import Tail
 from pretrained.build import build_for
 from pretrained.names import resolve
@@ -144,7 +143,7 @@ def table(found: list[Entry]) -> list[dict[str, Any]]:
         n = len(entry.right)
         low, high = wilson(entry.accuracy, n)
         behind = found[0].right.double() - entry.right.double()  # on the same pictures
-        error = behind.std(correction=0).item() / math.sqrt(n)
+        error = standard_error(behind)
         row: dict[str, Any] = {
             "weights": entry.weights,
             "parameters": f"{entry.parameters / 1e6:.1f} M",

@@ -28,17 +28,12 @@ def answers(record: Record) -> dict[str, Any]:
     many = len(record.classes) > MOST_IN_A_TABLE
     scored = per_class(counts, record.classes)
     open_rows = WORST if len(scored) > MOST_IN_A_TABLE else len(scored)
-    wrong = sorted((p for p in given if not p.right), key=lambda p: -p.probability)
     unsure = sorted(given, key=lambda p: p.probability)
     return found | {
-        "matrix": None if many else matrix(record, counts),
-        "matrix_image": confusion_image(counts) if many else None,
+        **told(record, given),
         "confusions": frequent_confusions(counts, record.classes) if many else None,
         "worst": scored[:open_rows],
         "rest": scored[open_rows:],
-        "calibration": calibrated(given),
-        "mistakes": pictured(record, wrong[:SHOWN]),
-        "mistakes_in_all": len(wrong),
         "unsure": pictured(record, unsure[:SHOWN]),
     }
 
@@ -48,14 +43,18 @@ def unseen(record: Record) -> dict[str, Any] | None:
     given = record.unseen
     if not given:
         return None
+    accuracy = sum(p.right for p in given) / len(given)
+    low, high = wilson(accuracy, len(given))
+    said = f"{accuracy:.3f} ({low:.3f} to {high:.3f})"
+    return {"images": len(given), "accuracy": said, **told(record, given)}
+
+
+def told(record: Record, given: list[Prediction]) -> dict[str, Any]:
+    """What is shown of any part's answers: the matrix, the calibration, the surest mistakes."""
     counts = record.confusion(given)
     many = len(record.classes) > MOST_IN_A_TABLE
     wrong = sorted((p for p in given if not p.right), key=lambda p: -p.probability)
-    accuracy = 1 - len(wrong) / len(given)
-    low, high = wilson(accuracy, len(given))
     return {
-        "images": len(given),
-        "accuracy": f"{accuracy:.3f} ({low:.3f} to {high:.3f})",
         "matrix": None if many else matrix(record, counts),
         "matrix_image": confusion_image(counts) if many else None,
         "calibration": calibrated(given),
