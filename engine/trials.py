@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config import BATCH, SGD_FACTOR, TrainConfig
-from engine.job import Setting, side_job, train_side_by_side
+from engine.job import Setting, Side, side_job, train_side_by_side
 from engine.kinds import Folds, sure_scale
 from metrics import predict
 from model import VisionTransformer
@@ -138,16 +138,30 @@ def try_settings(
     full = train.max_epochs * len(loader)
     stretch = math.sqrt(max(1.0, full / steps))
     candidates = [replace(setting, lr=setting.lr * stretch) for setting in candidates]
-    for learned, scored in folds:
-        seed_everything(train.seed)
-        batches = loader.training(train, learned)
-        jobs = [side_job(net, setting, train, batches, steps) for setting in candidates]
-        train_side_by_side(jobs, batches, steps, bar)
-        for job, trial in zip(jobs, trials, strict=True):
-            logits, labels = predict(
-                job.learner, loader.plain(scored), net.device, train.bf16, None
-            )
-            trial.losses.append(F.cross_entropy(logits, labels, reduction="none"))
-            trial.right.append(logits.argmax(1) == labels)
-            trial.answers.append((logits, labels))
+    at_once = len(folds) if len(candidates) == 1 else 1  # many settings keep the cores busy
+    for some in (folds[i : i + at_once] for i in range(0, len(folds), at_once)):
+        sides = [
+            side(net, candidates, loader.training(train, fold[0]), train, steps) for fold in some
+        ]
+        train_side_by_side(sides, steps, bar)
+        for fold, (_, scored) in zip(sides, some, strict=True):
+            for job, trial in zip(fold.jobs, trials, strict=True):
+                logits, labels = predict(
+                    job.learner, loader.plain(scored), net.device, train.bf16, None
+                )
+                trial.losses.append(F.cross_entropy(logits, labels, reduction="none"))
+                trial.right.append(logits.argmax(1) == labels)
+                trial.answers.append((logits, labels))
     return trials
+
+
+def side(
+    net: VisionTransformer,
+    candidates: list[Setting],
+    batches: TokenLoader,
+    train: TrainConfig,
+    steps: int,
+) -> Side:
+    """A job for each setting on these batches, all from the same random numbers."""
+    seed_everything(train.seed)
+    return Side([side_job(net, s, train, batches, steps) for s in candidates], batches)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from config import RECIPES
 from engine.heads import add_layers_head, layer_features, read_depths, solved
-from engine.job import Job, Setting, side_job, train_side_by_side
+from engine.job import Job, Setting, Side, side_job, train_side_by_side
 from metrics import evaluate, wilson
 from model import VisionTransformer
 from tokens.cache import Loaders, TokenLoader, class_tokens
@@ -273,7 +273,7 @@ class Judge:
         steps = min(job.steps, RECIPES["finetune"].steps)
         control = side_job(self.before, self.setting, train, batches, steps)
         with tqdm(total=steps, desc="control: shuffled labels", leave=False, unit="step") as bar:
-            train_side_by_side([control], batches, steps, bar)
+            train_side_by_side([Side([control], batches)], steps, bar)
         if train.head == "both":
             add_layers_head(control.net, batches, train.head, self.setting)
         return evaluate(control.learner, loader, job.device, train.bf16)["accuracy"]
