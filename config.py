@@ -7,14 +7,14 @@ import os
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
 class ConfigError(ValueError):
     """The configuration can't be used; the message lists every fault and is meant for the user."""
 
 
-def _false_is_none(value: Any) -> Any:
+def false_is_none(value: Any) -> Any:
     """Off is written null; the old files also wrote False."""
     return None if value is False else value
 
@@ -31,9 +31,13 @@ def _on_off(value: Any) -> Any:
     return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
 
 
-def _plain(value: Any) -> Any:
-    """A path made by pathlib is one, too."""
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
+def _expanded(value: Any) -> Any:
+    """~ and $VAR as a shell reads them, unless there is a file of that very name. A path made by
+    pathlib is one, too."""
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(text, str) or "://" in text or os.path.exists(text):
+        return text
+    return os.path.expanduser(os.path.expandvars(text))
 
 
 Whole = Annotated[int, BeforeValidator(_no_bool)]
@@ -42,7 +46,7 @@ Count = Annotated[Whole, Field(ge=1)]
 Fraction = Annotated[Number, Field(ge=0, lt=1)]
 NotNegative = Annotated[Number, Field(ge=0)]
 Auto = Literal["auto"]
-PathText = Annotated[str, BeforeValidator(_plain)]
+PathText = Annotated[str, BeforeValidator(_expanded)]
 
 
 class Section(BaseModel):
@@ -67,9 +71,23 @@ class Preprocessing(Section):
     crop: float = 0.875
 
 
+# Sizes of the usual networks (arXiv:2010.11929, table 1; Ti and S: arXiv:2012.12877), patch 16.
+SIZES = ("hidden_dim", "num_heads", "num_layers", "ff_dim")
+PRESETS: dict[str, dict[str, int]] = {
+    "Ti": dict(zip(SIZES, (192, 3, 12, 768), strict=True)),
+    "S": dict(zip(SIZES, (384, 6, 12, 1536), strict=True)),
+    "B": dict(zip(SIZES, (768, 12, 12, 3072), strict=True)),
+    "L": dict(zip(SIZES, (1024, 16, 24, 4096), strict=True)),
+    "H": dict(zip(SIZES, (1280, 16, 32, 5120), strict=True)),
+}
+# What the weights know best: left out or auto, it is theirs; from scratch, the default.
+OF_THE_WEIGHTS = ("patch_dim", "input_channels", *SIZES, "dim")
+
+
 class ViTConfig(Section):
     """The architecture; keys that a file leaves out are taken from the weights that it names."""
 
+    preset: Literal["Ti", "S", "B", "L", "H"] | None = None
     patch_dim: Count = 16
     input_channels: Literal[1, 3] = 3
     num_classes: Annotated[Whole, Field(ge=0)] | Auto = "auto"
@@ -83,6 +101,16 @@ class ViTConfig(Section):
     dim: Count = 224
     gelu: Literal["tanh", "exact", "auto"] = "auto"
     representation_size: Count | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_auto(cls, given: Any) -> Any:
+        """`auto` is what a key is that is left out; a preset gives the sizes that are left out."""
+        if not isinstance(given, dict):
+            return given
+        kept = {k: v for k, v in given.items() if k not in OF_THE_WEIGHTS or v != "auto"}
+        preset = kept.get("preset")
+        return (PRESETS.get(preset, {}) if isinstance(preset, str) else {}) | kept
 
     def concrete(self, num_classes: int | None = None) -> ViTConfig:
         """The same architecture with every `auto` settled: eps 1e-6 and exact GELU, as timm's."""
@@ -138,8 +166,8 @@ class TrainConfig(Section):
     """How the network is trained, on what, and where the results go; config.yaml explains."""
 
     mode: Mode = "finetune"
-    checkpoint: Annotated[PathText | None, BeforeValidator(_false_is_none)] = "google-in21k-augreg"
-    from_checkpoint: Annotated[bool | PathText | None, BeforeValidator(_false_is_none)] = None
+    checkpoint: Annotated[PathText | None, BeforeValidator(false_is_none)] = "google-in21k-augreg"
+    from_checkpoint: Annotated[bool | PathText | None, BeforeValidator(false_is_none)] = None
     finetune_blocks: Annotated[Whole, Field(ge=0)] = 1
     head: Literal["class", "layers", "both"] | Auto = "auto"
     cache: Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_off)] = "auto"
@@ -149,16 +177,16 @@ class TrainConfig(Section):
     data: PathText = "data"
     val_fraction: Annotated[Number, Field(gt=0, lt=1)] = 0.2
     test_fraction: Annotated[
-        Annotated[Number, Field(gt=0, lt=1)] | None, BeforeValidator(_false_is_none)
+        Annotated[Number, Field(gt=0, lt=1)] | None, BeforeValidator(false_is_none)
     ] = None
-    split: Annotated[PathText | None, BeforeValidator(_false_is_none)] = None
+    split: Annotated[PathText | None, BeforeValidator(false_is_none)] = None
     on_bad_image: Literal["error", "skip"] = "error"
     num_workers: Annotated[Whole, Field(ge=0)] | Auto = "auto"
     views: Count | Auto = "auto"
     crop_scale: Annotated[Number, Field(gt=0, le=1)] = 0.5
     flip: Annotated[Number, Field(ge=0, le=1)] = 0.5
     color_jitter: Annotated[Number, Field(ge=0, le=1)] = 0.2
-    transform: Annotated[str | None, BeforeValidator(_false_is_none)] = None
+    transform: Annotated[str | None, BeforeValidator(false_is_none)] = None
     mixup: NotNegative | Auto = "auto"
     cutmix: NotNegative | Auto = "auto"
     class_weights: Literal["none", "balanced"] = "none"
@@ -177,12 +205,12 @@ class TrainConfig(Section):
     warmup_epochs: NotNegative | Auto = "auto"
     decay_epochs: NotNegative | None = None
     label_smoothing: Fraction | Auto = "auto"
-    ema: Annotated[Fraction | Auto | None, BeforeValidator(_false_is_none)] = "auto"
+    ema: Annotated[Fraction | Auto | None, BeforeValidator(false_is_none)] = "auto"
     clip_grad: Annotated[
-        Annotated[Number, Field(gt=0)] | Auto | None, BeforeValidator(_false_is_none)
+        Annotated[Number, Field(gt=0)] | Auto | None, BeforeValidator(false_is_none)
     ] = "auto"
     keep: Literal["best", "last"] | Auto = "auto"
-    early_stopping: Annotated[Count | None, BeforeValidator(_false_is_none)] = None
+    early_stopping: Annotated[Count | None, BeforeValidator(false_is_none)] = None
     verdict: bool = True
     refit: bool | Auto = "auto"
     report: bool = True
@@ -197,7 +225,7 @@ class TrainConfig(Section):
     log_path: PathText = "logs"
     eval_epoch: Count = 1
     log_epoch: Count | Auto = "auto"
-    track: Annotated[Literal["wandb", "mlflow"] | None, BeforeValidator(_false_is_none)] = None
+    track: Annotated[Literal["wandb", "mlflow"] | None, BeforeValidator(false_is_none)] = None
     save_epoch: Count | Auto = "auto"
 
     @property
@@ -317,13 +345,28 @@ class OverfitConfig(Section):
     logging_steps: Count = 10
 
 
+class InferenceConfig(Section):
+    """What predicting takes where no weights are named."""
+
+    checkpoint: Annotated[PathText | None, BeforeValidator(false_is_none)] = None
+
+
 class Config(Section):
     """Everything that a run depends on; frozen, typed, and written beside the run's results."""
 
     vit: ViTConfig = ViTConfig()
     train: TrainConfig = TrainConfig()
     overfit_one_batch: OverfitConfig = OverfitConfig()
+    inference: InferenceConfig = InferenceConfig()
 
     def flat(self) -> dict[str, Any]:
         """Every setting by its dotted name, as the command line takes it."""
         return {f"{s}.{k}": v for s, keys in self.model_dump().items() for k, v in keys.items()}
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "vit": ViTConfig,
+    "train": TrainConfig,
+    "overfit_one_batch": OverfitConfig,
+    "inference": InferenceConfig,
+}

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
-import re
+import os
+import reprlib
+from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -17,23 +18,15 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from config import (
-    Config,
-    ConfigError,
-    OverfitConfig,
-    Section,
-    TrainConfig,
-    ViTConfig,
-    advice,
-)
+from config import OF_THE_WEIGHTS, SECTIONS, Config, ConfigError, advice
+from config_rules import combinations
+from overrides import apply, is_switch, takes, typed
 
-SECTIONS: dict[str, type[Section]] = {
-    "vit": ViTConfig,
-    "train": TrainConfig,
-    "overfit_one_batch": OverfitConfig,
-}
 # The two flags of this project's first version, still understood.
 LEGACY_FLAGS = ("finetuning", "freeze_model")
+MOST_FAULTS = 30  # that are listed
+SHORT = reprlib.Repr()  # an alias may stand for billions of elements
+SHORT.maxlevel, SHORT.maxlist, SHORT.maxdict, SHORT.maxstring, SHORT.maxother = 2, 4, 4, 60, 60
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> tuple[Config, list[str]]:
@@ -42,18 +35,51 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> tuple[C
     Returns the config and the notes (one line each) that the user should see about it. Raises
     ConfigError with every fault of the file and of the overrides together.
     """
-    raw = _read_yaml(Path(path))
+    given, path = Path(path), _settings_file(Path(path))
+    raw = _read_yaml(path)
     raw = {key: value for key, value in raw.items() if value is not None or key not in SECTIONS}
     problems: list[str] = []
-    for override in overrides or []:
-        _apply_override(raw, override, problems)
+    apply(raw, overrides or [], problems)
     notes = _translate_legacy(raw, problems)
     config, faults = _validate(raw)
     problems += faults
     if problems:
         raise _listed(str(path), problems)
     assert config is not None
-    return config, [*notes, *advice(config.train)]
+    if path != given:
+        notes.insert(0, f"settings: {path}")
+    named = {override.partition("=")[0] for override in overrides or []}
+    return _located(config, path.parent, named), [*notes, *advice(config.train)]
+
+
+ROOT = Path(__file__).parent
+READ = ("base_dir", "checkpoint", "split", "from_checkpoint")  # what a run reads, and
+WRITTEN = ("data", "save_path", "log_path")  # where it writes
+
+
+def _settings_file(path: Path) -> Path:
+    """The file itself, or the one of that name beside the programs."""
+    if path.exists() or not (ROOT / path).is_file():
+        return path
+    return ROOT / path
+
+
+def _located(config: Config, beside: Path, named: set[str]) -> Config:
+    """The config with its relative paths as they are in the working directory where there is such
+    a thing; else as they are beside the config file, and for what is read beside the programs."""
+    found: dict[str, str] = {}
+    for keys, places in ((READ, (beside, ROOT)), (WRITTEN, (beside,))):
+        for key in keys:
+            value = getattr(config.train, key)
+            if not isinstance(value, str) or not value or os.path.exists(value):
+                continue
+            if keys is WRITTEN and f"train.{key}" in named:
+                continue
+            there = [place / value for place in places if (place / value).exists()]
+            found |= {key: str(there[0])} if there else {}
+    if not found:
+        return config
+    return config.model_copy(update={"train": config.train.model_copy(update=found)})
 
 
 def check_config(config: Config) -> tuple[Config, list[str]]:
@@ -78,17 +104,29 @@ def _as_given(section: Any) -> Any:
 
 def _listed(where: str, problems: list[str]) -> ConfigError:
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    return ConfigError("\n  ".join([f"{where}: {count}", *problems]))
+    shown = problems[:MOST_FAULTS]
+    rest = [f"and {len(problems) - len(shown)} more"] if len(shown) < len(problems) else []
+    return ConfigError("\n  ".join([f"{where}: {count}", *shown, *rest]))
 
 
 def dump_config(config: Config) -> str:
     """The config as YAML that `load_config` reads back to an equal one."""
-    return yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False, width=100)
+    values = json.loads(json.dumps(config.model_dump()))  # names that are not UTF-8 pass
+    left_out = set(OF_THE_WEIGHTS) - config.vit.model_fields_set
+    values["vit"] |= {key: "auto" for key in values["vit"] if key in left_out}
+    return yaml.safe_dump(values, sort_keys=False, width=100)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8-sig")
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        if root is None:
+            return {}
+        if isinstance(root, yaml.MappingNode):
+            return _sections(loader, root)
+        raw = loader.construct_document(root)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; name your settings with --config FILE") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -98,29 +136,49 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         line = f", line {where.line + 1}" if where else ""
         what = getattr(error, "problem", None) or "not valid YAML"
         raise ConfigError(f"{path}{line}: not valid YAML: {what}") from None
-    if raw is None:
-        return {}
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: expected sections ({', '.join(SECTIONS)}), found {raw!r:.60}")
+    # `!!int x`; a thousand brackets; `!!timestamp x`
+    except (ValueError, RecursionError, AttributeError, TypeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {str(error):.80}") from None
+    raise ConfigError(f"{path}: expected sections ({', '.join(SECTIONS)}), found {SHORT.repr(raw)}")
+
+
+def _sections(loader: yaml.SafeLoader, root: yaml.MappingNode) -> dict[str, Any]:
+    """The sections with their values; keys, and what stands under a key that takes text, as they
+    are written: YAML reads `on` as true, and 2024 as a number."""
+    raw: dict[str, Any] = {}
+    for name, node in _pairs(loader, root, ""):
+        if name not in SECTIONS or not isinstance(node, yaml.MappingNode):
+            raw[name] = loader.construct_object(node, deep=True)
+            continue
+        raw[name] = {}
+        for key, value in _pairs(loader, node, f"{name}."):
+            found = loader.construct_object(value, deep=True)
+            bare = isinstance(value, yaml.ScalarNode) and value.style is None
+            if bare and found is not None and str in takes(name, key):
+                switch = isinstance(found, bool) and is_switch(name, key, found)
+                found = found if switch else typed(name, key, value.value)
+            raw[name][key] = found
     return raw
 
 
-def _apply_override(raw: dict[str, Any], override: str, problems: list[str]) -> None:
-    key, equals, text = override.partition("=")
-    section, dot, name = key.partition(".")
-    if not equals or not dot:
-        hint = _suggest(key, [f"{s}.{f}" for s in SECTIONS for f in SECTIONS[s].model_fields])
-        problems.append(f"'{override}': an override is written section.key=value{hint}")
-        return
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        problems.append(f"{key}: '{text}' is not valid YAML")
-        return
-    if raw.get(section) is None:
-        raw[section] = {}
-    if isinstance(raw[section], dict):
-        raw[section][name] = value
+def _pairs(
+    loader: yaml.SafeLoader, node: yaml.MappingNode, section: str
+) -> Iterator[tuple[str, yaml.Node]]:
+    own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+    loader.flatten_mapping(node)
+    lines: dict[str, int] = {}
+    for key, value in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise yaml.MarkedYAMLError(problem="a key is a word", problem_mark=key.start_mark)
+        name, line = str(key.value), key.start_mark.line + 1
+        if key in own and name in lines:
+            raise yaml.MarkedYAMLError(
+                problem=f"{section}{name} stands on line {lines[name]} as well",
+                problem_mark=key.start_mark,
+            )
+        if key in own:
+            lines[name] = line
+        yield name, value
 
 
 def _translate_legacy(raw: dict[str, Any], problems: list[str]) -> list[str]:
@@ -131,7 +189,11 @@ def _translate_legacy(raw: dict[str, Any], problems: list[str]) -> list[str]:
         return []
     train = raw["train"] = dict(train)
     flags = {flag: train.pop(flag, False) for flag in LEGACY_FLAGS}
-    wrong = [f"train.{k}: {v!r} is not true or false" for k, v in flags.items() if v not in (0, 1)]
+    wrong = [
+        f"train.{k}: {SHORT.repr(v)} is not true or false"
+        for k, v in flags.items()
+        if v not in (0, 1)
+    ]
     problems += wrong
     if wrong:
         return []
@@ -153,7 +215,7 @@ def _validate(raw: dict[str, Any]) -> tuple[Config | None, list[str]]:
     """Types first, then the combinations, those of the keys whose own value is right."""
     try:
         config = Config.model_validate(raw)
-        return config, [message for _, message in _combinations(config)]
+        return config, [message for _, message in combinations(config)]
     except ValidationError as error:
         faults = _describe(error, raw)
     repaired = {
@@ -162,188 +224,10 @@ def _validate(raw: dict[str, Any]) -> tuple[Config | None, list[str]]:
         if section in SECTIONS and isinstance(values, dict)
     }
     problems = list(faults.values())
-    for keys, message in _combinations(Config.model_validate(repaired)):
+    for keys, message in combinations(Config.model_validate(repaired)):
         if not keys & {".".join(key) for key in faults}:
             problems.append(message)
     return None, problems
-
-
-Fault = tuple[bool, str, str]  # whether it is wrong, the keys (the first is blamed), the message
-
-
-def _combinations(config: Config) -> list[tuple[set[str], str]]:
-    """Faults of several keys together: the keys, and the message."""
-    train = config.train
-    rows = [*_vit_combinations(config), *_mode_combinations(train), *_epoch_combinations(train)]
-    rows += [*_transform_combinations(train), *_folder_combinations(train)]
-    rows.append(
-        (
-            config.overfit_one_batch.overfit and bool(train.from_checkpoint),
-            "overfit_one_batch.overfit train.from_checkpoint",
-            "a sanity check starts anew: leave train.from_checkpoint out",
-        )
-    )
-    return [
-        (set(keys.split()), f"{keys.split()[0]}: {message}")
-        for wrong, keys, message in rows
-        if wrong
-    ]
-
-
-def _vit_combinations(config: Config) -> list[Fault]:
-    """What an architecture can't be, and what it does not go with."""
-    vit, train = config.vit, config.train
-
-    def settled(*keys: str) -> bool:
-        """Keys that the file leaves out come from the weights, and are checked with them."""
-        return train.mode == "scratch" or set(keys) <= vit.model_fields_set
-
-    return [
-        (
-            settled("hidden_dim", "num_heads") and vit.hidden_dim % vit.num_heads != 0,
-            "vit.num_heads vit.hidden_dim",
-            f"{vit.num_heads} does not divide hidden_dim ({vit.hidden_dim})",
-        ),
-        (
-            settled("dim", "patch_dim") and vit.dim % vit.patch_dim != 0,
-            "vit.dim vit.patch_dim",
-            f"{vit.dim} is not a multiple of patch_dim ({vit.patch_dim}); "
-            f"the nearest is {max(1, round(vit.dim / vit.patch_dim)) * vit.patch_dim}",
-        ),
-        (
-            train.mode == "finetune"
-            and "num_layers" in vit.model_fields_set
-            and train.finetune_blocks > vit.num_layers,
-            "train.finetune_blocks vit.num_layers",
-            f"{train.finetune_blocks} is more than num_layers ({vit.num_layers})",
-        ),
-        (
-            train.mode != "scratch" and vit.representation_size is not None,
-            "vit.representation_size train.mode",
-            "only with mode scratch: pre_logits are dropped with the old head; set it to null",
-        ),
-        (
-            vit.num_classes in (0, 1),
-            "vit.num_classes",
-            f"{vit.num_classes} can't be told apart: a classifier needs 2 or more, or auto",
-        ),
-    ]
-
-
-def _mode_combinations(train: TrainConfig) -> list[Fault]:
-    """What a mode needs, and what it does not go with."""
-    return [
-        (
-            train.mode != "scratch" and train.checkpoint is None,
-            "train.checkpoint train.mode",
-            f"mode {train.mode} needs weights: a path, a URL, owner/name, or google-in21k-augreg",
-        ),
-        (
-            train.mode != "finetune" and train.cache == "on",
-            "train.cache train.mode",
-            f"on works in mode finetune only: in mode {train.mode} the tokens change every step",
-        ),
-        (
-            train.head in ("layers", "both") and not train.may_cache,
-            "train.head train.mode train.cache",
-            f"{train.head} is fitted to cached tokens: mode finetune, with cache auto or on",
-        ),
-        (
-            train.refit is True and not train.may_refit,
-            "train.refit train.mode train.cache train.keep train.early_stopping",
-            "true learns val, too: mode finetune, from cached tokens, with the last epoch kept",
-        ),
-        (
-            train.mode == "finetune" and bool({train.mixup, train.cutmix} - {"auto", 0}),
-            "train.mixup train.cutmix train.mode",
-            "they blend images, and finetune trains on what the frozen blocks made of them: "
-            "modes pretrained and scratch only",
-        ),
-        (
-            train.balanced_sampler and train.class_weights == "balanced",
-            "train.class_weights train.balanced_sampler",
-            "balanced beside a balanced sampler would count the rare classes twice; keep one",
-        ),
-        (
-            train.optim == "sgd" and train.use_bitsandbytes and train.momentum == 0,
-            "train.momentum train.optim train.use_bitsandbytes",
-            "bitsandbytes has no SGD without momentum; 0.9 is usual",
-        ),
-    ]
-
-
-def _transform_combinations(train: TrainConfig) -> list[Fault]:
-    """How a transform of one's own is named, and what it does not go with."""
-    own = train.transform or ""
-    return [
-        (
-            bool(own) and not re.fullmatch(r"[\w.]+:[\w.]+", own),
-            "train.transform",
-            f"'{own}' is not package.module:function",
-        ),
-        (
-            bool(own) and train.views == 1,
-            "train.transform train.views",
-            "with views 1 no picture is augmented; leave views out",
-        ),
-    ]
-
-
-def _epoch_combinations(train: TrainConfig) -> list[Fault]:
-    """What is counted in epochs, and which epoch is kept."""
-    epochs = math.inf if train.max_epochs == "auto" else train.max_epochs
-    warmup = 0 if train.warmup_epochs == "auto" else train.warmup_epochs
-    decay, most = train.decay_epochs or 0, f"max_epochs ({train.max_epochs})"
-    return [
-        (
-            warmup > epochs,
-            "train.warmup_epochs train.max_epochs",
-            f"{warmup:g} is more than {most}",
-        ),
-        (
-            warmup <= epochs < warmup + decay,
-            "train.decay_epochs train.warmup_epochs train.max_epochs",
-            f"{decay:g} and the warm-up ({warmup:g}) are more than {most}",
-        ),
-        (
-            train.decay_epochs is not None and train.scheduler_type != "wsd",
-            "train.decay_epochs train.scheduler_type",
-            f"only wsd has a decay phase; scheduler_type is {train.scheduler_type}",
-        ),
-        (
-            train.keep == "last" and train.early_stopping is not None,
-            "train.keep train.early_stopping",
-            "last does not go with early stopping, which is about the best; leave one out",
-        ),
-        (
-            train.eval_epoch > epochs,
-            "train.eval_epoch train.max_epochs",
-            f"{train.eval_epoch} is more than {most}: nothing would be evaluated",
-        ),
-        (
-            train.early_stopping is not None and train.early_stopping < train.eval_epoch,
-            "train.early_stopping train.eval_epoch",
-            f"{train.early_stopping} epochs of patience is less than eval_epoch "
-            f"({train.eval_epoch})",
-        ),
-    ]
-
-
-def _folder_combinations(train: TrainConfig) -> list[Fault]:
-    """What is cut from the folder of images, and the name of the run's own."""
-    name = train.run_name
-    return [
-        (
-            (train.test_fraction or 0) + train.val_fraction >= 1,
-            "train.test_fraction train.val_fraction",
-            f"{train.test_fraction} and val_fraction ({train.val_fraction}) leave nothing to train",
-        ),
-        (
-            name is not None and (name in ("", ".", "..") or "/" in name or "\\" in name),
-            "train.run_name",
-            f"'{name}' is not a plain folder name",
-        ),
-    ]
 
 
 def _describe(error: ValidationError, raw: dict[str, Any]) -> dict[tuple[str, ...], str]:
@@ -357,12 +241,15 @@ def _describe(error: ValidationError, raw: dict[str, Any]) -> dict[tuple[str, ..
         section = SECTIONS.get(key[0])
         if item["type"] == "extra_forbidden":
             known = list(section.model_fields) if section and len(key) > 1 else list(SECTIONS)
-            messages[key] = f"{dotted}: no such key{_suggest(key[-1], known, key)}"
+            hint = _suggest(key[-1], known) if len(messages) < MOST_FAULTS else ""
+            messages[key] = f"{dotted}: no such key{hint}"
         elif section is None or len(key) == 1:
             keys = (
                 f"a section with keys such as {next(iter(section.model_fields))}" if section else ""
             )
-            messages[key] = f"{dotted}: {raw.get(key[0])!r:.40} is not {keys or 'understood'}"
+            messages[key] = (
+                f"{dotted}: {SHORT.repr(raw.get(key[0])):.40} is not {keys or 'understood'}"
+            )
         else:
             value = raw[key[0]][key[1]]
             messages[key] = f"{dotted}: {_complaint(value, item, section.model_fields[key[1]])}"
@@ -375,7 +262,10 @@ def _complaint(value: Any, item: Any, field: FieldInfo) -> str:
     for name, words in bounds.items():
         if name in context and not isinstance(value, (str, list, dict)):
             return f"{value} should be {words} {context[name]}"
-    return f"{value!r:.60} is not {_wanted(field.annotation)}"
+    wanted = _wanted(field.annotation)
+    if item["loc"][0] == "vit" and item["loc"][1] in OF_THE_WEIGHTS:
+        wanted += " or auto"
+    return f"{SHORT.repr(value):.60} is not {wanted}"
 
 
 def _wanted(annotation: Any) -> str:
@@ -391,10 +281,9 @@ def _wanted(annotation: Any) -> str:
     return "null" if annotation is type(None) else words.get(annotation, str(annotation))
 
 
-def _suggest(name: str, known: list[str], key: tuple[str, ...] = ()) -> str:
+def _suggest(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if close:
         return f"; did you mean {close[0]}?"
     elsewhere = [f"{s}.{name}" for s, section in SECTIONS.items() if name in section.model_fields]
-    tails = [full for full in known if full.endswith(f".{name.partition('=')[0]}")]
-    return f"; did you mean {(elsewhere or tails)[0]}?" if elsewhere or tails else ""
+    return f"; did you mean {elsewhere[0]}?" if elsewhere else ""

@@ -23,13 +23,14 @@ from config import Config, ConfigError, TrainConfig
 from config_file import load_config
 from dataset import PARTS, Split, load_split
 from engine.job import SEARCH, Setting
-from engine.run import trained
+from engine.run import config_of, trained
 from engine.start import begin
 from images import ImageDataset
 from inspection.checks import MARKS, Report, examine
 from inspection.layers import Layer, minor
 from inspection.plots import save
 from model import VisionTransformer
+from overrides import arguments
 from pretrained.build import build_for
 from tokens.plan import known_files
 from transforms import eval_transform
@@ -82,9 +83,9 @@ def settings(args: argparse.Namespace) -> tuple[Config, str | None, list[str]]:
     if checkpoint != args.checkpoint:
         notes = [f"the run's checkpoint: {checkpoint}"]
     run = Path(checkpoint).parent.name
-    own = Path(logs) / run / "config.yaml"
-    if args.config is None and own.exists():
-        path = own
+    own = config_of(Path(checkpoint), args.checkpoint, logs)
+    if args.config is None and own is not None:
+        path = str(own)
     overrides.append(f"train.checkpoint={checkpoint}")
     config, more = load_config(path, overrides)
     if config.train.mode == "scratch":
@@ -190,7 +191,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help=f"images ({FROZEN_TRUNK[0]}, or {ALL_WEIGHTS[0]} where all weights train)",
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    args = parser.parse_intermixed_args(argv)
+    args = arguments(parser, argv)
     if args.batch is not None and args.batch < 2:
         parser.error(f"--batch {args.batch}: it takes 2 images or more to tell them apart")
     return args

@@ -32,6 +32,7 @@ from engine.track import Tracker, settings_of, tracking
 from engine.verdict import Judge
 from metrics import evaluate
 from model import Tail
+from overrides import arguments
 from tokens.builder import open_cache
 from tokens.cache import Loaders
 from utils import command_line, end_log, log, seed_everything, write_text
@@ -213,7 +214,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--config", default="config.yaml", help="the settings (config.yaml)")
     parser.add_argument("--check", action="store_true", help="say what would be done, and exit")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    return parser.parse_intermixed_args(argv)
+    return arguments(parser, argv)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import logging
 import os
 import platform
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -109,6 +110,20 @@ def some(names: Iterable[str], most: int = 12) -> str:
     names = list(names)
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return (", ".join(names[:most]) or "none") + rest
+
+
+def shell(*words: str | Path) -> str:
+    """A command as it can be pasted into a shell."""
+    return shlex.join(map(str, words))
+
+
+def go_on(folder: Path) -> str:
+    """The command that goes on with the run of a folder of logs."""
+    program = Path("training.py")  # as it is typed in the project's own folder
+    if not program.exists():
+        program = Path(__file__).parent / program
+    config = folder / "config.yaml"
+    return shell("python", program, "--config", config, "train.from_checkpoint=true")
 
 
 def free_bytes(folder: Path) -> int:

@@ -19,7 +19,7 @@ from engine.run import COLUMNS, MetricsLog, Run
 from engine.verdict import NOT_LEARNED
 from model import VisionTransformer
 from pretrained.write import save_model
-from utils import UserError, log, unbroken, write_json
+from utils import UserError, go_on, log, unbroken, write_json
 
 
 @dataclass
@@ -185,9 +185,8 @@ def resumable(run: Run, progress: Progress) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        command = f"python training.py --config {run.folder}/config.yaml train.from_checkpoint=true"
         raise KeyboardInterrupt(
-            f"stopped with {progress.epoch} epochs done; go on with: {command}"
+            f"stopped with {progress.epoch} epochs done; go on with: {go_on(run.folder)}"
         ) from None
     except Diverged as error:
         there = [str(path) for path in (run.best, run.last) if path.exists()]

@@ -36,7 +36,7 @@ from model import VisionTransformer
 from pretrained.read import read_arrays
 from pretrained.write import save_model
 from tokens.cache import Loaders, TokenLoader
-from utils import git_commit, log, minutes, versions, write_csv, write_json
+from utils import git_commit, log, minutes, shell, versions, write_csv, write_json
 
 
 class Clock:
@@ -244,7 +244,7 @@ def write_report(folder: Path) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True)
     except KeyboardInterrupt:
-        again = f"python -m tools.report {folder}"
+        again = shell("python", "-m", "tools.report", folder)
         raise KeyboardInterrupt(f"stopped; the run is complete, its report: {again}") from None
     if done.returncode == 0:
         log.info("report: %s", folder / "report.html")

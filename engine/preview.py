@@ -8,10 +8,12 @@ from collections.abc import Iterable
 from config import RECIPES, Config
 from config_file import dump_config
 from dataset import PARTS, Split
+from engine.forecast import Forecast, forecast
 from engine.run import Run
 from engine.start import Work, begin, checkpoint_bytes, moment_bytes, set_up
 from engine.trials import settings
 from tokens.plan import damage
+from utils import minutes
 
 
 def preview(config: Config, notes: Iterable[str] = ()) -> None:
@@ -29,6 +31,7 @@ def print_check(work: Work) -> None:
     print(dump_config(work.config))
     print(f"parameters: {total:,} in all, {trainable:,} train (mode {train.mode})")
     print_pictures(split)
+    expected = forecast(work)
     steps = math.ceil(len(split.part("train")) / train.batch_size)
     epochs = train.max_epochs
     assert epochs != "auto"
@@ -40,14 +43,25 @@ def print_check(work: Work) -> None:
         print("head: to be chosen on the training part: over layers alone, or both")
     if plan is not None:
         there = "to be made" if damage(plan.path) else "there already"
-        print(f"token cache: {plan.said()}, {there}")
+        print(f"token cache: {plan.said()}, {there}{copied_of(expected)}")
         if work.searches and train.views == "auto" and train.head in ("auto", "both"):
             views = RECIPES[train.mode].views
             print(f"  and up to {views} views of each picture that is learned, where they help")
     if work.refits:
         print("in the end: the same once more on all pictures that are not test")
+    print(f"time: about {minutes(expected.total)}, from a timed batch ({parts_of(expected)})")
     print(f"memory: about {expected_memory(work) / 1e9:.1f} GB")
     print(f"disk: about {checkpoint_bytes(train, work.net) / 1e6:,.0f} MB of checkpoints")
+
+
+def copied_of(expected: Forecast) -> str:
+    """How much of a cache is copied from an older one."""
+    return f"; {expected.copied:,} of them copied from an older one" if expected.copied else ""
+
+
+def parts_of(expected: Forecast) -> str:
+    """The seconds of a run's parts, those that count."""
+    return ", ".join(f"{what} {minutes(s)}" for what, s in expected.seconds.items() if s >= 1)
 
 
 def print_pictures(split: Split) -> None:

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from safetensors import safe_open
 
 from config import ConfigError
 from config_file import load_config
 from engine.plots import plot_curves
 from engine.track import TensorBoard
-from utils import UserError, log_to, replacing, write_csv
+from utils import UserError, go_on, log_to, replacing, write_csv
 
 PLOT_SECONDS = 10
 BEST = "best.safetensors"  # the network of a run that is kept
@@ -70,17 +72,17 @@ class Run:
         it exists: results are never overwritten."""
         run = cls(name or f"{time.strftime('%Y%m%d-%H%M%S')}-{mode}", log_path, save_path)
         for folder in (run.folder, run.weights):
-            if folder.exists() and any(folder.iterdir()):
+            if folder.exists() and any(folder.iterdir()) and not run.is_half_born:
                 raise UserError(
-                    f"{folder} exists: go on with it by --config {run.folder}/config.yaml "
-                    "train.from_checkpoint=true, choose another train.run_name, or remove it"
+                    f"{folder} exists: choose another train.run_name, remove it, or go on with "
+                    f"it: {go_on(run.folder)}"
                 )
         return run
 
     @classmethod
     def reopen(cls, source: str | bool, name: str | None, log_path: str, save_path: str) -> Run:
         """The run to go on with: True is `name`, or without one the newest under `log_path`;
-        a path is that run's folder of logs or of weights, or its last.pt."""
+        else a run's name, its folder of logs or of weights, or its last.pt."""
         if source is True and name:
             run = cls(name, log_path, save_path, resumes=True)
         elif source is True:
@@ -93,14 +95,30 @@ class Run:
             path = Path(str(source))
             name = (path.parent if path.suffix == ".pt" else path).name
             run = cls(name, log_path, save_path, resumes=True)
-            if path.resolve() not in [p.resolve() for p in (run.folder, run.weights, run.last)]:
+            own = [p.resolve() for p in (run.folder, run.weights, run.last)]
+            if path.resolve() not in own and str(source) != name:
+                known = f": {go_on(path)}" if (path / "split.csv").exists() else ""
                 raise UserError(
                     f"{path} is not a run under {log_path} and {save_path}; name its own settings "
-                    "with --config, or set train.log_path and train.save_path"
+                    f"with --config{known}, or set train.log_path and train.save_path"
                 )
+        if run.is_half_born:
+            raise UserError(
+                f"{run.folder} was stopped before it began; leave train.from_checkpoint out"
+            )
         if not run.split.exists():
-            raise UserError(f"{run.split} is not there: no run to go on with by that name")
+            near = difflib.get_close_matches(run.name, [f.name for f in runs(log_path)], n=1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"{run.split} is not there: no run to go on with by that name{meant}")
         return run
+
+    @property
+    def is_half_born(self) -> bool:
+        """Whether it was killed before it had drawn its split: nothing in it is worth keeping."""
+        begun = self.weights.exists() and any(self.weights.iterdir())
+        names = [p.name for p in self.folder.iterdir()] if self.folder.is_dir() else []
+        left = [name for name in names if not (name[0] == "." and name.endswith(".tmp"))]
+        return not begun and "config.yaml" in left and set(left) <= {"config.yaml", "run.log"}
 
     def open(self) -> None:
         """Make the folder and begin its log."""
@@ -239,6 +257,20 @@ def trained(wanted: str, log_path: str = "logs", save_path: str = "weights") -> 
         return path
     tried = [path / BEST, _best_of(path, save_path), _best_of(Path(log_path) / path, save_path)]
     return next((f for f in [*tried, Path(save_path) / path / BEST] if f.is_file()), None)
+
+
+def config_of(checkpoint: Path, wanted: str, log_path: str = "logs") -> Path | None:
+    """The config.yaml of the run that a checkpoint is of: in the folder that was named, under
+    `log_path`, or where the file itself says that its run's logs lie."""
+    name = checkpoint.parent.name
+    places = [Path(wanted), Path(log_path) / name]
+    with contextlib.suppress(Exception):  # other weights say nothing of a run
+        with safe_open(checkpoint, "pt") as file:
+            said = yaml.safe_load(file.metadata()["config"])["train"]["log_path"]
+        bases = [Path(), *checkpoint.absolute().parents[1:4]]
+        places += [base / said / name for base in bases]
+    found = (place / "config.yaml" for place in places)
+    return next((path for path in found if path.is_file()), None)
 
 
 def _best_of(folder: Path, save_path: str) -> Path:

@@ -122,9 +122,14 @@ def rate(setting: Setting) -> tuple[str, str, float]:
 
 def search_steps(net: VisionTransformer, loader: TokenLoader, candidates: int) -> tuple[int, int]:
     """The steps of the first and of the second round: a quarter of the time for the first."""
-    patches = loader.rows.size * (net.vit.dim // net.vit.patch_dim) ** 2
-    budget = max(LEAST_STEPS, min(MOST_STEPS, patches // PATCHES_A_STEP))
+    budget = search_budget(loader.rows.size, net)
     return budget // 4 // candidates, budget * 3 // 4 // (FINALISTS * SEARCH_FOLDS)
+
+
+def search_budget(records: int, net: VisionTransformer) -> int:
+    """The steps of all settings together: by the cost of the pass through the frozen blocks."""
+    patches = records * (net.vit.dim // net.vit.patch_dim) ** 2
+    return max(LEAST_STEPS, min(MOST_STEPS, patches // PATCHES_A_STEP))
 
 
 SETTING = ("part", "optim", "lr", "weight_decay", "scale", "head", "views")

@@ -23,7 +23,7 @@ import numpy as np
 
 from config import Config, TrainConfig
 from engine.plots import captioned_figure, confusion_figure
-from utils import UserError, log, unbroken, write_json
+from utils import UserError, go_on, log, unbroken, write_json
 
 PROJECT = "vit-finetune"  # where the library's own variable names no other
 IDENTITY = "track.json"  # in the run's folder: what the tracker calls this run, to go on with it
@@ -272,8 +272,7 @@ def tracking(name: str | None, folder: Path, goes_on: bool = False) -> Iterator[
             known = f"; {folder / IDENTITY} names its run there: without that file it is a new one"
             raise UserError(
                 f"train.track: {name} can't be used ({one(error)}){known if identity else ''}; set "
-                f"it up, or add train.track=null, and go on with: python training.py --config "
-                f"{folder}/config.yaml train.from_checkpoint=true"
+                f"it up, or add train.track=null, and go on with: {go_on(folder)}"
             ) from None
         log.info("tracked by %s: %s", name, inner.where)
         tracker, status = Guarded(name, inner, folder, sent), "FINISHED"

@@ -20,6 +20,7 @@ import own_code
 REPO = Path(__file__).resolve().parents[1]
 FLOORS = (  # from the ground up
     "utils config own_code",
+    "config_rules overrides",
     "config_file model images metrics transforms",
     "dataset pretrained",
     "tokens",

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
+import os
+import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from config import Config, ConfigError
+import model
+from config import PRESETS, SECTIONS, SIZES, Config, ConfigError, TrainConfig
 from config_file import dump_config, load_config
+from overrides import arguments
 from tests.helpers import REPO
 
 
@@ -61,9 +68,10 @@ def faults(tmp_path: Path, text: str, overrides: list[str] | None = None) -> str
 def test_every_key_of_config_yaml_is_there_commented_and_the_default() -> None:
     config, notes = load_config(REPO / "config.yaml")
     assert config == Config() and not notes
-    for section in ("vit", "train", "overfit_one_batch"):
-        part = getattr(config, section)
-        assert set(type(part).model_fields) == part.model_fields_set
+    written = yaml.safe_load((REPO / "config.yaml").read_text())
+    assert {name: set(keys) for name, keys in written.items()} == {
+        name: set(part.model_fields) for name, part in SECTIONS.items()
+    }
 
 
 def test_all_faults_at_once(tmp_path: Path) -> None:
@@ -83,7 +91,7 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
         "train.early_stopping: True is not a whole number or null",
         "train.bf16: 'maybe' is not true or false",
         "tran: no such key; did you mean train?",
-        "'lr=3': an override is written section.key=value; did you mean train.lr?",
+        "'lr=3': an override is written section.key=value; did you mean train.lr=3?",
     ):
         assert line in message, message
 
@@ -221,3 +229,142 @@ def test_a_learning_rate_far_from_what_trains_is_said(overrides: list[str], word
 )
 def test_faults_of_the_recipe(tmp_path: Path, text: str, words: str) -> None:
     assert words in faults(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "text", ["my pics #2", "2024", "no", "1e-3", "[a]", "null", "on: x", "'q'"]
+)
+def test_text_is_taken_as_it_stands(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path, "train: {lr: 1}")
+    train = load_config(path, [f"train.base_dir={text}", f"train.run_name={text}"])[0].train
+    assert train.base_dir == text
+    assert train.run_name == (None if text == "null" else text)
+
+
+def test_an_empty_value_is_one(tmp_path: Path) -> None:
+    path = write(tmp_path, "train: {lr: 1}")
+    assert load_config(path, ["train.base_dir="])[0].train.base_dir == ""
+    assert "None is not a number" in faults(tmp_path, "", ["train.val_fraction="])
+
+
+def test_off_and_true_stay_what_they_are(tmp_path: Path) -> None:
+    path = write(tmp_path, "train: {run_name: 2024, base_dir: no, from_checkpoint: yes}")
+    train = load_config(path)[0].train
+    assert (train.run_name, train.base_dir, train.from_checkpoint) == ("2024", "no", True)
+    train = load_config(path, ["train.from_checkpoint=false", "train.split=False"])[0].train
+    assert train.from_checkpoint is None and train.split is None
+    assert load_config(path, ["train.run_name=true"])[0].train.run_name == "true"
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["train.lr", "1e-3"], "'train.lr 1e-3'"),
+        (["train.lr", "=", "1e-3"], "'train.lr = 1e-3'"),
+        (["train.lr=", "1e-3"], "'train.lr= 1e-3'"),
+        (["train.lr", "=1e-3"], "'train.lr =1e-3'"),
+        (["lr=1e-3"], "'lr=1e-3'"),
+        (["lr", "1e-3", "train.seed=1"], "'lr 1e-3'"),
+        (["--lr", "1e-3"], "--lr: no such option; a setting is written section.key=value"),
+        (["--lr=1e-3", "train.seed=1"], "--lr=1e-3: no such option"),
+        (["train.seed=1", "--train.lr", "1e-3"], "--train.lr: no such option"),
+    ],
+)
+def test_the_override_that_was_meant_is_named(tmp_path: Path, words: list[str], meant: str) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("overrides", nargs="*")
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, ""), arguments(parser, words).overrides)
+    message = str(caught.value)
+    assert meant in message and "train.lr=1e-3" in message
+    assert "1 problem" in message or "no such option" in message
+
+
+def test_keys_of_the_network_are_the_weights_unless_named(tmp_path: Path) -> None:
+    path = write(tmp_path, "vit: {hidden_dim: auto, num_heads: auto, dim: 112}")
+    assert load_config(path)[0].vit.model_fields_set == {"dim"}
+    assert "hidden_dim: auto" in dump_config(load_config(path)[0])
+    config = load_config(path, ["vit.preset=S", "vit.ff_dim=100"])[0]
+    assert (config.vit.hidden_dim, config.vit.num_heads, config.vit.ff_dim) == (384, 6, 100)
+    assert config == load_config(write(tmp_path, dump_config(config)))[0]
+    assert "'wide' is not a whole number or auto" in faults(tmp_path, "vit: {hidden_dim: wide}")
+    assert "'XL' is not Ti or S or B or L or H or null" in faults(tmp_path, "vit: {preset: XL}")
+
+
+def test_presets_are_what_model_py_says() -> None:
+    rows = re.findall(r"^ +(Ti|[SBLH]) +(\d+) +(\d+) +(\d+) +(\d+) ", model.__doc__ or "", re.M)
+    said = {name: dict(zip(SIZES, map(int, sizes), strict=True)) for name, *sizes in rows}
+    assert said == PRESETS
+
+
+def test_the_first_versions_own_file_loads(tmp_path: Path) -> None:
+    text = OLD_FILE + "inference: {checkpoint: 'TRAINED-WEIGHTS'}\n"
+    assert load_config(write(tmp_path, text))[0].inference.checkpoint == "TRAINED-WEIGHTS"
+    assert load_config(write(tmp_path, OLD_FILE))[0].inference.checkpoint is None
+
+
+def test_paths_are_those_of_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PICS", "pictures")
+    monkeypatch.chdir(tmp_path)
+    text = "train: {base_dir: ~/$PICS, log_path: '${PICS}/x', checkpoint: 'https://a/$PICS'}"
+    train = load_config(write(tmp_path, text), ["train.data=~/$PICS"])[0].train
+    assert (train.base_dir, train.data) == (f"{tmp_path}/pictures", f"{tmp_path}/pictures")
+    assert (train.log_path, train.checkpoint) == ("pictures/x", "https://a/$PICS")
+    (tmp_path / "~").mkdir()
+    assert load_config(write(tmp_path, "train: {base_dir: '~'}"))[0].train.base_dir == "~"
+    assert "train.data: $NOWHERE is not set" in faults(tmp_path, "train: {data: $NOWHERE/x}")
+    made = Config(train=TrainConfig(base_dir=Path("~/a")))
+    assert made.train.base_dir == f"{tmp_path}/a"
+
+
+def test_it_runs_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    config, notes = load_config("config.yaml")
+    assert notes == [f"settings: {REPO / 'config.yaml'}"]
+    assert load_config("configs/quickstart.yaml")[0].train.run_name == "quickstart"
+    path = write(tmp_path, "train: {base_dir: pics, split: s.csv, data: cache, log_path: l}")
+    for name in ("pics", "s.csv", "cache"):
+        (tmp_path / name).mkdir()
+    train = load_config(path, ["train.save_path=pics"])[0].train
+    assert (train.base_dir, train.split) == (str(tmp_path / "pics"), str(tmp_path / "s.csv"))
+    assert (train.data, train.log_path) == (str(tmp_path / "cache"), "l")
+    assert train.save_path == "pics", "what is named on the command line is of this folder"
+    (tmp_path / "here" / "pics").mkdir()
+    assert load_config(path)[0].train.base_dir == "pics"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("train: {3: 4}", "train.3: no such key"),
+        ("train: {on: 1}", "train.on: no such key"),
+        ("train: {null: 1}", "train.null: no such key"),
+        ("train: {[a]: 1}", "a key is a word"),
+        ("train: {seed: !!int x}", "not valid YAML"),
+        ("train: {seed: 2024-13-45}", "not valid YAML"),
+        ("train: {seed: !!timestamp x}", "not valid YAML"),
+        ("train: " + "[" * 20_000, "not valid YAML"),
+        ("train: {lr: 1, seed: 1, lr: 2}", "train.lr stands on line 1 as well"),
+        ("train: {seed: 1}\ntrain: {lr: 1}", "line 2: not valid YAML: train stands on line 1"),
+        ("3", "expected sections"),
+    ],
+)
+def test_yaml_of_any_kind_is_one_sentence(tmp_path: Path, text: str, words: str) -> None:
+    message = faults(tmp_path, text)
+    assert words in message and len(message) < 400
+
+
+def test_what_stands_for_billions_is_not_written_out(tmp_path: Path) -> None:
+    nested = "".join(f"  {c}: &{c} [{','.join(['*' + p] * 9)}]\n" for p, c in pairwise("abcdefghi"))
+    message = faults(tmp_path, f"train: {{lr: &a [x]}}\nvit:\n{nested}  dim: *i\n")
+    assert "vit.dim: " in message and len(message) < 2000
+    many = faults(tmp_path, "train:\n" + "".join(f"  key{i}: 1\n" for i in range(3000)))
+    assert "3000 problems" in many and "and 2970 more" in many
+
+
+def test_a_path_that_is_not_utf8_is_written_and_read(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    config = load_config(write(tmp_path, ""), [f"train.base_dir={name}"])[0]
+    assert load_config(write(tmp_path, dump_config(config)))[0].train.base_dir == name

@@ -52,6 +52,26 @@ def test_a_runs_checkpoint_is_shown_in_its_folder(
     assert (config_file.parent / "logs/tiny/inspect/table.csv").exists()
 
 
+@pytest.mark.parametrize("named", ["logs/tiny", "weights/tiny/best.safetensors"])
+def test_a_run_elsewhere_comes_with_its_own_settings(
+    look: Any,
+    config_file: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    named: str,
+) -> None:
+    import training
+
+    training.main(["--config", str(config_file), "train.max_epochs=1"])
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    capsys.readouterr()
+    look.main(["--checkpoint", str(config_file.parent / named)])
+    out = capsys.readouterr().out
+    assert "the head is kept" in out
+    assert (config_file.parent / "logs/tiny/inspect/table.csv").exists()
+
+
 def test_a_runs_own_choice_of_the_learning_rate_counts(look: Any, config_file: Path) -> None:
     config, _ = load_config(config_file, ["train.lr=auto"])
     folder = config_file.parent / "logs/tiny"

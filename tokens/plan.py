@@ -32,7 +32,7 @@ from dataset import PARTS, Split
 from images import FileIndex, ImageDataset
 from model import CELLS, VisionTransformer
 from transforms import eval_transform, train_transform
-from utils import check_disk, existing, free_bytes, log, same_disk, write_text
+from utils import check_disk, existing, free_bytes, log, same_disk, shell, write_text
 
 KEY_LENGTH = 16
 FORMAT = 1  # raise it whenever the same inputs would give other bytes
@@ -142,7 +142,7 @@ def known_files(train: TrainConfig) -> FileIndex:
 
 
 def data_option(train: TrainConfig) -> str:
-    return "" if train.data == "data" else f" --data {train.data}"
+    return "" if train.data == "data" else f" {shell('--data', train.data)}"
 
 
 def plan_cache(

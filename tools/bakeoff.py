@@ -32,12 +32,13 @@ from engine.heads import add_layers_head, each_can_be_left_out, read_depths, som
 from engine.start import begin, report_data
 from metrics import predict, standard_error, wilson
 from model import Tail
+from overrides import arguments
 from pretrained.build import build_for
 from pretrained.names import resolve
 from pretrained.read import read
 from tokens.builder import open_cache
 from tokens.plan import Plan, damage, known_files
-from utils import UserError, command_line, log, seed_everything, write_csv
+from utils import UserError, command_line, log, seed_everything, shell, write_csv
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,8 @@ def main(argv: list[str] | None = None) -> int:
     write_csv(path, rows)
     print(laid_out(rows))
     best = fitting(found[0].weights, config)
-    choice = f"train.checkpoint={best.train.checkpoint}"
-    choice += f" vit.dim={best.vit.dim}" if "@" in found[0].weights else ""
+    size = [f"vit.dim={best.vit.dim}"] if "@" in found[0].weights else []
+    choice = shell(f"train.checkpoint={best.train.checkpoint}", *size)
     print(f"saved: {path}; train with the one you choose: {choice}")
     return 0
 
@@ -184,7 +185,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--most", type=int, help="so many training pictures, none that are held out"
     )
-    args = parser.parse_intermixed_args(argv)
+    args = arguments(parser, argv)
     if args.most is not None and args.most < 1:
         parser.error("--most takes 1 or more")
     return args

@@ -25,6 +25,7 @@ from typing import Any
 
 from config import ConfigError, TrainConfig
 from config_file import load_config
+from overrides import arguments
 from utils import UserError, command_line, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -184,7 +185,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--baseline", metavar="NAME", help="what tools.baseline knows")
     parser.add_argument("--weights", help="handed on to tools.baseline")
     parser.add_argument("overrides", nargs="*", metavar="CONFIG | section.key=value")
-    args = parser.parse_intermixed_args(argv)
+    args = arguments(parser, argv)
     if args.config is None and args.overrides and "=" not in args.overrides[0]:
         args.config = args.overrides.pop(0)
     args.config = args.config or "config.yaml"

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import train
+from config_file import load_config
+from engine.forecast import forecast
+from engine.run import Run
+from engine.start import set_up
+from tests.helpers import CPU, picture, train
 
 
 @pytest.mark.usefixtures("new_files_are_remembered")
@@ -51,3 +56,46 @@ def test_check_says_what_is_still_to_be_chosen(
     train(finetune, "--check", "train.head=layers")
     said = capsys.readouterr().out
     assert "to be chosen" not in said and "where they help" not in said and "once more" not in said
+
+
+@pytest.mark.usefixtures("new_files_are_remembered")
+def test_check_estimates_the_time_and_what_is_copied(
+    finetune: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(finetune, "--check")
+    said = capsys.readouterr().out
+    assert re.search(r"time: about \d+(\.\d)? (s|min), from a timed batch", said)
+    assert "copied" not in said
+    train(finetune, "train.lr=1e-3")
+    picture("red", 99).save(image_folder / "red" / "more.png")
+    capsys.readouterr()
+    train(finetune, "--check", "train.run_name=next")
+    assert "37 records, 0 MB in" in (said := capsys.readouterr().out)
+    assert "to be made; 36 of them copied from an older one" in said
+
+
+def test_the_forecast_grows_with_what_is_to_be_done(
+    finetune: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {"timed_trunk": 1.0, "timed_step": 0.1, "timed_scores": 0.5}
+    for name, seconds in known.items():
+        monkeypatch.setattr(f"engine.forecast.{name}", lambda work, s=seconds: s)
+
+    def expected(*options: str) -> dict[str, float]:
+        config, _ = load_config(finetune, ["train.max_epochs=4", *options])
+        run = Run("x", config.train.log_path, config.train.save_path)
+        return forecast(set_up(config, run, CPU)).seconds
+
+    # 30 to learn, 6 held out: 4 steps of 8 an epoch.
+    found = expected("train.lr=1e-3", "train.head=class", "train.verdict=true")
+    assert found["the token cache"] == 36
+    assert found["training"] == pytest.approx(16 * 0.1)
+    assert found["trials and the control"] == pytest.approx(16 * 0.1)
+    searched = expected("train.lr=auto", "train.head=class", "train.verdict=false")
+    assert searched["trials and the control"] == pytest.approx(0.1 * 2000)
+    both = expected("train.lr=auto", "train.head=both", "train.verdict=false")
+    assert both["trials and the control"] == pytest.approx(0.1 * (900 + 2000))
+    assert expected("train.head=layers")["the token cache"] == 36
+    assert "training" not in expected("train.head=layers")
+    whole = expected("train.mode=pretrained", "train.lr=1e-4", "train.head=class")
+    assert whole == {"training": pytest.approx(1.6), "validation": pytest.approx(4 * 6 * 0.5)}

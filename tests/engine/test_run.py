@@ -17,8 +17,41 @@ from tests.helpers import fail, train
 def test_an_existing_run_is_never_overwritten(config_file: Path) -> None:
     train(config_file, "train.max_epochs=1")
     before = (config_file.parent / "logs/tiny/metrics.csv").read_bytes()
-    assert "exists: go on with it by --config" in fail(config_file)
+    assert "exists: choose another train.run_name, remove it, or go on with it: python" in fail(
+        config_file
+    )
     assert (config_file.parent / "logs/tiny/metrics.csv").read_bytes() == before
+
+
+def test_a_run_that_was_killed_before_its_split_begins_again(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*args: Any) -> None:
+        raise SystemExit(9)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("engine.start.write_split", killed)
+        with pytest.raises(SystemExit):
+            train(config_file, "train.max_epochs=1")
+    said = fail(config_file, "train.from_checkpoint=true")
+    assert "was stopped before it began; leave train.from_checkpoint out" in said
+    assert train(config_file, "train.max_epochs=1") == 0
+    assert "exists: choose another" in fail(config_file), "it is a run by now"
+
+
+def test_a_run_to_go_on_with_is_found_by_its_name(
+    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(config_file, "train.max_epochs=1")
+    for source in ("tiny", "logs/tiny", "weights/tiny", "weights/tiny/last.pt"):
+        monkeypatch.chdir(config_file.parent)
+        assert train(config_file, f"train.from_checkpoint={source}") == 0
+    said = fail(config_file, "train.from_checkpoint=tinny", "train.run_name=null")
+    assert "no run to go on with by that name; did you mean tiny?" in said
+    (tmp_path / "my other").mkdir()
+    (config_file.parent / "logs/tiny").rename(tmp_path / "my other/tiny")
+    said = fail(config_file, f"train.from_checkpoint={tmp_path}/my other/tiny")
+    assert f"'{tmp_path}/my other/tiny/config.yaml' train.from_checkpoint=true" in said
 
 
 # ---------------------------------------------------------------------------------- what is printed

@@ -34,6 +34,7 @@ from dataset import PARTS, Split, load_split, write_split
 from engine.run import Run
 from engine.start import begin, said_of
 from metrics import score_lines, wilson
+from overrides import arguments
 from tokens.plan import known_files
 from tools.baseline.ways import SCORED, WAYS, Outcome, Task
 from utils import (
@@ -139,7 +140,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--config", default="config.yaml", help="the settings (config.yaml)")
     parser.add_argument("--weights", help="mobilenet_v3_large: a .pth state dict, or imagenet")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    args = parser.parse_intermixed_args(argv)
+    args = arguments(parser, argv)
     if args.weights and args.name != "mobilenet_v3_large":
         parser.error("--weights goes with mobilenet_v3_large; the others take train.checkpoint")
     return args

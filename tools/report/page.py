@@ -14,7 +14,7 @@ from inspection.record import PARTS, Record
 from metrics import wilson
 from tools.report.answers import SHOWN, answers
 from tools.report.pictures import below, looks, thumbnail
-from utils import UserError, minutes
+from utils import UserError, go_on, minutes
 
 PHASES = {
     "seconds": "of training",
@@ -127,8 +127,7 @@ def verdict(record: Record) -> dict[str, Any]:
         done = f"{epochs} epoch{'' if epochs == 1 else 's'} done"
         card |= {"title": "Not finished", "sign": "…"}
         card["sentence"] = f"It runs still, or was stopped, with {done}; go on with:"
-        config = record.folder / "config.yaml"
-        card["command"] = f"python training.py --config {config} train.from_checkpoint=true"
+        card["command"] = go_on(record.folder)
     return card | large_number(record)
 
 

@@ -1,0 +1,115 @@
+"""How long a run is going to take on this machine, from a batch of each kind that it works on."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from config import RECIPES
+from engine.job import Job, branch
+from engine.look import STEPS
+from engine.search import search_budget
+from engine.start import Work
+from engine.trials import SEARCH_FOLDS
+from model import Tail, Tokens
+from tokens.builder import find_donors
+from tokens.plan import damage
+from tokens.trunk import Trunk
+
+TIMED = 16  # images of a batch through the trunk
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Seconds by what they are spent on, and how many records of the cache would be copied."""
+
+    seconds: dict[str, float]
+    copied: int = 0
+
+    @property
+    def total(self) -> float:
+        return sum(self.seconds.values())
+
+
+def forecast(work: Work) -> Forecast:
+    """What the pass through the frozen blocks, the training and the trials are going to take; the
+    reading of pictures and the report aside."""
+    train = work.train
+    assert train.max_epochs != "auto"
+    images, held_out = (len(work.split.part(part)) for part in ("train", "val"))
+    steps = train.max_epochs * math.ceil(images / train.batch_size)
+    plan = work.plan
+    if plan is None:
+        step, scored = timed_step(work), timed_scores(work)
+        checks = train.max_epochs / train.eval_epoch * held_out * scored
+        return Forecast({"training": steps * step, "validation": checks})
+    donors = find_donors(plan) if damage(plan.path) else plan.draws
+    copied = sum(id_ in donors for id_ in plan.draws) if damage(plan.path) else 0
+    missing = len(plan.draws) - len(donors)
+    seconds = {"the token cache": missing * timed_trunk(work) if missing else 0.0}
+    if train.head != "layers":
+        step = timed_step(work)
+        seconds["training"] = steps * step * (2 + held_out / images if work.refits else 1)
+        more = min(steps, RECIPES["finetune"].steps) if train.verdict else 0
+        if work.searches:
+            more += SEARCH_FOLDS * STEPS if train.head != "class" else 0
+            more += search_budget(images, work.net) if train.lr == "auto" else 0
+        seconds["trials and the control"] = more * step
+    return Forecast(seconds, copied)
+
+
+def clocked(what: Callable[[], object]) -> float:
+    """The seconds that it takes once warm: the better of two, as other work may come between."""
+    found = []
+    for _ in range(3):
+        started = time.perf_counter()
+        what()
+        found.append(time.perf_counter() - started)
+    return min(found[1:])
+
+
+def timed_trunk(work: Work) -> float:
+    """Seconds an image of the pass through the frozen blocks."""
+    net = work.net.to(work.device).eval()
+    trunk = Trunk(net, work.device, work.train.bf16, layers=True)
+    some = pictures(work, min(TIMED, trunk.batch_size))
+    return clocked(lambda: trunk(some)) / len(some)
+
+
+def timed_scores(work: Work) -> float:
+    """Seconds an image of the whole network, without gradients."""
+    net = work.net.to(work.device).eval()
+    some = pictures(work, work.train.eval_batch_size).to(work.device)
+    with torch.inference_mode():
+        return clocked(lambda: net(some)) / len(some)
+
+
+def timed_step(work: Work) -> float:
+    """Seconds of a training step, on noise, of a copy of the network."""
+    own = branch(work.net.to(work.device))
+    vit, size = own.vit, work.train.batch_size
+    labels = torch.arange(size) % own.num_classes
+    inputs: Tokens | torch.Tensor = pictures(work, size)
+    learner: torch.nn.Module = own
+    if work.plan is not None:
+        shape = work.plan.record["tokens"].shape
+        last = own.frozen_depth == vit.num_layers - 1
+        inputs = Tokens(torch.randn(size, *shape), torch.randn(size, shape[-1]) if last else None)
+        learner = Tail(own)
+    train = work.train
+    if train.lr == "auto" or train.optim == "auto" or train.weight_decay == "auto":
+        found = {"optim": train.recipe_optim, "lr": train.recipe_lr, "weight_decay": 0.0}
+        train = train.model_copy(update=found)
+    job = Job(own, learner, train, labels.tolist(), steps=4)
+    own.train()
+    return clocked(lambda: job.step(inputs, labels))
+
+
+def pictures(work: Work, count: int) -> torch.Tensor:
+    """Noise (count, c, h, w) in the place of pictures."""
+    vit = work.net.vit
+    return torch.randn(count, vit.input_channels, vit.dim, vit.dim)
