@@ -185,6 +185,8 @@ class TrainConfig(Section):
     views: Count | Auto = "auto"
     crop_scale: Annotated[Number, Field(gt=0, le=1)] = 0.5
     flip: Annotated[Number, Field(ge=0, le=1)] = 0.5
+    vertical_flip: Annotated[Number, Field(ge=0, le=1)] = 0.0
+    rotate: Annotated[Number, Field(ge=0, le=180)] = 0.0
     color_jitter: Annotated[Number, Field(ge=0, le=1)] = 0.2
     transform: Annotated[str | None, BeforeValidator(false_is_none)] = None
     mixup: NotNegative | Auto = "auto"

@@ -33,8 +33,8 @@ def _to_input(preprocessing: Preprocessing, channels: int) -> list[Callable]:
 def train_transform(
     preprocessing: Preprocessing, train: TrainConfig, channels: int = 3
 ) -> v2.Compose:
-    """The augmentation, random crop, flip and mild colour or a transform of one's own, then the
-    weights' own normalisation."""
+    """The augmentation, random crop, flips, turns and mild colour or a transform of one's own, then
+    the weights' own normalisation."""
     size, how = preprocessing.image_size, _interpolation(preprocessing)
     to_input = _to_input(preprocessing, channels)
     if train.transform is not None:
@@ -45,7 +45,13 @@ def train_transform(
     crop = v2.RandomResizedCrop(
         size, scale=(train.crop_scale, 1.0), interpolation=how, antialias=True
     )
-    return v2.Compose([crop, v2.RandomHorizontalFlip(train.flip), *colour, *to_input])
+    turns: list[Callable] = [v2.RandomHorizontalFlip(train.flip)]
+    turns += [v2.RandomVerticalFlip(train.vertical_flip)] if train.vertical_flip else []
+    if train.rotate:  # what comes in from outside is what the network takes for nothing
+        fill = [round(255 * mean) for mean in preprocessing.mean]
+        how = InterpolationMode.BILINEAR
+        turns += [v2.RandomRotation([-train.rotate, train.rotate], how, fill=fill)]
+    return v2.Compose([crop, *turns, *colour, *to_input])
 
 
 def eval_transform(preprocessing: Preprocessing, channels: int = 3) -> v2.Compose:

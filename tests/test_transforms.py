@@ -300,3 +300,37 @@ def test_its_failure_in_the_program_is_one_sentence(
     argv = ["--config", str(finetune), "train.views=2", "train.transform=my_transforms:crashes"]
     assert command_line(lambda: training.main(argv), ConfigError) == 2
     assert capsys.readouterr().err.strip().splitlines()[-1].startswith("error: train.transform: ")
+
+
+# ------------------------------------------------------------------------- flips and turns
+
+
+def shown(seed: int, **settings: Any) -> Tensor:
+    """A picture with a bright upper edge, as one draw shows it."""
+    picture = torch.zeros(3, 40, 40, dtype=torch.uint8)
+    picture[:, :8] = 255
+    plain = {"crop_scale": 1.0, "flip": 0.0, "color_jitter": 0.0} | settings
+    torch.manual_seed(seed)
+    return train_transform(SIZE, TrainConfig(**plain))(picture)
+
+
+def test_a_vertical_flip_turns_a_picture_upside_down() -> None:
+    up, down = shown(0), shown(0, vertical_flip=1.0)
+    assert torch.equal(down, up.flip(1)) and not torch.equal(down, up)
+    half = [torch.equal(shown(seed, vertical_flip=0.5), shown(seed)) for seed in range(40)]
+    assert 8 < sum(half) < 32
+
+
+def test_a_turn_fills_up_with_what_the_network_takes_for_nothing() -> None:
+    assert torch.equal(shown(0, rotate=0.0), shown(0))
+    turned = [shown(seed, rotate=45.0) for seed in range(20)]
+    corners = torch.stack([picture[:, 0, 0] for picture in turned])
+    assert ((corners.abs() < 0.02).all(1)).float().mean() > 0.5, "mean grey, 0 once normalised"
+    assert len({round(float(picture.sum()), 2) for picture in turned}) == 20
+
+
+def test_without_them_caches_made_before_are_used(finetune: Path) -> None:
+    before = plan(finetune, "train.views=2").key
+    assert plan(finetune, "train.views=2", "train.rotate=0").key == before
+    assert plan(finetune, "train.views=2", "train.rotate=10").key != before
+    assert plan(finetune, "train.views=2", "train.vertical_flip=0.5").key != before
