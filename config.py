@@ -45,6 +45,8 @@ Number = Annotated[float, BeforeValidator(_no_bool)]
 Count = Annotated[Whole, Field(ge=1)]
 Fraction = Annotated[Number, Field(ge=0, lt=1)]
 NotNegative = Annotated[Number, Field(ge=0)]
+Mean = Annotated[Number, Field(ge=-10, le=10)]  # of values in [0, 1]: 123 is of those to 255
+Deviation = Annotated[Number, Field(ge=1e-3, le=10)]
 Auto = Literal["auto"]
 PathText = Annotated[str, BeforeValidator(_expanded)]
 
@@ -64,11 +66,11 @@ class Preprocessing(Section):
     image_size square, scaled to [0, 1], and normalised per channel by mean and std.
     """
 
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    image_size: int = 224
+    mean: tuple[Mean, Mean, Mean] = (0.5, 0.5, 0.5)
+    std: tuple[Deviation, Deviation, Deviation] = (0.5, 0.5, 0.5)
+    image_size: Annotated[Whole, Field(ge=1, le=10_000)] = 224
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    crop: float = 0.875
+    crop: Annotated[Number, Field(ge=0.1, le=1)] = 0.875
 
 
 # Sizes of the usual networks (arXiv:2010.11929, table 1; Ti and S: arXiv:2012.12877), patch 16.

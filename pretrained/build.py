@@ -31,6 +31,7 @@ def load_model(
     the table's own size. Raises UserError where the weights can't be had or understood.
     """
     weights = read(resolve(str(path_or_name)))
+    _say(weights)
     return build(weights, num_classes=num_classes, image_size=image_size).to(device)
 
 
@@ -95,10 +96,8 @@ def build_for(config: Config, classes: tuple[str, ...]) -> VisionTransformer:
     if config.train.mode == "scratch":
         return VisionTransformer(vit.concrete(len(classes)), classes=classes)
     assert config.train.checkpoint is not None
-    weights = read(resolve(config.train.checkpoint))
-    log.info("weights: %s, %s layout", weights.source, weights.layout)
-    for note in weights.notes:
-        log.info("  %s", note)
+    weights = read(resolve(config.train.checkpoint, config.train.save_path, config.train.log_path))
+    _say(weights)
     _check_architecture(vit, weights)
     size = vit.dim if "dim" in vit.model_fields_set else weights.preprocessing.image_size
     keeps_head = weights.classes == classes and weights.vit.num_classes == len(classes)
@@ -122,6 +121,12 @@ def build_for(config: Config, classes: tuple[str, ...]) -> VisionTransformer:
             )
         net.freeze_trunk(depth)
     return net
+
+
+def _say(weights: Weights) -> None:
+    log.info("weights: %s, %s layout", weights.source, weights.layout)
+    for note in weights.notes:
+        log.info("  %s", note)
 
 
 def without_layers(weights: Weights) -> Weights:

@@ -1,4 +1,4 @@
-"""The layouts of the known weights files: Google's npz, Hugging Face, timm and its kin.
+"""The layouts of the known weights files: Google's, Hugging Face's, torchvision's, timm's.
 
 A layout is recognised by the names of its arrays, never by the file's extension. Import and export
 read the same table.
@@ -116,12 +116,35 @@ def _timm_table() -> Table:
     return [(name, (name,), SAME) for name in alone] + rows
 
 
+def _torchvision_table() -> Table:
+    block = "encoder.layers.encoder_layer_{i}"
+    modules = {
+        "patch_embed.proj": "conv_proj",
+        "blocks.{i}.norm1": f"{block}.ln_1",
+        "blocks.{i}.attn.proj": f"{block}.self_attention.out_proj",
+        "blocks.{i}.norm2": f"{block}.ln_2",
+        "blocks.{i}.mlp.fc1": f"{block}.mlp.0",
+        "blocks.{i}.mlp.fc2": f"{block}.mlp.3",
+        "norm": "encoder.ln",
+        "pre_logits.fc": "heads.pre_logits",
+        "head": "heads.head",
+    }
+    return [
+        ("cls_token", ("class_token",), SAME),
+        ("pos_embed", ("encoder.pos_embedding",), SAME),
+        *_pairs(modules, ".weight", ".bias", SAME),
+        ("blocks.{i}.attn.qkv.weight", (f"{block}.self_attention.in_proj_weight",), SAME),
+        ("blocks.{i}.attn.qkv.bias", (f"{block}.self_attention.in_proj_bias",), SAME),
+    ]
+
+
 @dataclass(frozen=True)
 class Layout:
     """A naming of the arrays: how to know it, its table, and what its arrays leave unsaid."""
 
     name: str
-    signature: str  # a regular expression that one name must match
+    anchor: str  # the name of the patches' projection, in every spelling
+    signature: str  # what one of the names beside it must match
     table: Table
     preprocessing: dict[str, Any]
     gelu: str = "exact"
@@ -132,19 +155,21 @@ class Layout:
 
 
 HUGGINGFACE_ALIASES = (
-    (r"^(vit|dinov2)\.", ""),
+    (r"^(vit|dinov2|deit)\.", ""),
     (r"^layers\.", "encoder.layer."),
     (r"attention\.q_proj", "attention.attention.query"),
     (r"attention\.k_proj", "attention.attention.key"),
     (r"attention\.v_proj", "attention.attention.value"),
     (r"attention\.o_proj", "attention.output.dense"),
 )
+HUGGINGFACE_ANCHOR = r"((vit|dinov2|deit)\.)?embeddings\.patch_embeddings\.projection\.weight"
 LAYOUTS = {
     layout.name: layout
     for layout in (
         Layout(
             name="google",
-            signature=r"^(params/)?embedding/kernel$",
+            anchor=r"(params/)?embedding/kernel",
+            signature="",
             table=_google_table(),
             preprocessing={**HALF, "interpolation": "bilinear"},
             gelu="tanh",
@@ -159,14 +184,16 @@ LAYOUTS = {
         ),
         Layout(
             name="huggingface-vit",
+            anchor=HUGGINGFACE_ANCHOR,
             signature=r"layernorm_before\.weight$",
             table=_huggingface_table(
                 "layernorm_before", "layernorm_after", "intermediate.dense", "output.dense"
             ),
             preprocessing={**HALF, "interpolation": "bilinear"},
             eps=1e-12,
-            # The pooler's output goes nowhere in ViTForImageClassification.
-            ignored=r"^(pooler\.dense\.|embeddings\.mask_token$)",
+            # The pooler's output goes nowhere in ViTForImageClassification; the decoder is that of
+            # masked pre-training.
+            ignored=r"^(pooler\.dense\.|embeddings\.mask_token$|decoder\.)",
             aliases=(
                 *HUGGINGFACE_ALIASES,
                 (r"\.mlp\.fc1\.", ".intermediate.dense."),
@@ -175,6 +202,7 @@ LAYOUTS = {
         ),
         Layout(
             name="huggingface-dinov2",
+            anchor=HUGGINGFACE_ANCHOR,
             signature=r"(layer|layers)\.0\.layer_scale1\.lambda1$",
             table=_huggingface_table("norm1", "norm2", "mlp.fc1", "mlp.fc2"),
             preprocessing={**IMAGENET, "interpolation": "bicubic", "image_size": 224},
@@ -186,14 +214,31 @@ LAYOUTS = {
             aliases=HUGGINGFACE_ALIASES,
         ),
         Layout(
+            name="torchvision",
+            anchor=r"conv_proj\.weight",
+            signature="",
+            table=_torchvision_table(),
+            preprocessing={**IMAGENET, "interpolation": "bilinear"},
+            # Before its version 0.13.
+            aliases=(
+                (r"\.mlp\.linear_1\.", ".mlp.0."),
+                (r"\.mlp\.linear_2\.", ".mlp.3."),
+            ),
+        ),
+        Layout(
             name="timm",
-            signature=r"(^|\.)patch_embed\.proj\.weight$",
+            anchor=r"patch_embed\.proj\.weight",
+            signature="",
             table=_timm_table(),
             preprocessing={**IMAGENET, "interpolation": "bicubic"},
             layer_scale=("blocks.{i}.ls1.gamma", "blocks.{i}.ls2.gamma"),
             # MAE's decoder, and the mask tokens of MAE and DINOv2, serve pre-training only.
             ignored=r"^(mask_token$|decoder_)",
-            aliases=((r"^module\.", ""),),
+            aliases=(
+                # DINOv2 trains its blocks in chunks and counts them through.
+                (r"^blocks\.\d+\.(\d+\.)", r"blocks.\1"),
+                (r"\.gamma_([12])$", r".ls\1.gamma"),  # DeiT III
+            ),
         ),
     )
 }

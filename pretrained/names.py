@@ -12,6 +12,8 @@ from pathlib import Path
 import requests
 from tqdm import tqdm
 
+from pretrained.files import ENDINGS, shards_of
+from pretrained.near import find_local, near
 from pretrained.read import read
 from utils import UserError, check_disk, log
 
@@ -34,26 +36,44 @@ GOOGLE_FILES = {
 }
 
 
-def resolve(name: str) -> Path:
-    """The file or folder that a name, owner/name, URL or path stands for, fetched if need be.
+LOGS = Path("logs")
+HUB = "https://huggingface.co"
+ON_HUB = re.compile(
+    r"(?:hf-hub:|https?://(?:huggingface\.co|hf\.co)/)([\w.-]+/[\w.-]+?)(/tree/main)?/?"
+)
 
-    Raises UserError where it can't be had, saying which file to put where.
+
+def resolve(name: str, save_path: str | Path | None = None, log_path: str | Path = LOGS) -> Path:
+    """The file or folder that a name, owner/name, URL or path stands for, fetched if need be; a
+    path may leave its ending out, or be a run's, whose name is enough.
+
+    `save_path` and `log_path` are where runs are. Raises UserError where it can't be had, saying
+    which file to put where.
     """
+    runs = (WEIGHTS if save_path is None else Path(save_path), Path(log_path))
     if name in GOOGLE_FILES:
         return _fetched(f"{GOOGLE_BUCKET}/{GOOGLE_FILES[name]}", WEIGHTS / f"{name}.npz")
+    if on_hub := ON_HUB.fullmatch(name):
+        return _from_hub(on_hub[1])
     if re.match(r"https?://", name):
         file = re.sub(r"[?#].*", "", name).rstrip("/").rpartition("/")[2]
         # Many addresses end in model.safetensors: the hash keeps them apart.
         address = hashlib.sha256(name.encode()).hexdigest()[:8]
         return _fetched(name, WEIGHTS / f"{address}-{file or 'weights'}")
-    if Path(name).exists():
-        return Path(name)
-    is_file = re.search(r"\.(npz|safetensors|pth|pt|bin)$", name)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not is_file:
-        return _from_hub(name)
+    if found := find_local(name, *runs):
+        return found
+    meant = near(name, *runs, more=GOOGLE_FILES)
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and Path(name).suffix not in ENDINGS:
+        owner = name.partition("/")[0]
+        if not Path(owner).is_dir():
+            return _from_hub(name, f"; of what is on this machine, {meant}")
+        raise UserError(
+            f"{name}: no such weights in the folder {owner}; {meant} (for a repository on Hugging "
+            f"Face, write {HUB}/{name})"
+        )
     raise UserError(
-        f"{name}: no such weights: a path, a URL, owner/name on Hugging Face, or one of "
-        f"{', '.join(GOOGLE_FILES)}"
+        f"{name}: no such weights; {meant} (a path, a run, a URL, owner/name on Hugging Face, or "
+        f"one of {', '.join(GOOGLE_FILES)})"
     )
 
 
@@ -64,38 +84,69 @@ def _fetched(url: str, path: Path) -> Path:
     return path
 
 
-def _from_hub(name: str) -> Path:
-    """A model repository's weights and its two descriptions, under weights/owner--name."""
+def _from_hub(name: str, meant: str = "") -> Path:
+    """A model repository's weights and its two descriptions, under weights/owner--name.
+
+    `meant` ends the sentence of an error with what else the name may have stood for.
+    """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     folder = WEIGHTS / name.replace("/", "--")
-    weights = ("model.safetensors", "pytorch_model.bin")
-    if any((folder / file).exists() for file in weights):
+    whole = ("model.safetensors", "pytorch_model.bin")
+    weights = (*whole, *(f"{file}.index.json" for file in whole))
+    if any((folder / file).exists() for file in whole) or _whole_shards(folder):
         return folder
     endpoint = os.environ.get("HF_ENDPOINT")
-    there: set[str] = set()
-    for file in ("config.json", "preprocessor_config.json", *weights):
-        if there & set(weights):
-            break
+    out_of_reach = (
+        f"{name} can't be reached; without a network, put the repository's config.json, "
+        f"preprocessor_config.json and model.safetensors into {folder}{meant}"
+    )
+    if not _reachable(endpoint or HUB):
+        raise UserError(out_of_reach)
+
+    def fetched(file: str) -> bool:
         try:
             hf_hub_download(name, file, local_dir=folder, endpoint=endpoint)
-            there.add(file)
         except LocalEntryNotFoundError:
-            raise UserError(
-                f"{name} can't be reached; without a network, put the repository's config.json, "
-                f"preprocessor_config.json and model.safetensors into {folder}"
-            ) from None
+            raise UserError(out_of_reach) from None
         except EntryNotFoundError:
-            continue
+            return False
         except Exception as error:
             reason = str(error).strip().partition("\n")[0]
-            raise UserError(f"{name} can't be had from the Hugging Face hub: {reason}") from None
-    if not there & set(weights):
-        raise UserError(f"{name} on Hugging Face has neither {' nor '.join(weights)}")
+            raise UserError(
+                f"{name} can't be had from the Hugging Face hub: {reason}{meant}"
+            ) from None
+        return True
+
+    for file in ("config.json", "preprocessor_config.json"):
+        fetched(file)
+    found = next((file for file in weights if fetched(file)), None)
+    if found is None:
+        raise UserError(f"{name} on Hugging Face has neither {' nor '.join(whole)}")
+    for shard in shards_of(folder / found) if found.endswith(".index.json") else ():
+        if not fetched(shard):
+            raise UserError(f"{name} on Hugging Face lacks {shard}, which its {found} lists")
     return folder
 
 
+def _whole_shards(folder: Path) -> bool:
+    """Whether an index and all that it lists were fetched before."""
+    for index in sorted(folder.glob("*.index.json")):
+        return all((folder / file).is_file() for file in shards_of(index))
+    return False
+
+
+def _reachable(endpoint: str) -> bool:
+    """Whether anything answers there. The hub's own library asks for half a minute first."""
+    try:
+        requests.head(endpoint, timeout=REACH_TIMEOUT_S)
+    except requests.RequestException:
+        return False
+    return True
+
+
+REACH_TIMEOUT_S = 5
 DOWNLOAD_TRIES = 4
 DOWNLOAD_TIMEOUT_S = 30
 CHUNK = 1 << 18

@@ -11,23 +11,25 @@ config.json and preprocessor_config.json beside it, and by these rules, which th
 
 from __future__ import annotations
 
-import json
 import re
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from config import Preprocessing, ViTConfig
 from model import LayersHead, VisionTransformer
-from pretrained.layouts import LAYOUTS, Layout
+from pretrained.describe import checked, json_metadata
+from pretrained.files import read_arrays, weights_in
+from pretrained.layouts import Layout
+from pretrained.others import kind_of, variant_of
+from pretrained.unwrap import HEADS, peel
 from utils import UserError, some
+
+__all__ = ["Weights", "convert", "layers_head", "read", "read_arrays"]
 
 
 @dataclass(frozen=True)
@@ -55,21 +57,34 @@ def convert(
     `metadata` may hold num_heads, gelu, eps, preprocessing and classes, and wins over the rules.
     Raises UserError naming every array that is missing, not understood, or of a wrong shape.
     """
-    layout = next(
-        (x for x in LAYOUTS.values() if any(re.search(x.signature, name) for name in arrays)), None
-    )
-    if layout is None:
+    metadata = dict(metadata or {})
+    peeled = peel(arrays)
+    names = arrays if peeled is None else peeled.arrays
+    if kind := kind_of(list(names)):
+        raise UserError(
+            f"{source}: this is {kind}, not a Vision Transformer of the kind that is trained here; "
+            f"name weights of an ordinary ViT (its arrays are {some(arrays, 4)})"
+        )
+    if peeled is None:
         raise UserError(
             f"{source}: no Vision Transformer in a known layout (Google npz, Hugging Face ViT or "
-            f"Dinov2, timm/DeiT/MAE/DINOv2, ours); its arrays are {some(arrays)}"
+            f"Dinov2, timm/DeiT/MAE/DINOv2, torchvision, ours); its arrays are {some(arrays)}"
         )
-    given = {_spell(name, layout): array for name, array in arrays.items()}
-    state, extra, ignored = _translate(given, layout)
+    layout = peeled.layout
+    given, extra = _spelled(peeled.arrays, layout)
+    state, unread, ignored = _translate(given, layout, source)
+    extra = sorted([*extra, *unread, *peeled.unknown])
+    if extra and (reason := variant_of(extra)):
+        raise UserError(f"{source}: {reason} (not understood {some(extra)})")
+    ignored = sorted([*ignored, *peeled.heads])
     notes = [f"ignored by declaration: {some(ignored)}"] if ignored else []
-    vit, preprocessing = _infer(state, given, layout, dict(metadata or {}), notes, source)
+    notes += [*metadata.get("notes", ()), *peeled.notes]
+    _leave_wide_head(state, notes)
+    vit, preprocessing = _infer(state, given, layout, metadata, notes, source)
     _account(state, extra, vit, f"{source} ({layout.name} layout)")
-    classes = (metadata or {}).get("classes")
-    if seen := (metadata or {}).get("seen"):  # of a training that was measured before its last fit
+    classes = metadata.get("classes")
+    _check_classes(classes, state, vit, source)
+    if seen := metadata.get("seen"):  # of a training that was measured before its last fit
         notes.append(
             f"beware: {source} has learned its run's validation pictures, too ({seen}): on them it "
             "would be measured by what it knows; train.refit=false keeps a network that has not"
@@ -85,18 +100,42 @@ def convert(
     )
 
 
-def _spell(name: str, layout: Layout) -> str:
-    for pattern, replacement in layout.aliases:
-        name = re.sub(pattern, replacement, name)
-    return name
+def _spelled(arrays: Mapping[str, Tensor], layout: Layout) -> tuple[dict[str, Tensor], list[str]]:
+    """The arrays under the table's names, and the names that would be another's."""
+    given: dict[str, Tensor] = {}
+    doubled = []
+    for name, array in arrays.items():
+        spelled = name
+        for pattern, replacement in layout.aliases:
+            spelled = re.sub(pattern, replacement, spelled)
+        if spelled in given:
+            doubled.append(name)
+        given.setdefault(spelled, array)
+    return given, doubled
+
+
+BLOCK = re.compile(r"(?:encoderblock_|encoder_layer_|encoder\.layer\.|^blocks\.)(\d{1,9})[./]")
+
+
+def _depth(names: Iterable[str], source: str) -> int:
+    """How many blocks there are; UserError where a number is left out, or far too large."""
+    first = {int(m[1]): name for name in names if (m := BLOCK.search(name))}
+    for number, name in sorted(first.items()):
+        if number >= len(first):
+            absent = next(i for i in range(number) if i not in first)
+            raise UserError(
+                f"{source}: it has an array {name}, but none of block {absent}; the file was put "
+                "together wrongly, or is not whole"
+            )
+    return len(first)
 
 
 def _translate(
-    given: dict[str, Tensor], layout: Layout
+    given: dict[str, Tensor], layout: Layout, source: str
 ) -> tuple[dict[str, Tensor], list[str], list[str]]:
     """Our state, the names that nothing consumed, and those declared ignored."""
-    numbers = [re.search(r"(?:encoderblock_|layer\.|^blocks\.)(\d+)[./]", name) for name in given]
-    depth = max((int(m.group(1)) + 1 for m in numbers if m), default=0)
+    unused = [name for name in given if re.search(layout.ignored, name)]
+    depth = _depth(given.keys() - set(unused), source)
     state: dict[str, Tensor] = {}
     used: set[str] = set()
     for ours, theirs, kind in layout.table:
@@ -113,8 +152,39 @@ def _translate(
             if name in given:
                 used.add(name)
                 _fold(state, f"blocks.{i}.{module}", given[name].float())
-    ignored = sorted(n for n in given.keys() - used if re.search(layout.ignored, n))
-    return state, sorted(given.keys() - used - set(ignored)), ignored
+    whole = [n for n in sorted(used) if not given[n].is_floating_point() and "depths" not in n]
+    if whole:
+        raise UserError(
+            f"{source}: {some(whole, 3)} hold {given[whole[0]].dtype}, as of a quantised network; "
+            "name weights in floating point"
+        )
+    rest = given.keys() - used
+    ignored = sorted(n for n in rest if n in unused or HEADS.search(n))
+    return state, sorted(rest - set(ignored)), ignored
+
+
+def _leave_wide_head(state: dict[str, Tensor], notes: list[str]) -> None:
+    """DINOv2's classifiers read the patches' mean, or several blocks, beside the class token: no
+    head of ours, and dropped by a training anyway."""
+    head, cls = state.get("head.weight"), state.get("cls_token")
+    if head is None or cls is None or head.ndim != 2 or "pre_logits.fc.weight" in state:
+        return
+    D = cls.shape[-1]
+    if head.shape[1] > D and head.shape[1] % D == 0:
+        del state["head.weight"]
+        state.pop("head.bias", None)
+        notes.append(
+            f"its classifier reads {head.shape[1]} features, not the class token's {D}: left out"
+        )
+
+
+def _check_classes(classes: Any, state: Mapping[str, Tensor], vit: ViTConfig, source: str) -> None:
+    bias = state.get("head.bias", state.get("layers.fc.bias"))
+    if classes and bias is not None and len(classes) != len(bias):
+        raise UserError(
+            f"{source}: its metadata names {len(classes)} classes ({some(classes, 4)}), and its "
+            f"head has {len(bias)}; fetch or write the file again"
+        )
 
 
 def _fold(state: dict[str, Tensor], module: str, gamma: Tensor) -> None:
@@ -160,7 +230,8 @@ def _infer(
     defaults = {"image_size": vit.dim, **layout.preprocessing}
     if given_preprocessing is None:
         notes.append(f"preprocessing by the {layout.name} rule: mean {defaults['mean']}")
-    return vit, Preprocessing.model_validate({**defaults, **(given_preprocessing or {})})
+    values = {**defaults, **(given_preprocessing or {})}
+    return vit, checked(Preprocessing, values, f"{source}: preprocessing.")
 
 
 def _settle(key: str, metadata: dict[str, Any], rule: Any, notes: list[str]) -> Any:
@@ -182,7 +253,13 @@ def _heads(
     if layout.name == "google" and kernel is not None and kernel.ndim == 3:
         return int(kernel.shape[1])
     if "num_heads" in metadata:
-        return int(metadata["num_heads"])
+        own = metadata["num_heads"]
+        if type(own) is not int or own < 1 or D % own:
+            raise UserError(
+                f"{source}: num_heads is {own!r}, which does not divide the width ({D}); fetch or "
+                "write the file again"
+            )
+        return own
     if D % 64:
         raise UserError(
             f"{source}: the arrays don't say how many heads a width of {D} has; put the model's "
@@ -212,7 +289,7 @@ def _account(state: dict[str, Tensor], extra: list[str], vit: ViTConfig, source:
     problems = []
     if missing := sorted(wanted.keys() - state.keys()):
         problems.append(f"missing {some(missing)}")
-    if extra:
+    if extra := sorted({*extra, *(state.keys() - wanted.keys())}):
         problems.append(f"not understood {some(extra)}")
     wrong = [
         f"{name} is {tuple(state[name].shape)} instead of {shape}"
@@ -230,7 +307,13 @@ def layers_head(state: Mapping[str, Tensor], vit: ViTConfig) -> LayersHead | Non
     depths, bias = state.get("layers.depths"), state.get("layers.fc.bias")
     if depths is None or bias is None:
         return None
-    return LayersHead([int(depth) for depth in depths], vit.hidden_dim, len(bias))
+    numbers = [int(depth) for depth in depths]
+    if not numbers or numbers != sorted({*numbers} & {*range(1, vit.num_layers + 1)}):
+        raise UserError(
+            f"layers.depths is {some(map(str, numbers))}, which are no numbers of {vit.num_layers} "
+            "blocks in their order; fetch or write the file again"
+        )
+    return LayersHead(numbers, vit.hidden_dim, len(bias))
 
 
 def read(path: Path) -> Weights:
@@ -238,118 +321,12 @@ def read(path: Path) -> Weights:
 
     Raises UserError in one sentence where it is missing, truncated or not weights.
     """
-    if path.is_dir():
-        names = ("model.safetensors", "pytorch_model.bin")
-        found = next((path / name for name in names if (path / name).exists()), None)
-        if found is None:
-            raise UserError(f"{path} is a folder without {' or '.join(names)}")
-        path = found
-    arrays, metadata = read_arrays(path)
+    path = weights_in(path) if path.is_dir() else path
+    arrays, own = read_arrays(path)
+    beside = json_metadata(path.parent, arrays) if "num_heads" not in own else {}
+    notes = (*beside.get("notes", ()), *own.get("notes", ()))
     try:
-        return convert(arrays, {**_json_metadata(path.parent, arrays), **metadata}, str(path))
+        return convert(arrays, {**beside, **own, "notes": notes}, str(path))
     except (ValueError, RuntimeError, TypeError, IndexError, KeyError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path}: not a ViT of a kind that is understood ({reason})") from None
-
-
-def read_arrays(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A file's arrays under its own names, and the metadata that it carries, by its content."""
-    if not path.exists():
-        raise UserError(f"{path}: no such weights file; fetch it, or name another")
-    with open(path, "rb") as file:
-        start = file.read(9)
-    try:
-        if start[:2] == b"PK":
-            with zipfile.ZipFile(path) as archive:
-                is_npz = any(name.endswith(".npy") for name in archive.namelist())
-            return (_read_npz(path), {}) if is_npz else _read_torch(path)
-        if start[8:9] == b"{":
-            with safe_open(path, "pt") as file_:
-                # Copies: the tensors are a mapping of the file, which another may overwrite.
-                names = list(file_.keys())
-                arrays = {name: file_.get_tensor(name).clone() for name in names}
-                return arrays, _own_metadata(file_.metadata() or {})
-        if start[:1] == b"\x80":
-            return _read_torch(path)
-    except (zipfile.BadZipFile, SafetensorError, EOFError, ValueError, OSError) as error:
-        raise UserError(
-            f"{path} is damaged or cut short ({error}); remove it and fetch it again"
-        ) from None
-    raise UserError(
-        f"{path} is not a weights file (.npz, .safetensors or PyTorch): it begins with {start!r}"
-    )
-
-
-def _read_npz(path: Path) -> dict[str, Tensor]:
-    # numpy's zip reader checks each member's CRC as it reads it to the end.
-    with np.load(path, allow_pickle=False) as archive:
-        return {name: torch.from_numpy(np.asarray(archive[name])) for name in archive.files}
-
-
-def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"{path} can't be read as tensors alone, and nothing else is ever unpickled: {reason}"
-        ) from None
-    metadata = _own_metadata(content.get("metadata", {})) if isinstance(content, dict) else {}
-    for key in ("model", "state_dict"):  # DeiT and MAE wrap their arrays
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, not named arrays")
-    return {str(k): v for k, v in content.items() if isinstance(v, Tensor)}, metadata
-
-
-def _own_metadata(header: Mapping[str, str]) -> dict[str, Any]:
-    """What our own checkpoints say in their safetensors header (or last.pt)."""
-    if "architecture" not in header:
-        return {}
-    vit = json.loads(header["architecture"])
-    found = {key: vit[key] for key in ("num_heads", "gelu", "eps")}
-    found["preprocessing"] = json.loads(header["preprocessing"])
-    found["classes"] = json.loads(header.get("classes", "null"))
-    found |= {"seen": header["seen"]} if "seen" in header else {}
-    return found
-
-
-def _json_metadata(folder: Path, arrays: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What config.json and preprocessor_config.json beside the weights say (Hugging Face, timm).
-
-    A config.json that speaks of another width is not this file's, and is left alone.
-    """
-    config = _json_file(folder / "config.json")
-    width = config.get("hidden_size", config.get("num_features"))
-    if not any(width in tensor.shape for name, tensor in arrays.items() if "cls_token" in name):
-        return {}
-    found: dict[str, Any] = {}
-    if "num_attention_heads" in config:
-        found["num_heads"] = config["num_attention_heads"]
-    if "layer_norm_eps" in config:
-        found["eps"] = config["layer_norm_eps"]
-    if "hidden_act" in config:
-        found["gelu"] = "exact" if config["hidden_act"] == "gelu" else "tanh"
-    processor = _json_file(folder / "preprocessor_config.json")
-    timm = config.get("pretrained_cfg", {})
-    size = processor.get("crop_size") or processor.get("size") or {}
-    candidates = {
-        "mean": processor.get("image_mean") or timm.get("mean"),
-        "std": processor.get("image_std") or timm.get("std"),
-        "image_size": (size.get("height") if isinstance(size, dict) else size)
-        or (timm.get("input_size") or [None])[-1],
-        "interpolation": {2: "bilinear", 3: "bicubic"}.get(processor.get("resample", -1))
-        or timm.get("interpolation"),
-        "crop": timm.get("crop_pct"),
-    }
-    preprocessing = {key: value for key, value in candidates.items() if value is not None}
-    return found | ({"preprocessing": preprocessing} if "mean" in preprocessing else {})
-
-
-def _json_file(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

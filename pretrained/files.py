@@ -1,0 +1,274 @@
+"""A file, or the shards of one -> its arrays under its own names, and what it says of itself."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.serialization import safe_globals
+
+from pretrained.describe import own_metadata
+from pretrained.unwrap import unwrap
+from utils import UserError, some
+
+WEIGHTS_FILES = (  # of a folder, the first that is there
+    "best.safetensors",  # a run's
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "last.pt",
+)
+ENDINGS = (".safetensors", ".npz", ".pth", ".pt", ".bin", ".ckpt")
+
+
+def weights_in(folder: Path) -> Path:
+    """The weights file of a model's folder: by its usual name, or the only one."""
+    for name in WEIGHTS_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    others = sorted(path for path in folder.iterdir() if path.suffix in ENDINGS)
+    if len(others) == 1:
+        return others[0]
+    there = some(path.name for path in others or sorted(folder.iterdir()))
+    raise UserError(
+        f"{folder} is a folder without model.safetensors or pytorch_model.bin; name the file "
+        f"itself (there: {there})"
+    )
+
+
+def read_arrays(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A file's arrays under its own names, and the metadata that it carries, by its content.
+
+    Of a checkpoint with several networks they are those of one; metadata's `notes` say which.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such weights file; fetch it, or name another")
+    with open(path, "rb") as file:
+        start = file.read(9)
+    if path.name.endswith(".index.json"):
+        return _read_shards(path)
+    if index := _index_of(path):
+        return _read_shards(index)
+    try:
+        return _read_one(path, start)
+    except (zipfile.BadZipFile, SafetensorError, EOFError, ValueError, OSError) as error:
+        raise UserError(
+            f"{path} is damaged or cut short ({error}); remove it and fetch it again"
+        ) from None
+
+
+def _read_one(path: Path, start: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if start[:2] == b"PK":
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if any(name.endswith(".npy") for name in names):
+            return _read_npz(path), {}
+        if any(name.endswith("/constants.pkl") for name in names):
+            raise UserError(
+                f"{path} is a TorchScript program; write its arrays alone: torch.save("
+                f"torch.jit.load({path.name!r}).state_dict(), 'weights.pth')"
+            )
+        return _read_torch(path)
+    if start[8:9] == b"{":
+        with safe_open(path, "pt") as file:
+            # Copies: the tensors are a mapping of the file, which another may overwrite.
+            names = list(file.keys())
+            arrays = {name: file.get_tensor(name).clone() for name in names}
+            return arrays, own_metadata(file.metadata() or {}, str(path))
+    if start[:1] == b"\x80":
+        return _read_torch(path)
+    raise UserError(
+        f"{path} is not a weights file (.npz, .safetensors or PyTorch): it begins with {start!r}"
+    )
+
+
+def _read_npz(path: Path) -> dict[str, Tensor]:
+    # numpy's zip reader checks each member's CRC as it reads it to the end.
+    arrays: dict[str, Tensor] = {}
+    with np.load(path, allow_pickle=False) as archive:
+        for name in archive.files:
+            try:
+                array = np.asarray(archive[name])
+            except ValueError as error:
+                if "pickle" not in str(error).lower():
+                    raise
+                raise UserError(
+                    f"{path}: {name} holds Python objects, and nothing but numbers is ever "
+                    "unpickled; write its arrays one by one: np.savez('weights.npz', **arrays)"
+                ) from None
+            if array.dtype.str[1:] == "V2":  # JAX's bfloat16, which numpy has not
+                arrays[name] = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+            elif array.dtype.kind in "fiub":
+                arrays[name] = torch.from_numpy(array)
+    return arrays
+
+
+# ----------------------------------------------------------------------------- what PyTorch wrote
+
+
+class Unused:
+    """Stands for what a checkpoint holds beside its tensors, such as a program's arguments.
+
+    None of it is used, so none of it is made: the names below are read as this, and the classes
+    that they name never run.
+    """
+
+    def __init__(self, *args: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+class PlainDict:
+    """Stands for the kinds of dict of other programs; makes dicts."""
+
+    def __new__(cls, *args: object) -> dict[Any, Any]:  # type: ignore[misc]
+        return {}
+
+
+UNUSED = (
+    "argparse.Namespace",
+    "types.SimpleNamespace",
+    *(f"numpy.{name}" for name in ("dtype", "ndarray")),
+    *(
+        f"numpy.{core}.multiarray.{f}"
+        for core in ("core", "_core")
+        for f in ("scalar", "_reconstruct")
+    ),
+    *(f"numpy.{core}.numeric._frombuffer" for core in ("core", "_core")),
+    *(
+        f"{module}.{pure}{kind}Path"
+        for module in ("pathlib", "pathlib._local")
+        for pure in ("", "Pure")
+        for kind in ("", "Posix", "Windows")
+    ),
+    *(f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")),
+    "uuid.UUID",
+    "decimal.Decimal",
+    "fractions.Fraction",
+    *(
+        f"{module}.{name}"
+        for module in ("builtins", "__builtin__")
+        for name in ("range", "slice", "dict", "list", "tuple", "int", "float", "str", "bool")
+    ),
+    # Lightning keeps OmegaConf's settings as they are.
+    "typing.Any",
+    "omegaconf.dictconfig.DictConfig",
+    "omegaconf.listconfig.ListConfig",
+    *(f"omegaconf.base.{name}" for name in ("Metadata", "ContainerMetadata")),
+    *(
+        f"omegaconf.nodes.{kind}Node"
+        for kind in ("Any", "String", "Integer", "Float", "Boolean", "Bytes", "Path", "Enum")
+    ),
+)
+DICTS = (
+    "collections.defaultdict",
+    "lightning.fabric.utilities.data.AttributeDict",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+    "lightning.pytorch.utilities.parsing.AttributeDict",
+)
+ALLOWED = [*((Unused, name) for name in UNUSED), *((PlainDict, name) for name in DICTS)]
+
+
+def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_globals(ALLOWED):  # type: ignore[arg-type]
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(_not_loaded(path, str(error))) from None
+    if not isinstance(content, Mapping):
+        if isinstance(content, Tensor) or not isinstance(content, (list, tuple)):
+            raise UserError(f"{path} holds a {type(content).__name__}, not named arrays")
+        content = dict(enumerate(content))
+    metadata = own_metadata(content.get("metadata"), str(path))
+    if metadata and isinstance(content.get("model"), Mapping):  # our own last.pt
+        content = {"model": content["model"]}
+    arrays, notes = unwrap(content)
+    return arrays, {**metadata, "notes": notes}
+
+
+def _not_loaded(path: Path, message: str) -> str:
+    """Why PyTorch refused a file, in one sentence."""
+    if found := re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module)", message):
+        return (
+            f"{path} holds a {found[1]} beside its tensors, and nothing else is ever unpickled, as "
+            "that can run a stranger's code; where you trust the file, write its arrays alone: "
+            f"torch.save(torch.load({path.name!r}, weights_only=False)['model'], 'weights.pth'), "
+            "with its own key for 'model', or .state_dict() where it is a whole module"
+        )
+    reason = message.rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0]
+    return (
+        f"{path} can't be read as tensors alone, and nothing else is ever unpickled: {reason}; "
+        "where it is damaged, fetch it again"
+    )
+
+
+# ------------------------------------------------------------------------------------------ shards
+
+
+def _index_of(path: Path) -> Path | None:
+    """The index of a shard, model-00001-of-00002.safetensors; None for a file that is whole."""
+    shard = re.fullmatch(r"(.+?)-(\d{5})-of-(\d{5})(\.[a-z]+)", path.name)
+    if shard is None or int(shard[3]) <= 1:
+        return None
+    index = path.with_name(f"{shard[1]}{shard[4]}.index.json")
+    if not index.is_file():
+        raise UserError(
+            f"{path} is one of {int(shard[3])} shards, and {index.name}, which lists them, is not "
+            "beside it; fetch it, too"
+        )
+    return index
+
+
+def shards_of(index: Path) -> dict[str, list[str]]:
+    """The files that an index lists, each with the names of its arrays.
+
+    Raises UserError where it is no index, or names a file that is not beside it.
+    """
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+        listed = dict(content["weight_map"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise UserError(f"{index} is not an index of shards: it has no weight_map") from None
+    files: dict[str, list[str]] = {}
+    for name, file in listed.items():
+        if not isinstance(file, str) or Path(file).name != file or file.endswith(".index.json"):
+            raise UserError(f"{index}: {name} is in {file!r}, which is no file beside it")
+        files.setdefault(file, []).append(str(name))
+    if not files:
+        raise UserError(f"{index} lists no shards")
+    return files
+
+
+def _read_shards(index: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    files = shards_of(index)
+    if missing := [file for file in files if not (index.parent / file).is_file()]:
+        raise UserError(f"{index} lists {some(missing)}, not there; fetch what is missing to it")
+    arrays: dict[str, Tensor] = {}
+    for file, names in files.items():
+        path = index.parent / file
+        with open(path, "rb") as opened:
+            start = opened.read(9)
+        try:
+            found, _ = _read_one(path, start)
+        except (zipfile.BadZipFile, SafetensorError, EOFError, ValueError, OSError) as error:
+            raise UserError(
+                f"{path} is damaged or cut short ({error}); remove it and fetch it again"
+            ) from None
+        if absent := sorted(set(names) - found.keys()):
+            raise UserError(f"{path} lacks {some(absent)}, which {index.name} says it holds")
+        arrays |= found
+    return arrays, {"notes": (f"the arrays are of {len(files)} shards",)}

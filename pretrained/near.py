@@ -1,0 +1,116 @@
+"""Local weights by a name: without their ending, by their run; what was meant by a wrong one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+import yaml
+
+from pretrained.files import ENDINGS, WEIGHTS_FILES
+from utils import UserError, log, some
+
+BEST = WEIGHTS_FILES[0]
+
+
+def find_local(name: str, weights: Path, logs: Path) -> Path | None:
+    """The file or folder that a path stands for, with its ending or without, or a run's name or its
+    folder; None where nothing is there.
+
+    `weights` and `logs` are where runs are kept. Raises UserError where a run is meant that has
+    kept no network.
+    """
+    try:
+        found = _find(name, weights, logs)
+    except (OSError, ValueError):  # a name too long, or with a zero in it, is no path
+        return None
+    if found is not None and found != Path(name):
+        log.info("%s: taken to be %s", name, found)
+    return found
+
+
+def _find(name: str, weights: Path, logs: Path) -> Path | None:
+    path = Path(name)
+    if path.is_file():
+        return path
+    # The name alone may be that of a folder, too: vit-s14/ with its runs, and vit-s14.safetensors.
+    if path.is_dir() and _holds_weights(path):
+        return path
+    for folder in (path, logs / name):
+        if (folder / "config.yaml").is_file():
+            return _of_run(folder, weights)
+    if path.is_dir():
+        return _with_ending(path) or path
+    for there in (path, weights / name):
+        if there.is_file() or (there.is_dir() and _holds_weights(there)):
+            return there
+        if found := _with_ending(there):
+            return found
+    return None
+
+
+def _holds_weights(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in WEIGHTS_FILES)
+
+
+def _with_ending(path: Path) -> Path | None:
+    if not path.name:
+        return None
+    endings = (*ENDINGS, ".safetensors.index.json", ".bin.index.json")
+    return next((f for end in endings if (f := path.with_name(path.name + end)).is_file()), None)
+
+
+def _of_run(folder: Path, weights: Path) -> Path:
+    """The network that a run has kept, by its folder of logs."""
+    try:
+        settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        kept = Path(settings["train"]["save_path"])
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, RecursionError):
+        kept = weights
+    for place in (kept, weights):
+        run = place / folder.resolve().name
+        if run.is_dir() and _holds_weights(run):
+            return run
+    raise UserError(
+        f"{folder} is a run that has kept no network: there is no {kept / folder.name / BEST}; "
+        "train it to its end, or name other weights"
+    )
+
+
+def near(name: str, weights: Path, logs: Path, more: Iterable[str] = ()) -> str:
+    """What may have been meant by a name that stands for nothing, as the end of a sentence."""
+    wanted = Path(name)
+    there = [
+        *_weights_below(wanted.parent if wanted.parent.is_dir() else weights),
+        *_weights_below(weights),
+        *(str(run.parent) for run in sorted(logs.glob("*/config.yaml"))),
+        *more,
+    ]
+    there = list(dict.fromkeys(there))
+    by_stem = {_stem(one): one for one in reversed(there)}
+    close = [by_stem[stem] for stem in difflib.get_close_matches(_stem(name), by_stem, 3, 0.6)]
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    if local := [one for one in there if one not in set(more)]:
+        return f"there are {some(local, 6)}"
+    return f"there are no weights in {weights}"
+
+
+def _stem(name: str) -> str:
+    path = Path(name.lower())
+    return path.stem if path.suffix in ENDINGS else path.name
+
+
+def _weights_below(folder: Path) -> list[str]:
+    """The weights in a folder, and its folders that hold some."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError:
+        return []
+    return [
+        str(entry)
+        for entry in entries
+        if (entry.suffix in ENDINGS and entry.is_file())
+        or (entry.is_dir() and _holds_weights(entry))
+    ]
