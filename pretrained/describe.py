@@ -25,7 +25,8 @@ def checked(
         return schema.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        loc = [str(part) for part in first["loc"]]
+        # What pydantic calls the branch of a choice is no key.
+        loc = [str(p) for i, p in enumerate(first["loc"]) if i == 0 or isinstance(p, int)]
         key = ".".join([(names or {}).get(loc[0], loc[0]), *loc[1:]]) if loc else ""
         why = first["msg"].replace("Input should", "it should")
         given = repr(first["input"])

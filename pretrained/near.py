@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from pretrained.files import ENDINGS, WEIGHTS_FILES
+from pretrained.files import ENDINGS, WEIGHTS_FILES, weights_in
 from utils import UserError, log, some
 
 BEST = WEIGHTS_FILES[0]
@@ -71,7 +71,7 @@ def _of_run(folder: Path, weights: Path) -> Path:
     for place in (kept, weights):
         run = place / folder.resolve().name
         if run.is_dir() and _holds_weights(run):
-            return run
+            return weights_in(run)
     raise UserError(
         f"{folder} is a run that has kept no network: there is no {kept / folder.name / BEST}; "
         "train it to its end, or name other weights"

@@ -7,6 +7,8 @@ from collections.abc import Collection
 
 # Told by a name that no other kind has; the first that matches counts.
 KINDS = (
+    (r"(^|\.)detr\.|query_position_embeddings|(^|\.)query_embed\.", "a DETR detector"),
+    (r"(^|\.)(rpn\.head|roi_heads?)\.", "a detector"),
     (r"\.lora_[AB]\.|\.lora_(up|down)\.", "LoRA adapters, without the network that they change"),
     (r"\.(absmax|quant_map|qweight|qzeros|SCB)$|quant_state", "a quantised network"),
     (
@@ -14,6 +16,9 @@ KINDS = (
         "a hybrid of a ResNet and a Vision Transformer",
     ),
     (r"MixerBlock_|\.mlp_tokens\.|\.linear_tokens\.", "an MLP-Mixer"),
+    (r"stages\.\d+\.blocks\.\d+\.attn\.(rel_pos_h|norm_[qk])", "an MViT"),
+    (r"\.attn_(grid|block)\.|\.layers\.(MBconv|window_attention)\.", "a MaxViT"),
+    (r"stages\.\d+\.blocks\.\d+\..*(rel_pos|relative_position)", "a CoAtNet or its kin"),
     (r"(^|\.)image_encoder\.(patch_embed|blocks|neck)|\.rel_pos_h$", "a SAM image encoder"),
     (r"(^|\.)swinv2\.|\.cpb_mlp\.|continuous_position_bias_mlp", "a Swin Transformer V2"),
     (
@@ -23,12 +28,12 @@ KINDS = (
     ),
     (
         r"(^|\.)(beit|data2vec_vision)\.|blocks\.\d+\.(attn\.q_bias|attn\.relative_position)"
-        r"|layer\.\d+\.lambda_1$|relative_position_bias_table|rel_pos_bias\.",
-        "a BEiT",
+        r"|layers?\.\d+\.lambda_1$|relative_position_bias_table|rel_pos_bias\.",
+        "a BEiT or its kin (data2vec, EVA)",
     ),
     (r"blocks_token_only\.", "a CaiT"),
-    (r"(^|\.)segformer\.|\.mlp\.dwconv\.dwconv\.", "a SegFormer or a PVT"),
-    (r"(^|\.)vision_model\.head\.probe|attn_pool\.(latent|probe)", "a SigLIP image tower"),
+    (r"(^|\.)segformer\.|\.mlp\.dwconv\.|\.sequence_reduction\.", "a SegFormer or a PVT"),
+    (r"(^|\.)head\.probe$|attn_pool\.(latent|probe)", "a SigLIP image tower"),
     (
         r"(^|\.)vision_model\.|visual\.(conv1|class_embedding|transformer)|visual\.layer1\."
         r"|vision_embeddings|(^|\.)class_embedding$",
@@ -50,12 +55,12 @@ KINDS = (
     (r"(^|\.)denseblock\d+\.", "a DenseNet"),
     (r"layer\d\.\d+\.(conv|bn)\d\.|(^|\.)resnet\.|embedder\.embedder\.convolution", "a ResNet"),
     (r"block\d+/unit\d+/", "a ResNet (BiT)"),
-    (r"(^|\.)detr\.|class_labels_classifier", "a DETR"),
     (
         r"(^|\.)features\.\d+\.(\d+\.)*(weight|bias|running_mean|conv|block|fc\d)",
         "a convolutional network",
     ),
-    (r"\.running_mean$", "a convolutional network"),
+    (r"(^|model\.)layer\.\d+\.attention\.q_proj\.|rope_embed", "a DINOv3"),
+    (r"\.running_mean$", "a network with batch normalisation"),
     (r"to_patch_embedding\.|transformer\.layers\.\d+\.0\.", "a ViT of vit-pytorch (lucidrains)"),
     (r"patch_embed\.projection\.|layers\.\d+\.ffn\.layers\.", "a ViT in OpenMMLab's naming"),
 )
@@ -70,8 +75,9 @@ VARIANTS = (
         "these were fine-tuned from",
     ),
     (
-        r"dist(illation)?_token|^head_dist\.",
-        "it is a distilled DeiT with a second token; name the weights of DeiT without distillation",
+        r"dist(illation)?_token",
+        "it has a second token, for distillation, as the distilled DeiTs have, and this project's "
+        "network has not; name the weights of DeiT without distillation",
     ),
     (
         r"reg(ister)?_tokens?$",

@@ -51,7 +51,7 @@ BESIDE = re.compile(
 )
 TEXT_TOWER = re.compile(r"(^|[./])transformer\.resblocks\.")
 HEADS = re.compile(  # of the trunk itself, and none that the layout's table knows
-    r"^([a-z0-9]+_)*(heads?|classifiers?|fc|projectors?|projection|predictors?|last_layer|prototypes?)"
+    r"^(?!fc_norm)([a-z0-9]+_)*(heads?|classifiers?|fc|projectors?|projection|predictors?|last_layer|prototypes?)"
     r"(_[a-z0-9]+)*[./]"
 )
 
@@ -151,17 +151,16 @@ def unwrap(content: Mapping[Any, Any]) -> tuple[dict[str, Tensor], tuple[str, ..
 
 
 def _states(
-    content: Any, path: tuple[str, ...], seen: set[int]
+    found: Any, path: tuple[str, ...], seen: set[int]
 ) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
     """Every mapping of names to arrays, with the keys that lead to it."""
-    if id(content) in seen or len(path) > DEEPEST_WRAPPER:
-        return
-    seen.add(id(content))
-    if isinstance(content, (list, tuple)):
-        content = dict(enumerate(content))
+    content = dict(enumerate(found)) if isinstance(found, (list, tuple)) else found
     own = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
     if own:
         yield path, own
+    if id(found) in seen or len(path) == DEEPEST_WRAPPER:  # a cycle, or far too deep
+        return
+    seen.add(id(found))
     for key, value in content.items():
         if isinstance(value, (Mapping, list, tuple)):
             yield from _states(value, (*path, str(key)), seen)

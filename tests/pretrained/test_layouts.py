@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torchvision
 import transformers
 from safetensors.torch import save_file
 from torch import Tensor
@@ -84,6 +85,51 @@ def test_mae_and_deit_wrap_their_arrays(tmp_path: Path) -> None:
     torch.save({"model": {**theirs.state_dict(), **decoder}}, tmp_path / "mae.pth")
     weights = pretrained.read(tmp_path / "mae.pth")
     assert weights.vit.num_classes == 0 and "decoder_pos_embed" in weights.notes[0]
+
+
+def torchvision_model(**changes: Any) -> Any:
+    sizes = {"image_size": 64, "patch_size": 16, "num_layers": 2, "num_heads": 2, "hidden_dim": 128}
+    options = {**sizes, "mlp_dim": 256, "num_classes": 7, **changes}
+    return randomise(torchvision.models.VisionTransformer(**options))
+
+
+@pytest.mark.parametrize("size", [None, 48])
+def test_torchvision_in_and_out(tmp_path: Path, size: int | None) -> None:
+    theirs = torchvision_model(representation_size=size)
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    ours = pretrained.load_model(tmp_path / "w.pth")
+    assert ours.vit.representation_size == size and ours.vit.gelu == "exact"
+    with torch.inference_mode():
+        assert relative(ours(images(64)), theirs(images(64))) <= 1e-6
+    torchvision_model(representation_size=size).load_state_dict(
+        pretrained.export(ours, "torchvision")
+    )
+
+
+def test_torchvisions_older_names() -> None:
+    """Those of its files until 2022; its own code renames them, too."""
+    theirs = torchvision_model()
+    older = {
+        name.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2."): array
+        for name, array in theirs.state_dict().items()
+    }
+    assert len(older) == len(theirs.state_dict()) and "conv_proj.weight" in older
+    ours = build(convert(older))
+    with torch.inference_mode():
+        assert relative(ours(images(64)), theirs(images(64))) <= 1e-6
+
+
+def test_huggingfaces_mae_without_its_decoder(tmp_path: Path) -> None:
+    config = transformers.ViTMAEConfig(
+        **HF_SIZES, decoder_hidden_size=32, decoder_num_hidden_layers=1, mask_ratio=0.0
+    )
+    theirs = randomise(transformers.ViTMAEForPreTraining(config))
+    theirs.save_pretrained(tmp_path)
+    ours = pretrained.load_model(tmp_path)
+    theirs.vit.embeddings.random_masking = lambda x, noise=None: (x, None, None)  # it shuffles
+    with torch.inference_mode():
+        expected = theirs.vit(images(64)).last_hidden_state[:, 0]
+        assert relative(ours(images(64)), expected) <= 1e-6
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import pretrained
+from model import VisionTransformer
 from pretrained.read import convert
 from tests.helpers import FIXTURES, random_weights
+from tests.pretrained.helpers import SMALL
 from tests.pretrained.test_layouts import timm_model
 from utils import UserError
 
@@ -49,6 +53,62 @@ def test_arrays_that_do_not_fit_are_named(change: Any, message: str) -> None:
     with pytest.raises(UserError) as caught:
         convert(arrays)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("number", ["7", "300000", "999999999", "9" * 40, "9" * 5000])
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_a_block_of_a_number_without_those_before(prefix: str, number: str) -> None:
+    """No network is built of a number in a name: 300,000 would take a minute and gigabytes."""
+    arrays = {prefix + name: array for name, array in good().items()}
+    stray = f"{prefix}blocks.{number}.norm1.weight"
+    started = time.process_time()
+    with pytest.raises(UserError, match=r"none of block 2|not understood blocks.9999999999"):
+        convert({**arrays, stray: torch.zeros(128)})
+    assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize("layout", ["google", "huggingface-vit", "torchvision"])
+def test_a_block_that_is_left_out(layout: str) -> None:
+    vit = SMALL.model_copy(update={"num_layers": 3})
+    arrays = pretrained.export(VisionTransformer(vit), layout)
+    kept = {n: a for n, a in arrays.items() if not re.search(r"(_|layer\.)1[./]", n)}
+    assert len(kept) < len(arrays)
+    with pytest.raises(UserError, match="it has an array .*2.*, but none of block 1"):
+        convert(kept)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("fc_norm.weight", "it reads the mean of the patch tokens through fc_norm"),
+        ("dist_token", "it has a second token, for distillation"),
+        ("reg_token", "it has register tokens"),
+        ("norm_pre.weight", "it normalises before its first block"),
+        ("blocks.0.mlp.w12.weight", "its MLP is a SwiGLU"),
+        ("blocks.0.attn.q_norm.weight", "its blocks have parts that"),
+    ],
+)
+def test_variants_that_are_not_computed_here(name: str, reason: str) -> None:
+    for arrays in (good(), {f"model.{n}": a for n, a in good().items()}):
+        prefix = "model." if "model.norm.weight" in arrays else ""
+        with pytest.raises(UserError) as caught:
+            convert({**arrays, prefix + name: torch.zeros(128)})
+        assert reason in str(caught.value) and name in str(caught.value)
+
+
+@pytest.mark.parametrize("prefix", ["", "backbone."])
+def test_a_network_of_timms_with_mean_pooling(prefix: str) -> None:
+    theirs = timm_model(global_pool="avg")
+    assert "fc_norm.weight" in theirs.state_dict()
+    with pytest.raises(UserError, match="mean of the patch tokens through fc_norm"):
+        convert({prefix + name: array for name, array in theirs.state_dict().items()})
+
+
+def test_a_head_of_which_half_is_there() -> None:
+    arrays = good()
+    arrays.pop("head.weight")
+    with pytest.raises(UserError, match="not understood head.bias"):
+        convert(arrays)
 
 
 def test_unknown_arrays() -> None:
