@@ -12,8 +12,9 @@ from engine.forecast import Forecast, forecast
 from engine.run import Run
 from engine.start import Work, begin, checkpoint_bytes, moment_bytes, set_up
 from engine.trials import settings
+from pretrained.build import NotFetched
 from tokens.plan import damage
-from utils import minutes
+from utils import log, minutes
 
 
 def preview(config: Config, notes: Iterable[str] = ()) -> None:
@@ -21,7 +22,12 @@ def preview(config: Config, notes: Iterable[str] = ()) -> None:
     train = config.train
     device = begin(train, notes)
     run = Run(train.run_name or "(time and mode)", train.log_path, train.save_path)
-    print_check(set_up(config, run, device))
+    try:
+        work = set_up(config, run, device, fetch=False)
+    except NotFetched as absent:
+        log.info("%s", absent)
+    else:
+        print_check(work)
 
 
 def print_check(work: Work) -> None:

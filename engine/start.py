@@ -107,8 +107,9 @@ def open_run(config: Config) -> Run:
     return Run.create(train.run_name, train.log_path, train.save_path, kind)
 
 
-def set_up(config: Config, run: Run, device: torch.device) -> Work:
-    """Read the pictures, build the network, and settle what is `auto`; nothing is written yet."""
+def set_up(config: Config, run: Run, device: torch.device, fetch: bool = True) -> Work:
+    """Read the pictures, build the network, and settle what is `auto`; nothing is written yet, but
+    for weights that are fetched."""
     check_tracker(config.train.track)
     asked = config.train.model_copy(update={"run_name": run.name, "from_checkpoint": None})
     caches = asked.may_cache and not config.overfit_one_batch.overfit
@@ -117,7 +118,7 @@ def set_up(config: Config, run: Run, device: torch.device) -> Work:
     report_data(split)
     own = asked.transform and try_transform(asked.transform, split, asked.seed)
     seed_everything(asked.seed)
-    net = build_for(config, split.classes)
+    net = build_for(config, split.classes, fetch)
     train = asked.settled(len(split.part("train")))
     train = with_head(train, net, caches)
     plan = plan_cache(net, split, train, checkpoint_bytes(train, net)) if caches else None

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from config import Config, ViTConfig
+from config import Config, Preprocessing, ViTConfig
 from model import VisionTransformer
-from pretrained.names import resolve
+from pretrained.names import Missing, missing, resolve
 from pretrained.read import Weights, layers_head, read
 from utils import UserError, log, some
 
@@ -80,10 +80,15 @@ def build(
     return net.eval()
 
 
-def build_for(config: Config, classes: tuple[str, ...]) -> VisionTransformer:
+class NotFetched(UserError):
+    """Weights that are not here, of an architecture that their name does not tell."""
+
+
+def build_for(config: Config, classes: tuple[str, ...], fetch: bool = True) -> VisionTransformer:
     """The model that a config asks for, with a head for `classes`, frozen as its mode says.
 
-    The head is fresh, unless the weights are a checkpoint of ours for the very same classes.
+    The head is fresh, unless the weights are a checkpoint of ours for the very same classes. With
+    `fetch=False`, in the place of weights that are not here come random ones of the same sizes.
 
     Raises UserError listing the keys of `vit` that the file sets unlike its weights.
     """
@@ -96,8 +101,11 @@ def build_for(config: Config, classes: tuple[str, ...]) -> VisionTransformer:
     if config.train.mode == "scratch":
         return VisionTransformer(vit.concrete(len(classes)), classes=classes)
     assert config.train.checkpoint is not None
-    weights = read(resolve(config.train.checkpoint, config.train.save_path, config.train.log_path))
-    _say(weights)
+    named = (config.train.checkpoint, config.train.save_path, config.train.log_path)
+    absent = None if fetch else missing(*named)
+    weights = stand_in(absent) if absent else read(resolve(*named))
+    if not absent:
+        _say(weights)
     _check_architecture(vit, weights)
     size = vit.dim if "dim" in vit.model_fields_set else weights.preprocessing.image_size
     keeps_head = weights.classes == classes and weights.vit.num_classes == len(classes)
@@ -123,6 +131,19 @@ def build_for(config: Config, classes: tuple[str, ...]) -> VisionTransformer:
     return net
 
 
+def stand_in(absent: Missing) -> Weights:
+    """Random weights in the place of some that are not here; NotFetched where their sizes are not
+    known before."""
+    what = f"the weights are not here: a run fetches {absent.source} to {absent.path}"
+    if absent.vit is None:
+        raise NotFetched(f"{what}; what it does with them can't be said before")
+    net = VisionTransformer(absent.vit)
+    total, _ = net.parameter_counts()
+    log.info("%s (about %.0f MB); nothing is fetched now", what, 4 * total / 1e6)
+    known = Preprocessing(image_size=absent.vit.dim)
+    return Weights(net.state_dict(), net.vit, known, "google", absent.source)
+
+
 def _say(weights: Weights) -> None:
     log.info("weights: %s, %s layout", weights.source, weights.layout)
     for note in weights.notes:
@@ -145,7 +166,10 @@ def _check_architecture(vit: ViTConfig, weights: Weights) -> None:
         if key in vit.model_fields_set and getattr(vit, key) != getattr(weights.vit, key)
     ]
     if differing:
-        raise UserError(f"vit does not fit {weights.source}: " + "; ".join(differing))
+        raise UserError(
+            f"vit does not fit {weights.source}: {'; '.join(differing)}; leave these keys of vit "
+            "out, or write auto"
+        )
     for key in ("eps", "gelu"):
         asked, own = getattr(vit, key), getattr(weights.vit, key)
         if asked not in ("auto", own):

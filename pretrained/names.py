@@ -7,17 +7,20 @@ import os
 import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import requests
 from tqdm import tqdm
 
+from config import ViTConfig
 from pretrained.files import ENDINGS, shards_of
 from pretrained.near import find_local, near
 from pretrained.read import read
 from utils import UserError, check_disk, log
 
 WEIGHTS = Path("weights")
+HOME = Path(__file__).resolve().parents[1] / "weights"
 GOOGLE_BUCKET = "https://storage.googleapis.com/vit_models"
 GOOGLE_FILES = {
     "google-in21k": "imagenet21k/ViT-B_16.npz",
@@ -37,10 +40,65 @@ GOOGLE_FILES = {
 
 
 LOGS = Path("logs")
+OWNER_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 HUB = "https://huggingface.co"
 ON_HUB = re.compile(
     r"(?:hf-hub:|https?://(?:huggingface\.co|hf\.co)/)([\w.-]+/[\w.-]+?)(/tree/main)?/?"
 )
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Weights that are not on this machine: what they are fetched from, where to, and what they
+    are, where the name says it."""
+
+    source: str
+    path: Path
+    vit: ViTConfig | None = None
+
+
+def missing(
+    name: str, save_path: str | Path | None = None, log_path: str | Path = LOGS
+) -> Missing | None:
+    """What `resolve` would fetch for a name; None where it is here, or there is no such thing."""
+    if name in GOOGLE_FILES:
+        address = f"{GOOGLE_BUCKET}/{GOOGLE_FILES[name]}"
+        found = Missing(address, _kept(f"{name}.npz"), _google(name))
+        return None if found.path.exists() else found
+    on_hub = ON_HUB.fullmatch(name)
+    if not on_hub and re.match(r"https?://", name):
+        found = Missing(name, _kept(_file_of(name)))
+        return None if found.path.exists() else found
+    runs = (WEIGHTS if save_path is None else Path(save_path), Path(log_path))
+    if not on_hub and (not OWNER_NAME.fullmatch(name) or find_local(name, *runs)):
+        return None
+    owner_name = on_hub[1] if on_hub else name
+    if Path(name).suffix in ENDINGS or (not on_hub and Path(name.partition("/")[0]).is_dir()):
+        return None
+    folder = _kept(owner_name.replace("/", "--"))
+    return None if folder.is_dir() else Missing(f"{HUB}/{owner_name}", folder)
+
+
+def _google(name: str) -> ViTConfig:
+    """The architecture of one of Google's files: B/16 unless the name ends otherwise."""
+    size, patch = re.fullmatch(r".*?(?:-(ti|s|b|l)(\d+))?", name).groups(default="")  # type: ignore[union-attr]
+    preset = size.title() or "B"
+    classes = 1000 if "in1k" in name else 21_843
+    keys = {"preset": preset, "patch_dim": int(patch or 16), "num_classes": classes}
+    return ViTConfig(gelu="tanh", eps=1e-6, **keys)  # type: ignore[arg-type]
+
+
+def _file_of(address: str) -> str:
+    """Many addresses end in model.safetensors: the hash keeps them apart."""
+    file = re.sub(r"[?#].*", "", address).rstrip("/").rpartition("/")[2]
+    return f"{hashlib.sha256(address.encode()).hexdigest()[:8]}-{file or 'weights'}"
+
+
+def _kept(name: str) -> Path:
+    """Where fetched weights lie: in the working directory's `weights`, or in that beside the
+    programs where they are there already."""
+    beside = HOME / name
+    return beside if beside.exists() and not (WEIGHTS / name).exists() else WEIGHTS / name
 
 
 def resolve(name: str, save_path: str | Path | None = None, log_path: str | Path = LOGS) -> Path:
@@ -52,18 +110,15 @@ def resolve(name: str, save_path: str | Path | None = None, log_path: str | Path
     """
     runs = (WEIGHTS if save_path is None else Path(save_path), Path(log_path))
     if name in GOOGLE_FILES:
-        return _fetched(f"{GOOGLE_BUCKET}/{GOOGLE_FILES[name]}", WEIGHTS / f"{name}.npz")
+        return _fetched(f"{GOOGLE_BUCKET}/{GOOGLE_FILES[name]}", _kept(f"{name}.npz"))
     if on_hub := ON_HUB.fullmatch(name):
         return _from_hub(on_hub[1])
     if re.match(r"https?://", name):
-        file = re.sub(r"[?#].*", "", name).rstrip("/").rpartition("/")[2]
-        # Many addresses end in model.safetensors: the hash keeps them apart.
-        address = hashlib.sha256(name.encode()).hexdigest()[:8]
-        return _fetched(name, WEIGHTS / f"{address}-{file or 'weights'}")
+        return _fetched(name, _kept(_file_of(name)))
     if found := find_local(name, *runs):
         return found
     meant = near(name, *runs, more=GOOGLE_FILES)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and Path(name).suffix not in ENDINGS:
+    if OWNER_NAME.fullmatch(name) and Path(name).suffix not in ENDINGS:
         owner = name.partition("/")[0]
         if not Path(owner).is_dir():
             return _from_hub(name, f"; of what is on this machine, {meant}")
@@ -80,7 +135,13 @@ def resolve(name: str, save_path: str | Path | None = None, log_path: str | Path
 def _fetched(url: str, path: Path) -> Path:
     if not path.exists():
         log.info("fetching %s", url)
-        download(url, path, check=read)
+        try:
+            download(url, path, check=read)
+        except UserError as error:
+            here = [p for folder in (WEIGHTS, HOME) for p in sorted(folder.glob("*"))]
+            files = [p for p in here if p.suffix in ENDINGS]
+            meant = f"; {files[0]} is here: train.checkpoint={files[0]}" if files else ""
+            raise UserError(f"{error}{meant}") from None
     return path
 
 
@@ -92,7 +153,7 @@ def _from_hub(name: str, meant: str = "") -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    folder = WEIGHTS / name.replace("/", "--")
+    folder = _kept(name.replace("/", "--"))
     whole = ("model.safetensors", "pytorch_model.bin")
     weights = (*whole, *(f"{file}.index.json" for file in whole))
     if any((folder / file).exists() for file in whole) or _whole_shards(folder):

@@ -11,7 +11,7 @@ from config_file import load_config
 from engine.forecast import forecast
 from engine.run import Run
 from engine.start import set_up
-from tests.helpers import CPU, picture, train
+from tests.helpers import CPU, fail, picture, train, without_vit
 
 
 @pytest.mark.usefixtures("new_files_are_remembered")
@@ -99,3 +99,32 @@ def test_the_forecast_grows_with_what_is_to_be_done(
     assert "training" not in expected("train.head=layers")
     whole = expected("train.mode=pretrained", "train.lr=1e-4", "train.head=class")
     assert whole == {"training": pytest.approx(1.6), "validation": pytest.approx(4 * 6 * 0.5)}
+
+
+def test_check_fetches_nothing(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fetched(*args: object) -> None:
+        raise AssertionError("fetched")
+
+    monkeypatch.chdir(config_file.parent)
+    monkeypatch.setattr("pretrained.names.download", fetched)
+    monkeypatch.setattr("pretrained.names.HOME", config_file.parent / "none")
+    without_vit(config_file)
+    options = ["train.mode=finetune", "train.max_epochs=1", "train.lr=1e-3"]
+    assert train(config_file, "--check", *options, "train.checkpoint=google-in21k-augreg-ti16") == 0
+    said = capsys.readouterr().out
+    assert "a run fetches https://storage.googleapis.com/vit_models/augreg/Ti_16" in said
+    assert "weights/google-in21k-augreg-ti16.npz (about 39 MB); nothing is fetched now" in said
+    assert "hidden_dim: 192" in said and "time: about" in said and "token cache: 36" in said
+    assert train(config_file, "--check", *options, "train.checkpoint=someone/vit") == 0
+    said = capsys.readouterr().out
+    assert "a run fetches https://huggingface.co/someone/vit to weights/someone--vit; what" in said
+    assert "time:" not in said
+
+
+def test_sizes_that_are_not_the_weights_are_named_with_the_remedy(finetune: Path) -> None:
+    said = fail(finetune, "--check", "vit.hidden_dim=96", "vit.num_heads=auto")
+    assert "hidden_dim: 96 in the config, 48 in the weights" in said and "num_heads" not in said
+    assert "leave these keys of vit out, or write auto" in said
+    assert "hidden_dim: 192" in fail(finetune, "vit.preset=Ti")

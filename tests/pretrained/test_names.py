@@ -16,7 +16,7 @@ import transformers
 import pretrained
 import utils
 from pretrained import names
-from pretrained.names import GOOGLE_BUCKET, GOOGLE_FILES, download, resolve
+from pretrained.names import GOOGLE_BUCKET, GOOGLE_FILES, download, missing, resolve
 from tests.helpers import FIXTURES
 from utils import UserError
 
@@ -228,3 +228,62 @@ def test_the_hub_out_of_reach(server: Server, tmp_path: Path, monkeypatch: Any) 
 def test_a_name_that_is_nothing(name: str) -> None:
     with pytest.raises(UserError, match="no such weights"):
         pretrained.load_model(name)
+
+
+# --------------------------------------------------------------------- what is not on this machine
+
+
+def test_what_would_be_fetched_is_known_before(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(names, "WEIGHTS", tmp_path)
+    for name, sizes in (
+        ("google-in21k", (768, 12, 16, 21_843)),
+        ("google-in1k", (768, 12, 16, 1000)),
+        ("google-in21k-augreg-b32", (768, 12, 32, 21_843)),
+        ("google-in21k-augreg-ti16", (192, 12, 16, 21_843)),
+        ("google-in21k-l16", (1024, 24, 16, 21_843)),
+    ):
+        absent = missing(name)
+        assert absent is not None and absent.path == tmp_path / f"{name}.npz"
+        vit = absent.vit
+        assert vit is not None
+        assert (vit.hidden_dim, vit.num_layers, vit.patch_dim, vit.num_classes) == sizes
+    for name in (f"{server.url}/w.npz", "someone/vit", "https://huggingface.co/someone/vit"):
+        absent = missing(name)
+        assert absent is not None and absent.vit is None and absent.path.parent == tmp_path
+    assert missing("weights/none.npz") is None and missing("no-such-name") is None
+    assert not server.asked and not list(tmp_path.iterdir())
+    (tmp_path / "google-in21k.npz").touch()
+    (tmp_path / "someone--vit").mkdir()
+    assert missing("google-in21k") is None and missing("someone/vit") is None
+
+
+def test_weights_beside_the_programs_are_found_from_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(names, "HOME", tmp_path / "project")
+    (tmp_path / "project").mkdir()
+    fetched = tmp_path / "project" / "google-in21k.npz"
+    fetched.write_bytes((FIXTURES / "google_tiny.npz").read_bytes())
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert resolve("google-in21k") == fetched
+
+
+def test_where_nothing_can_be_fetched_weights_that_are_here_are_named(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(names, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(names, "HOME", tmp_path / "none")
+    monkeypatch.setattr(names, "GOOGLE_BUCKET", server.url)
+    monkeypatch.setattr(names, "DOWNLOAD_TRIES", 1)
+    server.http.shutdown()
+    server.http.server_close()
+    with pytest.raises(UserError) as caught:
+        resolve("google-in21k")
+    assert "is here" not in str(caught.value)
+    here = tmp_path / "vit-s14.safetensors"
+    here.touch()
+    with pytest.raises(UserError, match=f"{here} is here: train.checkpoint={here}"):
+        resolve("google-in21k")
