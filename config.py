@@ -152,6 +152,7 @@ BATCH = 16  # that of the recipes
 SGD_FACTOR = 30.0  # SGD's learning rates by AdamW's: 6e-3 where AdamW takes 2e-4 (paper, table 4)
 HEAD_FACTOR = 15.0  # a head alone takes so much more: 3e-3 (EXPERIMENTS.md, 2026-11-24)
 WARMUP = 0.05  # of the epochs
+SHORT = 0.5  # of the recipe's steps: a training of fewer is called short
 RECIPES: dict[Mode, Recipe] = {
     # Chosen on training parts: EXPERIMENTS.md, 2026-11-24.
     "finetune": Recipe(2e-4, (1e-5, 3e-3), 900, (12, 300), 0.01, views=4),
@@ -293,6 +294,14 @@ class TrainConfig(Section):
         if self.mode != "finetune":
             return "all"
         return "block" if self.trained_blocks else "head"
+
+    def steps(self, images: int) -> tuple[int, int]:
+        """How many steps a training on so many images takes, and how many by the mode's recipe."""
+        recipe = self.model_copy(update={"max_epochs": "auto"})
+        own, usual = (train.settled(images).max_epochs for train in (self, recipe))
+        assert own != "auto" and usual != "auto"
+        an_epoch = math.ceil(images / self.batch_size)
+        return own * an_epoch, usual * an_epoch
 
     def settled(self, images: int) -> TrainConfig:
         """The same with each `auto` of the training settled, for so many training images; a

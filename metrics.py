@@ -87,6 +87,38 @@ def wilson(accuracy: float, n: int) -> tuple[float, float]:
     return round(max(0.0, centre - half), 4), round(min(1.0, centre + half), 4)
 
 
+def balanced_interval(right: Sequence[tuple[float, int]]) -> tuple[float, float]:
+    """The 95 % interval of the mean of the classes' recalls, each with its number of images: of
+    their own intervals (Wilson's), put together as Zou and Donner do.
+
+    Zou & Donner 2008, https://doi.org/10.1002/sim.3095
+    """
+    mean = sum(recall for recall, _ in right) / len(right)
+    ends = [wilson(recall, n) for recall, n in right]
+    below = math.hypot(*(recall - low for (recall, _), (low, _) in zip(right, ends, strict=True)))
+    above = math.hypot(*(high - recall for (recall, _), (_, high) in zip(right, ends, strict=True)))
+    low, high = mean - below / len(right), mean + above / len(right)
+    return round(max(0.0, low), 4), round(min(1.0, high), 4)
+
+
+def paired_chance(only_first: int, only_second: int) -> float:
+    """How likely so uneven a share is by chance, where two networks differ on some images: so many
+    are right by the first alone, so many by the second alone.
+
+    McNemar's exact test, two-sided: the images on which they differ are fair coins.
+    McNemar 1947, https://doi.org/10.1007/BF02295996
+    """
+    from scipy.stats import binomtest  # type: ignore[import-untyped]  # slow to import
+
+    differ = only_first + only_second
+    return float(binomtest(only_first, differ).pvalue) if differ else 1.0
+
+
+def said_chance(p: float) -> str:
+    """A probability as a sentence has it."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
 def confusion(
     labels: Iterable[str], predicted: Iterable[str], classes: Sequence[str]
 ) -> np.ndarray:

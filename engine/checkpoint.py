@@ -185,9 +185,8 @@ def resumable(run: Run, progress: Progress) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"stopped with {progress.epoch} epochs done; go on with: {go_on(run.folder)}"
-        ) from None
+        done = f"{progress.epoch} epoch{'' if progress.epoch == 1 else 's'} done"
+        raise KeyboardInterrupt(f"stopped with {done}; go on with: {go_on(run.folder)}") from None
     except Diverged as error:
         there = [str(path) for path in (run.best, run.last) if path.exists()]
         kept = (

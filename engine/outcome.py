@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import time
@@ -31,7 +32,7 @@ from engine.run import Run
 from engine.start import Work
 from engine.track import log_outcome, reached, settings_of
 from engine.verdict import Judge
-from metrics import confusion, evaluate, predict, score_lines, scores, wilson
+from metrics import balanced_interval, confusion, evaluate, predict, score_lines, scores, wilson
 from model import VisionTransformer
 from pretrained.read import read_arrays
 from pretrained.write import save_model
@@ -63,7 +64,9 @@ def conclude(
     given, found = kept_network(work, job, loaders, judge.setting, progress)
     clock.lap("test")
     part = "test" if "test" in given else "val"
-    learned = judge.verdict(job, loaders, facts(split, part, found, progress))
+    right = (given[part][0].argmax(1) == given[part][1]).numpy()
+    known = facts(split, part, found, progress, given[part], job.train)
+    learned = judge.verdict(job, loaders, known, right)
     clock.lap("verdict")
     again = refit(work, job.train, loaders, judge, found) if work.refits else None
     clock.lap("refit")
@@ -253,22 +256,43 @@ def write_report(folder: Path) -> None:
         log.info("no report.html: %s", reason.removeprefix("error: "))
 
 
-def facts(split: Split, part: str, found: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """What the verdict is about: the accuracy of the reported part, and what chance would reach."""
-    labels = [sample.label for sample in split.part(part)]
-    classes = Counter(labels)
-    return {
+def facts(
+    split: Split,
+    part: str,
+    found: dict[str, Any],
+    progress: Progress,
+    given: tuple[Tensor, Tensor],
+    train: TrainConfig,
+) -> dict[str, Any]:
+    """What the verdict is about: the accuracy of the reported part, by the network's answers
+    `given` for it, what chance would reach, and how long it was trained."""
+    predicted, labels = given[0].argmax(1), given[1]
+    images = len(labels)
+    classes = labels.bincount()
+    recalls = [(predicted[labels == c] == c).double().mean().item() for c in labels.unique()]
+    known = {
         "part": part,
-        "images": len(labels),
+        "images": images,
         "accuracy": found[f"{part}_accuracy"],
         "interval": found[f"{part}_interval"],
         "chance": round(1 / len(split.classes), 7),
-        "largest_class": round(max(classes.values()) / len(labels), 7),
+        "largest_class": round(classes.max().item() / images, 7),
+        "balanced_accuracy": found[f"{part}_balanced_accuracy"],
+        "balanced_interval": list(
+            balanced_interval(list(zip(recalls, classes[classes > 0].tolist(), strict=True)))
+        ),
+        "balanced_chance": round(1 / len(recalls), 7),
+        "one_answer": round(predicted.bincount().max().item() / images, 7),
         "train_accuracy": round(progress.train_accuracy, 7),
         "train_images_of_the_rarest_class": min(
             Counter(sample.label for sample in split.part("train")).values()
         ),
     }
+    if train.head != "layers":  # which is solved for
+        learned = len(split.part("train"))
+        taken = progress.epoch * math.ceil(learned / train.batch_size)
+        known |= {"steps": taken, "recipe_steps": train.steps(learned)[1]}
+    return known
 
 
 def report_end(summary: dict[str, Any], run: Run) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +12,10 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from tqdm import tqdm
 
-from config import RECIPES
+from config import RECIPES, SHORT
 from engine.heads import add_layers_head, layer_features, read_depths, solved
 from engine.job import Job, Setting, Side, side_job, train_side_by_side
-from metrics import evaluate, wilson
+from metrics import evaluate, paired_chance, said_chance, wilson
 from model import VisionTransformer
 from tokens.cache import Loaders, TokenLoader, class_tokens
 from utils import seed_everything
@@ -83,23 +82,39 @@ def _folds(labels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]] | None:
 
 def rivals(
     features: np.ndarray, labels: np.ndarray, queries: np.ndarray, targets: np.ndarray
-) -> dict[str, float]:
-    """The accuracies on `queries` of what needs no network to be trained: nearest neighbours and
-    logistic regression on the frozen network's class tokens."""
+) -> dict[str, np.ndarray]:
+    """Which of `queries` are answered rightly (m,) by what needs no network to be trained: nearest
+    neighbours and logistic regression on the frozen network's class tokens."""
     if len(labels) > MOST_FOR_RIVALS:
         keep = np.random.default_rng(0).permutation(len(labels))[:MOST_FOR_RIVALS]
         features, labels = features[keep], labels[keep]
     neighbours, _ = nearest_neighbours(features, labels, queries)
     logistic, _ = logistic_regression(features, labels, queries)
     return {
-        "nearest_neighbours": float((neighbours == targets).mean()),
-        "logistic_regression": float((logistic == targets).mean()),
+        "nearest_neighbours": neighbours == targets,
+        "logistic_regression": logistic == targets,
     }
 
 
-LEARNED, NO_BETTER, NOT_LEARNED = "learned", "no better than its simplest rival", "not learned"
+def paired(right: np.ndarray, rival: np.ndarray) -> dict[str, Any]:
+    """A network against a rival on the same pictures, by which of them each gets right (n,): the
+    rival's accuracy, and McNemar's test."""
+    alone, rivals_alone = int((right & ~rival).sum()), int((rival & ~right).sum())
+    p = paired_chance(alone, rivals_alone)
+    return {"only_network": alone, "only_rival": rivals_alone, "p": round(p, 6)}
+
+
+LEARNED, NOT_LEARNED = "learned", "not learned"
+BETTER, LEVEL, WORSE = (
+    f"{how} its strongest rival" for how in ("better than", "level with", "worse than")
+)
+TOO_FEW = "too few pictures to tell"
+NO_BETTER = "no better than its simplest rival"  # what older runs say
 FEW_IMAGES = 10  # to train on in a class, or to judge by: fewer, and a result is a matter of luck
 FAR_OFF = 10.0  # times the recipe's learning rate
+SURE = 0.05  # what happens by chance less often is more than chance
+ONE_ANSWER = 0.9  # of the pictures: a network that gives so many the same answer knows no other
+UNEQUAL = 0.05  # by so much always the largest class may beat chance, before recalls are said
 NAMES = {
     "nearest_neighbours": "nearest neighbours",
     "logistic_regression": "logistic regression on the frozen features",
@@ -109,53 +124,100 @@ NAMES = {
 
 def verdict(
     numbers: dict[str, Any], lr: float, recipe_lr: float, head_alone: bool = False
-) -> dict[str, str]:
+) -> dict[str, Any]:
     """Whether a network learned, and one sentence that says it with the numbers and, where it did
     not, the likely reasons.
 
     `numbers`: part, images, accuracy, interval, chance, largest_class, train_accuracy,
-    train_images_of_the_rarest_class; and where they were measured the rivals' accuracies and
-    shuffled_labels; with `head` both, the head over layers is a part of the network, and a rival
-    only where it is ahead by more than a standard error. `head_alone`: no block trained. `learned`:
-    the whole interval lies above what a guess reaches, and there are enough images to say so.
+    train_images_of_the_rarest_class; where they were measured the rivals' accuracies, `against`
+    (each rival's `paired`) and shuffled_labels; of unequal classes balanced_accuracy, its interval
+    and chance, and one_answer; steps and recipe_steps where some were taken. `head_alone`: no block
+    trained. `learned`: the whole interval lies above what a guess reaches, there are enough images
+    to say so, and no rival is better by more than chance.
     """
-    accuracy, (low, high) = numbers["accuracy"], numbers["interval"]
-    guess = max(numbers["chance"], numbers["largest_class"])
     rival = max((name for name in NAMES if name in numbers), key=lambda n: numbers[n], default=None)
-    got = f"{numbers['part']} accuracy {accuracy:.3f} ({low:.3f} to {high:.3f})"
-    against = f"a guess reaches {guess:.3f}"
+    standing = None if rival is None else stands(numbers["against"][rival])
+    why = ""
+    if numbers["images"] < FEW_IMAGES or not knows_more_than_a_guess(numbers):
+        says = TOO_FEW if numbers["images"] < FEW_IMAGES else NOT_LEARNED
+        reasons = _reasons(numbers, lr, recipe_lr)
+        # What is short or far off is no reason for few pictures, which come last.
+        standing, why = None, reasons[-1] if says == TOO_FEW else f"likely: {', or '.join(reasons)}"
+    else:
+        says = WORSE if standing == WORSE else LEARNED
+        if rival is not None and (standing == WORSE or numbers["accuracy"] <= numbers[rival] < 1):
+            why = _advice(numbers, rival, lr, recipe_lr, head_alone)
+    parts = [_reached(numbers), _against(numbers, rival)]
+    if rival is not None and standing is not None:
+        parts.append(_pairs(numbers, rival, standing if says == LEARNED else None))
+    parts += [part for part in (why, _leak(numbers)) if part]
+    sentence = f"{says}: {'; '.join(parts)}"
+    return {"verdict": says, "verdict_sentence": sentence, "against_strongest_rival": standing}
+
+
+def knows_more_than_a_guess(numbers: dict[str, Any]) -> bool:
+    """Whether its interval lies above chance and above the largest class; or where that class is
+    most of the pictures, whether the mean of the recalls does, which it can't raise."""
+    if numbers["interval"][0] > _guess(numbers):
+        return True
+    return _unequal(numbers) and numbers["balanced_interval"][0] > numbers["balanced_chance"]
+
+
+def stands(pair: dict[str, Any]) -> str:
+    """BETTER or WORSE where that is more than chance, else LEVEL."""
+    if pair["p"] >= SURE:
+        return LEVEL
+    return BETTER if pair["only_network"] > pair["only_rival"] else WORSE
+
+
+def _guess(numbers: dict[str, Any]) -> float:
+    return max(numbers["chance"], numbers["largest_class"])
+
+
+def _unequal(numbers: dict[str, Any]) -> bool:
+    apart = numbers["largest_class"] - numbers["chance"] > UNEQUAL
+    return apart and "balanced_accuracy" in numbers
+
+
+def _reached(numbers: dict[str, Any]) -> str:
+    low, high = numbers["interval"]
+    got = f"{numbers['part']} accuracy {numbers['accuracy']:.3f} ({low:.3f} to {high:.3f})"
+    if _unequal(numbers):
+        low, high = numbers["balanced_interval"]
+        got += f", balanced {numbers['balanced_accuracy']:.3f} ({low:.3f} to {high:.3f})"
+    return got
+
+
+def _against(numbers: dict[str, Any], rival: str | None) -> str:
+    against = f"a guess reaches {_guess(numbers):.3f}"
+    if _unequal(numbers):
+        against += f" (always the largest class), balanced {numbers['balanced_chance']:.3f}"
     if rival is not None:
         against += f", {NAMES[rival]} {numbers[rival]:.3f}"
     if "shuffled_labels" in numbers:
         against += f", the same training on shuffled labels {numbers['shuffled_labels']:.3f}"
-    if low <= guess or numbers["images"] < FEW_IMAGES:
-        reasons = ", or ".join(_reasons(numbers, guess, lr, recipe_lr))
-        says, why = NOT_LEARNED, f"; likely: {reasons}"
-    elif rival is not None and _no_better(numbers, rival):
-        simpler = None if head_alone else "a head alone (train.finetune_blocks=0) may do"
-        simpler = "it may do (train.head=layers)" if rival == "layers_head" else simpler
-        advice = _far_off(lr, recipe_lr) or simpler
-        says, why = NO_BETTER, f"; {advice}" if advice else ""
-    else:
-        says, why = LEARNED, ""
-    if (leak := _leak(numbers, guess)) is not None:
-        why += f"; {leak}"
-    return {"verdict": says, "verdict_sentence": f"{says}: {got}; {against}{why}"}
+    return against
 
 
-def _no_better(numbers: dict[str, Any], rival: str) -> bool:
-    accuracy, other = numbers["accuracy"], numbers[rival]
-    if rival == "layers_head" and numbers.get("head") == "both":
-        return accuracy < other - math.sqrt(other * (1 - other) / numbers["images"])
-    return accuracy < other or accuracy == other < 1
+def _pairs(numbers: dict[str, Any], rival: str, standing: str | None) -> str:
+    """The strongest rival on the same pictures, and how the network stands to it."""
+    pair, images = numbers["against"][rival], numbers["images"]
+    if not pair["only_network"] + pair["only_rival"]:
+        return f"{standing} (both get the same of the {images} pictures right)"
+    said = (
+        f"of {images} pictures {pair['only_network']} are right by the network alone, "
+        f"{pair['only_rival']} by the rival alone"
+    )
+    test = f"McNemar's exact test, {said_chance(pair['p'])}"
+    return f"{said} ({test})" if standing is None else f"{standing} ({said}; {test})"
 
 
-def _leak(numbers: dict[str, Any], guess: float) -> str | None:
+def _leak(numbers: dict[str, Any]) -> str | None:
     """What is wrong where shuffled labels teach something: more than half of what the true ones do.
 
     Less of it is luck: a control errs by whole groups of like images.
     """
-    shuffled = numbers.get("shuffled_labels", 0.0)
+    shuffled, guess = numbers.get("shuffled_labels", 0.0), _guess(numbers)
     halfway = (guess + numbers["accuracy"]) / 2
     if shuffled < halfway or wilson(shuffled, numbers["images"])[0] <= guess:
         return None
@@ -165,6 +227,18 @@ def _leak(numbers: dict[str, Any], guess: float) -> str | None:
     )
 
 
+def _advice(
+    numbers: dict[str, Any], rival: str, lr: float, recipe_lr: float, head_alone: bool
+) -> str:
+    """What may help where a rival does as well, or better."""
+    hints = [hint for hint in (_far_off(lr, recipe_lr), _short(numbers)) if hint]
+    if rival == "layers_head":
+        hints.append("that head may do (train.head=layers)")
+    elif not hints and not head_alone:
+        hints.append("a head alone (train.finetune_blocks=0) may do")
+    return ", and ".join(hints)
+
+
 def _far_off(lr: float, recipe_lr: float) -> str | None:
     if recipe_lr / FAR_OFF <= lr <= recipe_lr * FAR_OFF:
         return None
@@ -172,45 +246,63 @@ def _far_off(lr: float, recipe_lr: float) -> str | None:
     return f"the learning rate {lr:g} is too {size} ({recipe_lr:.2g} is usual)"
 
 
-def _reasons(numbers: dict[str, Any], guess: float, lr: float, recipe_lr: float) -> list[str]:
-    """Why nothing was learned, the likeliest first."""
+def _short(numbers: dict[str, Any]) -> str | None:
+    taken, usual = numbers.get("steps"), numbers.get("recipe_steps")
+    if taken is None or usual is None or taken >= SHORT * usual:
+        return None
+    plural = "" if taken == 1 else "s"
+    return f"the training was short ({taken:,} step{plural}, and the recipe takes {usual:,})"
+
+
+def _reasons(numbers: dict[str, Any], lr: float, recipe_lr: float) -> list[str]:
+    """Why nothing was learned, or nothing can be said, the likeliest first."""
     fewest, trained = numbers["train_images_of_the_rarest_class"], numbers["train_accuracy"]
+    guess = _guess(numbers)
     # Halfway to knowing all by heart: below, the training images themselves were not learned.
     fits = trained > (1 + guess) / 2
     rivals_know = any(
         wilson(numbers[n], numbers["images"])[0] > guess for n in NAMES if n in numbers
     )
-    reasons = [off] if (off := _far_off(lr, recipe_lr)) else []
-    if fewest < FEW_IMAGES or numbers["images"] < FEW_IMAGES:
-        reasons.append(
-            f"too few images ({fewest} to train on in the smallest class, {numbers['images']} to "
-            "judge by)"
-        )
-    if reasons:
+    few = []
+    if fewest < FEW_IMAGES and not rivals_know:  # else they are enough for a rival
+        few = [f"{fewest} to train on in the smallest class"]
+    if numbers["images"] < FEW_IMAGES:
+        few.append(f"{numbers['images']} to judge by")
+    off, short = _far_off(lr, recipe_lr), None if fits else _short(numbers)
+    reasons = [reason for reason in (off, short) if reason]
+    reasons += [f"too few images ({', '.join(few)})"] if few else []
+    if reasons and (off or few or rivals_know):
         return reasons
-    if not fits and rivals_know:
-        return ["too little trains (raise train.finetune_blocks or max_epochs)"]
-    if not fits:
-        return [
-            f"the classes look alike to it or their labels are noise (it gets {trained:.3f} of its "
-            "own training images right)"
-        ]
-    return [
-        f"the labels don't follow from the pictures (it knows {trained:.3f} of its training images "
-        "by heart, which does not help with others)"
-    ]
+    if numbers.get("one_answer", 0.0) > ONE_ANSWER and _unequal(numbers) and not fits:
+        reasons.append(
+            f"it gives {numbers['one_answer']:.3f} of the pictures one and the same answer, as "
+            "most are of one class (train.class_weights=balanced, or more pictures of the others)"
+        )
+    elif not fits and rivals_know:
+        reasons.append("too little trains (raise train.finetune_blocks or max_epochs)")
+    elif not fits:
+        reasons.append(
+            "the classes look alike to it or their labels are noise (it gets "
+            f"{trained:.3f} of its own training images right)"
+        )
+    else:
+        reasons.append(
+            f"the labels don't follow from the pictures (it knows {trained:.3f} of its training "
+            "images by heart, which does not help with others)"
+        )
+    return reasons
 
 
-def layers_accuracy(
+def layers_right(
     net: VisionTransformer, training: TokenLoader, loader: TokenLoader
-) -> dict[str, float]:
-    """The accuracy of the head over layers that a training part asks for; none without frozen
-    blocks to read."""
+) -> dict[str, np.ndarray]:
+    """Which pictures the head over layers that a training part asks for gets right (m,); none
+    without frozen blocks to read."""
     if not read_depths(net):
         return {}
     ridge = solved(net, training)
     features, labels = layer_features(net, loader)
-    return {"layers_head": (ridge(features).argmax(1) == labels).double().mean().item()}
+    return {"layers_head": (ridge(features).argmax(1) == labels).numpy()}
 
 
 def dealt(labels: Tensor) -> Tensor:
@@ -235,10 +327,12 @@ class Judge:
     before: VisionTransformer
     setting: Setting | None
 
-    def verdict(self, job: Job, loaders: Loaders, scored: dict[str, Any]) -> dict[str, Any]:
+    def verdict(
+        self, job: Job, loaders: Loaders, scored: dict[str, Any], right: np.ndarray
+    ) -> dict[str, Any]:
         """The verdict, and the numbers behind it: the network's accuracy on the part that is
-        reported, against chance, the largest class, simple rivals and a control with shuffled
-        labels. Rivals and control need cached tokens, else they are left out.
+        reported, where it is `right` (n,), against chance, the largest class, simple rivals and a
+        control with shuffled labels. Rivals and control need cached tokens, else they are left out.
         """
         train, before = job.train, self.before
         loader, training = loaders[scored["part"]], loaders["train"]
@@ -248,10 +342,12 @@ class Judge:
             some = np.random.default_rng(0).permutation(len(training.dataset))[:MOST_FOR_RIVALS]
             known, labels = class_tokens(before, training.plain(some), job.device)
             queries, targets = class_tokens(before, loader, job.device)
-            numbers |= rivals(known.numpy(), labels.numpy(), queries.numpy(), targets.numpy())
+            found = rivals(known.numpy(), labels.numpy(), queries.numpy(), targets.numpy())
             if train.head != "layers":
-                numbers |= layers_accuracy(job.net, training.plain(some), loader)
+                found |= layers_right(job.net, training.plain(some), loader)
                 numbers["head"] = train.head
+            numbers |= {name: float(theirs.mean()) for name, theirs in found.items()}
+            numbers["against"] = {name: paired(right, theirs) for name, theirs in found.items()}
             numbers["shuffled_labels"] = self.shuffled_control(job, training, loader)
         assert train.lr != "auto"
         head_alone, rates = train.finetune_blocks == 0, (train.lr, train.recipe_lr)

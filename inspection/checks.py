@@ -27,12 +27,16 @@ from utils import some
 
 FASTEST, SLOWEST = -1.0, -8.0  # log10 of update : weight; about -3 is healthy
 NAMED = 4  # tensors in one sentence, the others counted
+KNOWN = 0.05  # nats: a batch of a lower loss is learned, and passes next to no gradient on
+TINY = 1e-2  # a gradient's norm that moves nothing far
 MOST_FAR, LARGEST = 1e-4, 3e4  # of the median layer's gradient; float16 ends at 65,504
 MARKS = {
     "not finite": "NaN or infinity comes out of it, or into its gradient",
     "constant": "it gives one and the same number everywhere, as with weights that are zero",
-    "exploding": f"values beyond {LARGEST:g}, or gradients 10,000 times the median layer's",
-    "vanishing": "its gradient is zero, or less than a ten-thousandth of the median layer's",
+    "exploding": f"values beyond {LARGEST:g}, or gradients 10,000 times the median layer's, by its "
+    "weights and by themselves",
+    "vanishing": "its gradient is zero, or less than a ten-thousandth of the median layer's, and "
+    "the batch is not learned yet",
     "dead": f"most GELU units stay below -{EDGE:g} for every token: they give and learn nothing",
     "linear": f"most GELU units stay above {EDGE:g} for every token: there GELU is the identity",
     "collapsed": "each token attends to a single one (entropy near 0), so softmax passes no "
@@ -91,23 +95,31 @@ def examine(
     for layer in first.layers:
         layer.gradient, layer.gradient_ratio = trace.gradients.get(layer.name, (None, None))
         layer.updates = trace.updates.get(layer.name, [])
-    mark(first.layers, work, train, head_is_zero(net))
+    mark(first.layers, work, train, head_is_zero(net), learned(trace))
     learning = [
         every_gradient(work, trace),
         frozen_stays(net, work),
         loss_falls(trace, train),
-        updates_sane(first.layers, train, head_is_zero(net)),
+        updates_sane(first.layers, train, head_is_zero(net), learned(trace)),
     ]
     checks += [*learning, *probed]
     return Report(first.layers, trace.losses, trace.gradient_step, checks)
 
 
-def mark(layers: list[Layer], net: VisionTransformer, train: TrainConfig, fresh: bool) -> None:
-    """Put on each layer the MARKS that apply. A fresh head is small by nature and grows fast."""
+def learned(trace: Trace) -> bool:
+    """Whether the batch was known when the gradients were looked at: little was left to pass on."""
+    return trace.losses[trace.gradient_step - 1] < KNOWN
+
+
+def mark(
+    layers: list[Layer], net: VisionTransformer, train: TrainConfig, fresh: bool, known: bool
+) -> None:
+    """Put on each layer the MARKS that apply. A fresh head is small by nature and grows fast; a
+    trained one is small still, so its gradient is large by its weights. Behind a batch that is
+    `known` small gradients and steps are no fault."""
     meant = meant_to_train(net, train)
-    ratios = [x.gradient_ratio or math.nan for x in layers if x.name != "head"]
-    known = [ratio for ratio in ratios if math.isfinite(ratio)]
-    median = float(np.median(known)) if known else 0.0
+    median = middle([x.gradient_ratio for x in layers if x.name != "head"])
+    usual = middle([x.gradient.norm for x in layers if x.gradient and x.name != "head"])
     stepped = any(layer.gradient for layer in layers)
     for layer in layers:
         a, g = layer.activation, layer.gradient
@@ -120,8 +132,9 @@ def mark(layers: list[Layer], net: VisionTransformer, train: TrainConfig, fresh:
         found = {
             "not finite": not math.isfinite(a.norm) or (g and not math.isfinite(g.norm)),
             "constant": a.std < 1e-9 and not at_head,
-            "exploding": a.largest > LARGEST or ratio > median / MOST_FAR,
-            "vanishing": g and (g.norm == 0 or ratio < median * MOST_FAR),
+            "exploding": a.largest > LARGEST
+            or (ratio > median / MOST_FAR and g and g.norm > max(usual / MOST_FAR, TINY)),
+            "vanishing": not known and g and (g.norm == 0 or ratio < median * MOST_FAR),
             "dead": (layer.dead or 0) > 0.5,
             "linear": (layer.linear or 0) > 0.5,
             "collapsed": layer.entropy is not None and layer.entropy.mean() < 0.02,
@@ -129,9 +142,15 @@ def mark(layers: list[Layer], net: VisionTransformer, train: TrainConfig, fresh:
             "frozen by mistake": should and not trains,
             "trains by mistake": trains and not should,
             "too fast": last > FASTEST,
-            "hardly moves": last < SLOWEST,
+            "hardly moves": not known and last < SLOWEST,
         }
         layer.marks = [name for name, applies in found.items() if applies and parameters]
+
+
+def middle(values: list[float | None]) -> float:
+    """The median of what is there and finite; 0 of nothing. Zero counts as nothing."""
+    there = [value for value in values if value and math.isfinite(value)]
+    return float(np.median(there)) if there else 0.0
 
 
 def meant_to_train(net: VisionTransformer, train: TrainConfig) -> set[str]:
@@ -193,6 +212,10 @@ def every_gradient(net: VisionTransformer, trace: Trace) -> Check:
     name = "every parameter that trains gets a gradient"
     trains = [n for n, p in net.named_parameters() if p.requires_grad]
     none = [n for n in trains if n not in trace.reached]
+    if none and trains and learned(trace):
+        return Check(
+            name, None, f"the batch is known, its loss {trace.losses[0]:.2g}: none is left"
+        )
     if none or not trains:
         return Check(
             name, False, f"none came to {some(none, NAMED)}" if trains else "nothing trains"
@@ -218,7 +241,7 @@ def loss_falls(trace: Trace, train: TrainConfig) -> Check:
         return Check(name, False, f"no step could be taken: {why}")
     said = f"{start:.4f} to {losses[-1]:.4f} in {steps} steps"
     jumps = not all(x < 1.5 * start + 0.5 for x in losses)  # NaN too
-    if not jumps and (losses[-1] < start or losses[-1] < 0.05):
+    if not jumps and (losses[-1] < start or losses[-1] < KNOWN):
         return Check(name, True, said)
     last = [x[-1] for x in trace.updates.values()]
     assert train.lr != "auto"
@@ -237,19 +260,21 @@ def said_of_lr(train: TrainConfig, size: str = "high") -> str:
     )
 
 
-def updates_sane(layers: list[Layer], train: TrainConfig, fresh: bool) -> Check:
+def updates_sane(layers: list[Layer], train: TrainConfig, fresh: bool, known: bool) -> Check:
     name = "a step's changes are of a sane size"
     last = {x.name: x.updates[-1] for x in layers if x.updates and not math.isnan(x.updates[-1])}
     if fresh:
         last.pop("head", None)  # it grows from nothing
     if not last:
         return Check(name, None, "nothing but a fresh head moved")
-    middle = float(np.median(list(last.values())))
+    usual = float(np.median(list(last.values())))
     fast = [n for n, x in last.items() if x > FASTEST]
-    said = f"update : weight is 10^{middle:.1f} in the middle, 10^{max(last.values()):.1f} at most"
+    said = f"update : weight is 10^{usual:.1f} in the middle, 10^{max(last.values()):.1f} at most"
     if fast:
         return Check(name, False, f"{said}, too fast in {some(fast, NAMED)}: {said_of_lr(train)}")
-    if middle < SLOWEST:
+    if usual < SLOWEST and known:
+        return Check(name, None, f"{said}: the batch is known, and little is left to change")
+    if usual < SLOWEST:
         return Check(name, False, f"{said}: {said_of_lr(train, 'low')}")
     return Check(name, True, f"{said}; about 10^-3 is healthy")
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from inspection.record import Prediction
-from metrics import wilson
+from metrics import paired_chance, wilson
 
 BINS = 15  # as Guo et al.
 
@@ -86,17 +86,12 @@ def mcnemar(
     """Two networks on the images (keys) that both have: their number, those that only the first
     gets right, those that only the second does, and how likely so uneven a share is by chance.
 
-    McNemar's exact test, two-sided: the images on which they differ are fair coins.
-    McNemar 1947, https://doi.org/10.1007/BF02295996
+    McNemar's exact test.
     """
-    from scipy.stats import binomtest  # type: ignore[import-untyped]  # slow to import
-
     both = first.keys() & second.keys()
     only_first = sum(first[key].right and not second[key].right for key in both)
     only_second = sum(second[key].right and not first[key].right for key in both)
-    differ = only_first + only_second
-    chance = float(binomtest(only_first, differ).pvalue) if differ else 1.0
-    return len(both), only_first, only_second, chance
+    return len(both), only_first, only_second, paired_chance(only_first, only_second)
 
 
 def search_grid(tried: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import binomtest
 
 from config_file import load_config
 from dataset import load_split, make_loaders
-from metrics import evaluate, wilson
+from metrics import balanced_interval, evaluate, wilson
 from pretrained.build import build_for
 
 
@@ -43,3 +44,15 @@ def test_classes_without_images_do_not_count_in_the_balanced_accuracy() -> None:
     batches: Any = [(logits, torch.tensor([0, 0, 1, 1]))]
     scores = evaluate(torch.nn.Identity(), batches, torch.device("cpu"))
     assert scores["accuracy"] == 0.75 and scores["balanced_accuracy"] == 0.75
+
+
+def test_the_interval_of_a_mean_of_recalls() -> None:
+    """Of one class it is Wilson's own; and it holds the truth as often as it says."""
+    assert balanced_interval([(0.8, 50)]) == wilson(0.8, 50)
+    rng, true, images = np.random.default_rng(0), (0.9, 0.6), (190, 10)
+    inside = 0
+    for _ in range(500):
+        found = [(rng.binomial(n, p) / n, n) for p, n in zip(true, images, strict=True)]
+        low, high = balanced_interval(found)
+        inside += low <= 0.75 <= high
+    assert 0.92 <= inside / 500 <= 0.99

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor, nn
 
+from config import TrainConfig, ViTConfig
 from config_file import load_config
 from dataset import load_split
-from inspection.checks import examine
+from inspection.checks import examine, mark
+from inspection.layers import Layer, summarise
 from model import Attention, Block, Mlp, VisionTransformer
 from pretrained.build import build_for
-from tests.helpers import REPO
+from tests.helpers import REPO, TINY_VIT
 
 SMALL = REPO / "weights/vit-s14.safetensors"  # of the quick start, where it was made
 
@@ -161,3 +165,55 @@ def test_what_is_broken_is_named(
     assert look.main(["--config", str(config_file), "--batch", "6", *given]) == 1
     failed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAIL")]
     assert any(said in line for line in failed), failed
+
+
+def converged(config_file: Path, weights: Path, sure: float) -> Any:
+    """A finetuned network whose head knows a batch by heart, and is sure of it."""
+    options = [f"train.checkpoint={weights}", "train.mode=finetune", "train.lr=1e-6"]
+    config, _ = load_config(config_file, options)
+    split = load_split(config.train)
+    net = build_for(config, split.classes)
+    torch.manual_seed(0)
+    images = torch.rand(6, 3, 32, 32)
+    labels = torch.arange(6) % 3
+    with torch.no_grad():
+        tokens = net.forward_trunk(images, len(net.blocks))
+        features = net.norm(tokens)[:, 0]
+        targets = sure * torch.nn.functional.one_hot(labels, 3).double()
+        solved = torch.linalg.lstsq(features.double(), targets).solution
+        net.head.weight.copy_(solved.T)
+    return net, images, labels, config.train.settled(27)
+
+
+@pytest.mark.parametrize("sure", [8.0, 60.0, 400.0])
+def test_a_network_that_has_learned_is_not_broken(
+    config_file: Path, weights: Path, sure: float
+) -> None:
+    """Its gradients are next to nothing, down to none at all, and that of its head is large by the
+    head's small weights."""
+    net, images, labels, train = converged(config_file, weights, sure)
+    report = examine(net, images, labels, train, 3)
+    assert report.losses[0] < 0.01
+    assert [(x.name, x.marks) for x in report.layers if x.marks] == []
+    assert [str(check) for check in report.checks if check.passed is False] == []
+
+
+def test_a_trained_heads_gradient_is_measured_by_itself_as_well() -> None:
+    """What a finished run showed: 2.3 of a head whose weights are 0.16, beside norms' 0.0066."""
+    net = VisionTransformer(ViTConfig(**TINY_VIT, num_classes=3))
+    net.freeze_trunk(1)
+    train = TrainConfig(lr=1e-3).settled(27)
+    plain = summarise(torch.linspace(-1, 1, 100))
+
+    def marks(head: float, ratio: float, known: bool = False) -> list[str]:
+        def layer(name: str, norm: float, by_weights: float) -> Layer:
+            return Layer(name, plain, replace(plain, norm=norm), by_weights)
+
+        layers = [layer("blocks.1.attn", 0.37, 4.8e-3), layer("norm", 6.6e-3, 9.9e-5)]
+        layers += [layer("blocks.1.norm2", 5e-3, 9e-5), layer("head", head, ratio)]
+        mark(layers, net, train, False, known)
+        return layers[-1].marks
+
+    assert marks(2.3, 14.0) == []
+    assert marks(900.0, 5600.0) == ["exploding"] == marks(900.0, 5600.0, known=True)
+    assert marks(1e-7, 1e-9) == ["vanishing"] and marks(1e-7, 1e-9, known=True) == []

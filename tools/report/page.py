@@ -7,7 +7,7 @@ from typing import Any
 from tqdm import tqdm
 
 from engine.heads import told_apart_from
-from engine.verdict import LEARNED, NO_BETTER, NOT_LEARNED
+from engine.verdict import LEARNED, NO_BETTER, NOT_LEARNED, WORSE
 from inspection.charts import by_layer, curves
 from inspection.numbers import search_grid
 from inspection.record import PARTS, Record
@@ -114,7 +114,8 @@ def verdict(record: Record) -> dict[str, Any]:
     if summary.get("overfit"):
         return overfit_verdict(summary)
     says = summary.get("verdict")
-    tones = {LEARNED: ("good", "✓"), NO_BETTER: ("even", "≈"), NOT_LEARNED: ("bad", "✗")}
+    tones = {LEARNED: ("good", "✓"), NOT_LEARNED: ("bad", "✗")}
+    tones |= dict.fromkeys((WORSE, NO_BETTER), ("even", "≈"))
     tone, sign = tones.get(str(says), ("open", "–"))
     card: dict[str, Any] = {"tone": tone, "sign": sign, "command": None, "big": None}
     if says:
