@@ -17,7 +17,7 @@ from config_file import dump_config
 from engine.job import Diverged, Job
 from engine.run import COLUMNS, MetricsLog, Run
 from engine.verdict import NOT_LEARNED
-from model import VisionTransformer
+from model import Tail, VisionTransformer
 from pretrained.write import save_model
 from utils import UserError, go_on, log, unbroken, write_json
 
@@ -78,7 +78,8 @@ class Keeper:
     ) -> None:
         self.run, self.job, self.progress, self.config = run, job, progress, config
         self.augmentation = augmentation
-        self.metrics = MetricsLog(run.folder, COLUMNS, progress.epoch, progress.best_epoch)
+        kept = said_of_kept(job)
+        self.metrics = MetricsLog(run.folder, COLUMNS, progress.epoch, progress.best_epoch, kept)
         self.best: dict[str, Tensor] | None = None
         self.last: dict[str, Any] | None = None
         self.written = time.monotonic()
@@ -133,6 +134,13 @@ class Keeper:
             self.metrics.close()
         finally:
             self.write()
+
+
+def said_of_kept(job: Job) -> str:
+    """What the marked epoch is: with a refit to come, another network is kept in the end."""
+    refits = isinstance(job.learner, Tail) and job.train.refits
+    which = "the last" if job.train.keep == "last" else "the best"
+    return f"{'measured' if refits else 'kept'}: {which}"
 
 
 def copied(state: Any) -> Any:

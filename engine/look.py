@@ -14,7 +14,7 @@ from engine.heads import some_of_each
 from engine.job import SEARCH, Setting
 from engine.kinds import KINDS, Folds, Unseen, leads, unseen_answers
 from engine.start import Work
-from engine.trials import recipes_own, settings, stratified_folds, try_settings
+from engine.trials import allowance, recipes_own, settings, stratified_folds, try_settings
 from metrics import standard_error
 from tokens.builder import open_cache
 from tokens.cache import TokenLoader
@@ -56,7 +56,14 @@ def first_look(work: Work, loader: TokenLoader) -> Kind:
         return Kind("both", None if named else 1)
     if train.head == "both" and named:
         return Kind("both")
-    unseen = tried(work, loader, folds, train)
+    short = allowance(train, len(loader.dataset))
+    steps = short.a_fold(folds, STEPS) if short else STEPS
+    if not steps:
+        log.info("%s: no first look is taken, and both heads answer", short)
+        return Kind("both", None if named else 1)
+    if short and steps < STEPS:
+        log.info("%s: the first look takes %d on each of %d folds", short, steps, len(folds))
+    unseen = tried(work, loader, folds, train, steps)
     log.info(
         "a first look: held out of the training part, %.4f are right over layers, %.4f by the "
         "block, %.4f by both",
@@ -68,14 +75,17 @@ def first_look(work: Work, loader: TokenLoader) -> Kind:
         return Kind("layers")
     if named:
         return Kind("both")
+    if short:
+        log.info("views auto: one, as the training is short")
+        return Kind("both", 1)
     return Kind("both", views_that_pay(work) if 1 - unseen.accuracy("both") > LEAST_WRONG else 1)
 
 
-def tried(work: Work, loader: TokenLoader, folds: Folds, train: TrainConfig) -> Unseen:
+def tried(work: Work, loader: TokenLoader, folds: Folds, train: TrainConfig, steps: int) -> Unseen:
     """The answers of each kind, with the block trained by the recipe's setting."""
     setting = recipes_own(settings(work.net, train), train)
-    with tqdm(total=len(folds) * STEPS, desc="a first look", leave=False, unit="step") as bar:
-        [trial] = try_settings(work.net, [setting], loader, folds, train, STEPS, bar)
+    with tqdm(total=len(folds) * steps, desc="a first look", leave=False, unit="step") as bar:
+        [trial] = try_settings(work.net, [setting], loader, folds, train, steps, bar)
     return unseen_answers(work.net, loader, folds, trial.logits)
 
 
@@ -97,7 +107,7 @@ def views_that_pay(work: Work) -> int:
         folds, losses = stratified_folds(found, repeat), []
         for views in (1, 2):
             train = work.train.model_copy(update={"views": views})
-            unseen = tried(work, found.with_views(views), folds, train)
+            unseen = tried(work, found.with_views(views), folds, train, STEPS)
             losses.append(unseen.losses("both").double())
         gains.append(losses[0] - losses[1])
     gain = torch.stack(gains).mean(0)

@@ -16,8 +16,11 @@ from utils import replacing
 LEAST_LOSS = 1e-6  # of search.csv's digits
 
 
-def plot_curves(rows: list[dict[str, Any]], best_epoch: int | None, path: Path) -> None:
-    """Draw the losses, the accuracies and the learning rate by epoch into a PNG."""
+def plot_curves(
+    rows: list[dict[str, Any]], best_epoch: int | None, path: Path, kept: str = "kept: the best"
+) -> None:
+    """Draw the losses, the accuracies and the learning rate by epoch into a PNG; `kept` says what
+    the epoch is that is marked."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # never opens a window
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -37,7 +40,7 @@ def plot_curves(rows: list[dict[str, Any]], best_epoch: int | None, path: Path) 
             if points:
                 axes.plot(*zip(*points, strict=True), "o-", ms=3, color=colour, label=label)
         if best_epoch is not None:
-            axes.axvline(best_epoch, color="#777777", ls=":", lw=1, label=f"best ({best_epoch})")
+            axes.axvline(best_epoch, color="#777777", ls=":", lw=1, label=f"{kept} ({best_epoch})")
         axes.set(title=title, xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)

@@ -10,8 +10,9 @@ from config_file import dump_config
 from dataset import PARTS, Split
 from engine.forecast import Forecast, forecast
 from engine.run import Run
+from engine.search import searches_all
 from engine.start import Work, begin, checkpoint_bytes, moment_bytes, set_up
-from engine.trials import settings
+from engine.trials import Allowance, allowance, recipes_own, settings
 from pretrained.build import NotFetched
 from tokens.plan import damage
 from utils import log, minutes
@@ -21,7 +22,7 @@ def preview(config: Config, notes: Iterable[str] = ()) -> None:
     """Say what a run would do; nothing is written."""
     train = config.train
     device = begin(train, notes)
-    run = Run(train.run_name or "(time and mode)", train.log_path, train.save_path)
+    run = Run(train.run_name or "(folder and time)", train.log_path, train.save_path)
     try:
         work = set_up(config, run, device, fetch=False)
     except NotFetched as absent:
@@ -42,15 +43,15 @@ def print_check(work: Work) -> None:
     epochs = train.max_epochs
     assert epochs != "auto"
     print(f"\nsteps: {steps} an epoch, {steps * epochs:,} in {epochs} epochs")
+    short = allowance(train, len(split.part("train")))
     if train.lr == "auto":
-        found = len(settings(work.net, train))
-        print(f"learning rate: to be found, by trying {found} settings on the training part")
+        print(f"learning rate: {how_found(work, short)}")
     if train.head == "auto":
         print("head: to be chosen on the training part: over layers alone, or both")
     if plan is not None:
         there = "to be made" if damage(plan.path) else "there already"
         print(f"token cache: {plan.said()}, {there}{copied_of(expected)}")
-        if work.searches and train.views == "auto" and train.head in ("auto", "both"):
+        if work.searches and not short and train.views == "auto" and train.head in ("auto", "both"):
             views = RECIPES[train.mode].views
             print(f"  and up to {views} views of each picture that is learned, where they help")
     if work.refits:
@@ -68,6 +69,14 @@ def copied_of(expected: Forecast) -> str:
 def parts_of(expected: Forecast) -> str:
     """The seconds of a run's parts, those that count."""
     return ", ".join(f"{what} {minutes(s)}" for what, s in expected.seconds.items() if s >= 1)
+
+
+def how_found(work: Work, short: Allowance | None) -> str:
+    """What the search for a learning rate would do."""
+    candidates = settings(work.net, work.train)
+    if short and not searches_all(short, len(candidates)):
+        return f"{short}: no others are tried, {recipes_own(candidates, work.train)}"
+    return f"to be found, by trying {len(candidates)} settings on the training part"
 
 
 def print_pictures(split: Split) -> None:

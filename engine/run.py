@@ -6,7 +6,9 @@ import contextlib
 import csv
 import difflib
 import os
+import re
 import time
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from engine.track import TensorBoard
 from utils import UserError, go_on, log_to, replacing, write_csv
 
 PLOT_SECONDS = 10
+LONGEST = 40  # letters of a folder's name in a run's
 BEST = "best.safetensors"  # the network of a run that is kept
 LEFT_BY_A_RUN = ("config.yaml", "summary.json", "metrics.csv")
 
@@ -54,6 +57,24 @@ def find_run(wanted: str, log_path: str | Path = "logs") -> Path:
     raise UserError(f"{wanted}: no such run; {hint}")
 
 
+def default_name(pictures: str, kind: str = "") -> str:
+    """The name of a run that was given none: those of a folder's runs sort by time."""
+    parts = (
+        plain(Path(pictures).expanduser().resolve().name),
+        time.strftime("%Y%m%d-%H%M%S"),
+        kind,
+    )
+    return "-".join(part for part in parts if part)
+
+
+def plain(name: str) -> str:
+    """A name of ASCII letters, digits, _ and - that any shell and any disk takes as it is: accents
+    are left out, what else there is becomes a -, and a long one is cut."""
+    letters = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    found = re.sub(r"[^A-Za-z0-9_]+", "-", letters).strip("-_")
+    return found[:LONGEST].strip("-_") or "pictures"
+
+
 class Run:
     """One run's two folders: `logs/<name>` for what is read, `weights/<name>` for checkpoints."""
 
@@ -67,10 +88,13 @@ class Run:
         self.split = self.folder / "split.csv"
 
     @classmethod
-    def create(cls, name: str | None, log_path: str, save_path: str, mode: str) -> Run:
-        """A new run; without a name, one made of the time and the mode. Raises UserError where
-        it exists: results are never overwritten."""
-        run = cls(name or f"{time.strftime('%Y%m%d-%H%M%S')}-{mode}", log_path, save_path)
+    def create(
+        cls, name: str | None, log_path: str, save_path: str, pictures: str, kind: str = ""
+    ) -> Run:
+        """A new run; without a name, one made of the folder of `pictures`, the time and the kind
+        of run, where it is no training. Raises UserError where it exists: results are never
+        overwritten."""
+        run = cls(name or default_name(pictures, kind), log_path, save_path)
         for folder in (run.folder, run.weights):
             if folder.exists() and any(folder.iterdir()) and not run.is_half_born:
                 raise UserError(
@@ -165,11 +189,13 @@ class MetricsLog:
         columns: tuple[str, ...],
         last_epoch: int = 0,
         best_epoch: int | None = None,
+        kept: str = "kept: the best",
     ) -> None:
         self.path = folder / "metrics.csv"
         self.plot = folder / "curves.png"
         self.columns = columns
         self.best_epoch = best_epoch or None
+        self.kept = kept  # what the epoch that is marked in curves.png is
         self.drawn = time.monotonic()  # a run of seconds is drawn at its end
         self.rows = [row for row in read_metrics(self.path) if row["epoch"] <= last_epoch]
         self.events = TensorBoard(folder, self.rows)
@@ -203,7 +229,7 @@ class MetricsLog:
         return all(now > one for one in earlier)
 
     def _draw(self) -> None:
-        plot_curves(self.rows, self.best_epoch, self.plot)
+        plot_curves(self.rows, self.best_epoch, self.plot, self.kept)
         self.drawn = time.monotonic()
 
     def close(self) -> None:

@@ -18,7 +18,9 @@ from engine.plots import plot_search
 from engine.start import Work
 from engine.trials import (
     SEARCH_FOLDS,
+    Allowance,
     Trial,
+    allowance,
     recipes_own,
     settings,
     stratified_folds,
@@ -66,7 +68,14 @@ def search(work: Work, loader: TokenLoader, kind: Kind) -> Setting:
     if kind.head == "layers":
         write_search(folder, [], [Trial(recipe, 0)], recipe)
         return recipe
-    trials, finals = rounds(net, candidates, loader, folds, train, kind.head == "both")
+    short = allowance(train, len(loader.dataset))
+    if short and not searches_all(short, len(candidates)):
+        log.info("%s: no others are tried, the recipe's setting is taken, %s", short, recipe)
+        candidates = [recipes_own(candidates, train)]
+    if short and not short.a_fold(folds, MOST_STEPS):
+        write_search(folder, [], [Trial(recipe, 0)], recipe)
+        return recipe
+    trials, finals = rounds(net, candidates, loader, folds, train, kind.head == "both", short)
     winner = choose(finals, recipes_own(candidates, train))
     log.info(
         "%s: %s (%.4f right in %d-fold cross-validation on the training part%s)",
@@ -90,6 +99,7 @@ def rounds(
     folds: Folds,
     train: TrainConfig,
     calibrated: bool,
+    short: Allowance | None = None,
 ) -> tuple[list[Trial], list[Trial]]:
     """All are tried for a few steps on one fold, the best three, of different learning rates, and
     the recipe's for more on each of three folds (successive halving, arXiv:1502.07943)."""
@@ -99,9 +109,12 @@ def rounds(
         return [trial.calibrated() for trial in found] if calibrated else found
 
     recipe = recipes_own(candidates, train)
-    first, second = search_steps(net, loader, max(2, len(candidates)))
+    most = short.each if short else MOST_STEPS
+    first, second = search_steps(net, loader, max(2, len(candidates)), most)
     finalists, trials = candidates, []
     halving = len(candidates) > 1
+    if short and not halving:
+        second = short.a_fold(folds, second)
     total = len(candidates) * first if halving else 0
     total += min(FINALISTS, len(candidates)) * len(folds) * second
     with tqdm(total=total, desc="trying settings", leave=False, unit="step") as bar:
@@ -120,16 +133,24 @@ def rate(setting: Setting) -> tuple[str, str, float]:
     return setting.part, setting.optim, setting.lr
 
 
-def search_steps(net: VisionTransformer, loader: TokenLoader, candidates: int) -> tuple[int, int]:
-    """The steps of the first and of the second round: a quarter of the time for the first."""
-    budget = search_budget(loader.rows.size, net)
+def searches_all(short: Allowance, candidates: int) -> bool:
+    """Whether a short training leaves enough steps to tell several settings apart."""
+    return candidates == 1 or short.each >= LEAST_STEPS
+
+
+def search_steps(
+    net: VisionTransformer, loader: TokenLoader, candidates: int, most: int = MOST_STEPS
+) -> tuple[int, int]:
+    """The steps of the first and of the second round, at `most` so many of all settings together: a
+    quarter of the time for the first."""
+    budget = search_budget(loader.rows.size, net, most)
     return budget // 4 // candidates, budget * 3 // 4 // (FINALISTS * SEARCH_FOLDS)
 
 
-def search_budget(records: int, net: VisionTransformer) -> int:
+def search_budget(records: int, net: VisionTransformer, most: int = MOST_STEPS) -> int:
     """The steps of all settings together: by the cost of the pass through the frozen blocks."""
     patches = records * (net.vit.dim // net.vit.patch_dim) ** 2
-    return max(LEAST_STEPS, min(MOST_STEPS, patches // PATCHES_A_STEP))
+    return max(LEAST_STEPS, min(MOST_STEPS, most, patches // PATCHES_A_STEP))
 
 
 SETTING = ("part", "optim", "lr", "weight_decay", "scale", "head", "views")

@@ -103,8 +103,8 @@ def open_run(config: Config) -> Run:
     train = config.train
     if train.from_checkpoint:
         return Run.reopen(train.from_checkpoint, train.run_name, train.log_path, train.save_path)
-    kind = "overfit" if config.overfit_one_batch.overfit else train.mode
-    return Run.create(train.run_name, train.log_path, train.save_path, kind)
+    kind = "overfit" if config.overfit_one_batch.overfit else ""
+    return Run.create(train.run_name, train.log_path, train.save_path, train.base_dir, kind)
 
 
 def set_up(config: Config, run: Run, device: torch.device, fetch: bool = True) -> Work:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from config import BATCH, SGD_FACTOR, TrainConfig
+from config import BATCH, SGD_FACTOR, SHORT, TrainConfig
 from engine.job import Setting, Side, side_job, train_side_by_side
 from engine.kinds import Folds, sure_scale
 from metrics import predict
@@ -36,6 +36,36 @@ ONE_GRID: Grid = (
 HEAD_ONLY_GRID: Grid = (
     ("head", "", (3e-4, 1e-3, 2e-3, 3e-3, 6e-3, 1e-2, 3e-2, 1e-1), (0.01, 1.0)),
 )
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """How many steps a short training leaves for trying, by the first look and by the search each:
+    together no more than it takes itself. None where it is not short."""
+
+    steps: int
+    usual: int
+
+    @property
+    def each(self) -> int:
+        return self.steps // 2
+
+    def a_fold(self, folds: Folds, most: int) -> int:
+        """Steps on each fold, where a training that is not short takes `most`."""
+        return min(most, self.each // len(folds))
+
+    def __str__(self) -> str:
+        plural = "" if self.steps == 1 else "s"
+        return (
+            f"a short training ({self.steps:,} step{plural}, and the recipe takes {self.usual:,})"
+        )
+
+
+def allowance(train: TrainConfig, images: int) -> Allowance | None:
+    """What may be tried before a training on so many images; None: as much as pays, as it takes
+    at least half of the recipe's steps."""
+    steps, usual = train.steps(images)
+    return Allowance(steps, usual) if steps < SHORT * usual else None
 
 
 def settings(net: VisionTransformer, train: TrainConfig) -> list[Setting]:

@@ -118,7 +118,8 @@ def reached(config_file: Path, *overrides: str) -> dict[str, Any]:
 
 
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Less of a search than for real pictures."""
+    """Less of a search than for real pictures, and of a short training as much as of a long one."""
+    monkeypatch.setattr("engine.trials.SHORT", 0.0)
     monkeypatch.setattr("engine.search.LEAST_STEPS", 700)
 
 

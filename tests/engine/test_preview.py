@@ -48,7 +48,8 @@ def test_check_says_what_would_be_done_and_does_nothing(
 def test_check_says_what_is_still_to_be_chosen(
     finetune: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train(finetune, "--check", "train.head=auto", "train.views=auto", "train.refit=auto")
+    options = ("train.views=auto", "train.refit=auto", "train.max_epochs=auto")
+    train(finetune, "--check", "train.head=auto", *options)
     said = capsys.readouterr().out
     assert "head: to be chosen on the training part: over layers alone, or both" in said
     assert "and up to 4 views of each picture that is learned, where they help" in said
@@ -128,3 +129,14 @@ def test_sizes_that_are_not_the_weights_are_named_with_the_remedy(finetune: Path
     assert "hidden_dim: 96 in the config, 48 in the weights" in said and "num_heads" not in said
     assert "leave these keys of vit out, or write auto" in said
     assert "hidden_dim: 192" in fail(finetune, "vit.preset=Ti")
+
+
+def test_check_says_that_a_short_training_tries_nothing(
+    finetune: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And of one that is not short, how much it tries."""
+    train(finetune, "--check", "train.lr=auto", "train.max_epochs=1", "train.views=auto")
+    said = capsys.readouterr().out
+    assert "learning rate: a short training (" in said and "no others are tried, sgd, lr" in said
+    train(finetune, "--check", "train.lr=auto", "train.max_epochs=auto")
+    assert "learning rate: to be found, by trying 16 settings" in capsys.readouterr().out

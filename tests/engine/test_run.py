@@ -10,7 +10,8 @@ from unittest.mock import patch
 import pytest
 
 import training
-from engine.run import MetricsLog
+from engine.plots import plot_curves
+from engine.run import MetricsLog, Run, plain
 from tests.helpers import fail, train
 
 
@@ -128,3 +129,62 @@ def test_a_resumed_run_knows_what_was_reached_before(
     capsys.readouterr()
     train(config_file, "train.max_epochs=5", "train.from_checkpoint=true")
     assert printed(capsys.readouterr().out) == [4, 5]
+
+
+# --------------------------------------------------------------------------------------- its name
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("pictures", "pictures"),
+        ("My Pictures (2)", "My-Pictures-2"),
+        ("$HOME; rm -rf *", "HOME-rm-rf"),
+        ("Blüten à la carte", "Bluten-a-la-carte"),
+        ("图片", "pictures"),
+        ("v1.2_new", "v1-2_new"),
+        ("-x", "x"),
+        (".hidden", "hidden"),
+        ("a" * 200, "a" * 40),
+        ("b" * 39 + " c", "b" * 39),
+        ("line\nbreak\t\udcff", "line-break"),
+    ],
+)
+def test_a_run_is_called_after_its_pictures_and_the_time(
+    tmp_path: Path, folder: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert plain(folder) == name
+    monkeypatch.setattr("engine.run.time.strftime", lambda form: "20261126-081500")
+    run = Run.create(None, str(tmp_path / "logs"), str(tmp_path / "w"), str(tmp_path / folder))
+    assert run.name == f"{name}-20261126-081500"
+    assert run.folder == tmp_path / "logs" / run.name, "one folder, below the logs"
+    given = Run.create("mine", str(tmp_path / "logs"), str(tmp_path / "w"), str(tmp_path))
+    assert given.name == "mine"
+
+
+def test_the_folder_may_be_named_from_where_one_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "flowers" / "red").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "flowers" / "red")
+    for pictures in ("..", "../", "../../flowers", "../red/.."):
+        assert Run.create(None, "logs", "w", pictures).name.startswith("flowers-20")
+    assert Run.create(None, "logs", "w", "/").name.startswith("pictures-20")
+    assert Run.create(None, "logs", "w", "..", "overfit").name.endswith("-overfit")
+
+
+@pytest.mark.parametrize(
+    ("option", "label"),
+    [("train.keep=last", "kept: the last"), ("train.keep=best", "kept: the best")],
+)
+def test_the_curves_say_which_epoch_is_kept(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch, option: str, label: str
+) -> None:
+    drawn: list[tuple[Any, ...]] = []
+    monkeypatch.setattr("engine.run.plot_curves", lambda *given: drawn.append(given))
+    train(config_file, "train.max_epochs=2", option)
+    rows, kept, path, said = drawn[-1]
+    assert said == label and len(rows) == 2 and (kept == 2 or "best" in label)
+    with patch("matplotlib.axes.Axes.axvline") as line:
+        plot_curves(rows, kept, path, said)
+    assert line.call_args[1]["label"] == f"{label} ({kept})"

@@ -18,11 +18,11 @@ from config import TrainConfig, ViTConfig
 from config_file import load_config
 from dataset import load_split
 from engine.checkpoint import Keeper
-from engine.job import Setting
+from engine.job import Setting, train_side_by_side
 from engine.plots import plot_search
 from engine.search import FINALISTS, choose, recipes_own, search_steps, settings
 from engine.start import still_to_find
-from engine.trials import SEARCH_FOLDS, Trial, stratified_folds, try_settings
+from engine.trials import SEARCH_FOLDS, Trial, allowance, stratified_folds, try_settings
 from model import VisionTransformer
 from pretrained.build import build_for
 from pretrained.read import read_arrays
@@ -135,6 +135,68 @@ def test_the_search_costs_less_than_the_trunk_pass(images: int, dim: int, steps:
     first, second = search_steps(net, loader, 16)
     total = 16 * first + FINALISTS * SEARCH_FOLDS * second
     assert 0.98 * steps <= total <= steps and first * 16 == pytest.approx(steps / 4, rel=0.03)
+
+
+def steps_tried(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The steps of each job that trains beside the main one."""
+    taken: list[int] = []
+    original = train_side_by_side
+
+    def counting(sides: Any, steps: int, bar: Any) -> None:
+        taken.append(steps * sum(len(side.jobs) for side in sides))
+        original(sides, steps, bar)
+
+    monkeypatch.setattr("engine.trials.train_side_by_side", counting)
+    return taken
+
+
+@pytest.mark.parametrize(
+    ("epochs", "head", "rate"),
+    [(1, "auto", "auto"), (2, "auto", "auto"), (9, "both", "auto"), (9, "class", "auto")]
+    + [(2, "both", "1e-3"), (30, "auto", "auto")],
+)
+def test_a_short_training_tries_no_more_steps_than_it_takes(
+    untuned: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    epochs: int,
+    head: str,
+    rate: str,
+) -> None:
+    taken = steps_tried(monkeypatch)
+    options = [f"train.max_epochs={epochs}", f"train.head={head}", f"train.lr={rate}"]
+    result = reached(untuned, *options, "train.views=auto", "train.verdict=false")
+    out = capsys.readouterr().out
+    assert sum(taken) <= 5 * epochs
+    if rate == "auto" and result["head"] != "layers":
+        said = f"a short training ({5 * epochs} steps, and the recipe takes 1,500): "
+        assert f"{said}no others are tried, the recipe's setting is taken, sgd, lr 0.0042" in out
+        assert result["lr"] == pytest.approx(6e-3 * math.sqrt(8 / 16))
+    assert ("no first look is taken" in out) == (head == "auto" and epochs == 1)
+    with open(untuned.parent / "logs/tiny/search.csv", newline="") as file:
+        [row] = csv.DictReader(file)
+    assert row["chosen"] == "1" and int(row["steps"]) <= 5 * epochs // 2
+
+
+def test_a_short_training_of_many_steps_searches_within_them(
+    untuned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they are enough to tell all settings apart."""
+    taken = steps_tried(monkeypatch)
+    monkeypatch.setattr("engine.search.LEAST_STEPS", 300)
+    reached(untuned, "train.max_epochs=140", "train.verdict=false")
+    with open(untuned.parent / "logs/tiny/search.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 16 + FINALISTS
+    assert 250 < sum(taken) <= 350
+
+
+def test_a_training_as_the_recipe_has_it_is_not_short() -> None:
+    """Nor one of half as many steps: what it tries stays as it was."""
+    train = TrainConfig()
+    assert train.steps(600) == (912, 912) and allowance(train, 600) is None
+    epochs = [allowance(train.model_copy(update={"max_epochs": n}), 600) for n in (11, 12, 100)]
+    assert epochs[0] is not None and (epochs[0].steps, epochs[0].each) == (418, 209)
+    assert epochs[1:] == [None, None]
 
 
 def test_one_training_image_a_class_is_too_few_to_search(

@@ -56,7 +56,9 @@ def main(argv: list[str] | None = None) -> int:
     train = config.train.model_copy(
         update={"mode": mode, "from_checkpoint": None, "head": "class", "refit": False}
     )
-    run = Run.create(train.run_name, train.log_path, train.save_path, f"baseline-{args.name}")
+    run = Run.create(
+        train.run_name, train.log_path, train.save_path, train.base_dir, f"baseline-{args.name}"
+    )
     train = train.model_copy(update={"run_name": run.name})
     device = begin(train, notes)
     known = known_files(train) if mode == "finetune" else None
