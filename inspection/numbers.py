@@ -81,7 +81,7 @@ def calibration(predictions: list[Prediction]) -> dict[str, Any]:
 
 
 def mcnemar(
-    first: Mapping[str, Prediction], second: Mapping[str, Prediction]
+    first: Mapping[Any, Prediction], second: Mapping[Any, Prediction]
 ) -> tuple[int, int, int, float]:
     """Two networks on the images (keys) that both have: their number, those that only the first
     gets right, those that only the second does, and how likely so uneven a share is by chance.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from engine.answers import OUT_OF_FOLD, PREDICTIONS
 from engine.run import BEST, read_metrics
 from metrics import confusion
 
+Identity = tuple[str, str, int]
 PARTS = {"test": "test", "val": "validation"}  # the first that was predicted is reported
 
 
@@ -54,6 +56,22 @@ class Record:
     audit: list[dict[str, str]]
     began: str | None
     notes: list[str] = field(default_factory=list)
+    files: list[dict[str, str]] = field(default_factory=list)  # split.csv's rows
+
+    @property
+    def identities(self) -> dict[str, Identity]:
+        """What tells each picture (a key: its path) from others, wherever it lies: its class, its
+        content's hash, and which copy it is; where there is no hash, its place."""
+        root = Path(self.config.train.base_dir).resolve() if self.config else self.folder.resolve()
+        copies: Counter[tuple[str, str]] = Counter()
+        found = {}
+        rows = {row.get("path") or "": row for row in self.files if row.get("part")}
+        asked = {p.path: {"label": p.label} for p in self.predictions}
+        for path, row in {**asked, **rows}.items():
+            known = (row.get("label") or "", row.get("sha256") or str(root / path))
+            found[path] = (*known, copies[known])
+            copies[known] += 1
+        return found
 
     @property
     def name(self) -> str:
@@ -126,6 +144,7 @@ def read_run(folder: Path) -> Record:
         audit=[row for row in _rows(folder / "audit.csv") if row.get("path")],
         began=_began(folder / "run.log"),
         notes=notes,
+        files=split,
     )
 
 

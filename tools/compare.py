@@ -3,7 +3,8 @@
     python -m tools.compare logs/A logs/B [...] [--out FILE]      also runs' names
 
 Where two runs answered the same pictures, McNemar's exact test says whether the difference is more
-than chance; else whether their intervals overlap. Writes compare-A-B.html beside the first run.
+than chance; else whether their intervals overlap. Runs on different data are not weighed against
+each other. Says all that, and writes compare-A-B.html beside the first run.
 """
 
 from __future__ import annotations
@@ -17,13 +18,18 @@ from config import ConfigError
 from engine.run import find_run
 from inspection.charts import curves_together
 from inspection.numbers import mcnemar
-from inspection.record import PARTS, Prediction, Record, read_run
+from inspection.record import PARTS, Identity, Prediction, Record, read_run
 from inspection.render import render, score, whole
+from metrics import said_chance
 from utils import UserError, command_line, minutes, write_text
+from utils import some as some_names
 
 TEMPLATE = Path(__file__).with_name("compare.html")
 MOST = 8  # runs: so many colours are told apart
 SURE = 0.05  # what happens by chance less often is more than chance
+SAME_DATA = 0.5  # of the smaller one's pictures: runs that share fewer are on different data
+OPTIMISED = ("train.lr", "train.optim", "train.weight_decay")
+FOUND = (*OPTIMISED, "train.head", "train.views")
 NOT_SETTINGS = ("train.run_name", "train.log_path", "train.save_path")  # they differ in any case
 
 
@@ -41,6 +47,8 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"a comparison takes 2 to {MOST} different runs, and got {len(folders)}")
     records = [read_run(folder) for folder in folders]
     out = args.out or folders[0].parent / file_name([record.name for record in records])
+    _, _, title, sentences = judged(records, titles(records))
+    print("\n".join([f"{title}.", *sentences]))
     print(f"comparison: {write_comparison(records, out)}")
     return 0
 
@@ -55,7 +63,9 @@ def write_comparison(records: list[Record], out: Path) -> Path:
     names = titles(records)
     rows = [score_of(record) for record in records]
     tone, sign, title, sentences = judged(records, names)
+    scored = [record for record, row in zip(records, rows, strict=True) if row]
     best = max((row["value"] for row in rows if row), default=None)
+    best = best if len(of_the_same_data(scored)) == 1 else None
     measured = [
         {**row, "name": f"{name} ({row['part']})", "ours": row["value"] == best}
         for name, row in zip(names, rows, strict=True)
@@ -117,6 +127,8 @@ def table(records: list[Record], names: list[str]) -> dict[str, Any]:
         "train accuracy": ("train_accuracy", score),
         "epochs": ("epochs", whole),
         "training": ("seconds", minutes),
+        "optimiser": ("optim", str),
+        "learning rate": ("lr", "{:.3g}".format),
         "verdict": ("verdict", str),
     }
     columns = {
@@ -134,15 +146,27 @@ def table(records: list[Record], names: list[str]) -> dict[str, Any]:
 
 def differences(records: list[Record]) -> list[dict[str, Any]]:
     """The settings that are not the same in all runs, as config.yaml names them."""
-    every = []
-    for record in records:
-        assert record.config is not None
-        every.append(record.config.flat())
+    every = [came_to(record) for record in records]
     return [
-        {"key": key, "cells": ["off" if one[key] is None else str(one[key]) for one in every]}
+        {"key": key, "cells": [one[key] for one in every]}
         for key in every[0]
         if key not in NOT_SETTINGS and any(one[key] != every[0][key] for one in every)
     ]
+
+
+def came_to(record: Record) -> dict[str, str]:
+    """The settings as text; of those that were left open what they came to, where it is known."""
+    assert record.config is not None
+    found = record.summary | (record.summary.get("chosen") or {})
+    said = {}
+    for key, value in record.config.flat().items():
+        said[key] = "off" if value is None else str(value)
+        known = found.get(key.removeprefix("train."))
+        if value == "auto" and key in FOUND and known is not None:
+            said[key] = f"{known:.3g} (auto)" if isinstance(known, float) else f"{known} (auto)"
+        elif value == "auto" and found.get("head") == "layers" and key in OPTIMISED:
+            said[key] = "not needed (auto)"  # that head is solved for
+    return said
 
 
 # ------------------------------------------------------------------------------ more than chance?
@@ -156,10 +180,25 @@ def judged(records: list[Record], names: list[str]) -> tuple[str, str, str, list
     sentences = [f"{name} has no scores: it did not finish, or diverged." for name in gone]
     if len(there) < 2:
         return "open", "–", "Nothing to compare yet", sentences
+    groups = of_the_same_data([record for _, _, record in there])
+    sides = [[item for item in there if item[2] in group] for group in groups]
+    weighed = [weigh(side) for side in sides if len(side) > 1]
+    sentences = [s for _, _, _, some in weighed for s in some] + apart(sides) + sentences
+    if not weighed:
+        return "open", "–", "Different data: not weighed against each other", sentences
+    if len(weighed) > 1:
+        titles_ = "; ".join(title for _, _, title, _ in weighed)
+        return "open", "–", f"Weighed on the same data only: {titles_}", sentences
+    tone, sign, title, _ = weighed[0]
+    return tone, sign, title if len(sides) == 1 else f"On the same data: {title}", sentences
+
+
+def weigh(there: list[Any]) -> tuple[str, str, str, list[str]]:
+    """The best of runs on the same data against each other one. Tone, sign, title, sentences."""
     best = max(there, key=lambda item: item[0]["value"])
     others = [item for item in there if item is not best]
     against = [versus(best, other, len(others)) for other in others]
-    sentences = [sentence for _, sentence in against] + sentences
+    sentences = [sentence for _, sentence in against]
     if len(others) > 1:
         sentences.append(
             f"p is multiplied by the number of comparisons, {len(others)} (Bonferroni): the best "
@@ -172,12 +211,52 @@ def judged(records: list[Record], names: list[str]) -> tuple[str, str, str, list
     return "even", "≈", "No difference beyond chance", sentences
 
 
+def of_the_same_data(records: list[Record]) -> list[list[Record]]:
+    """The runs, those on the same data together: of the same classes, and of at least half of the
+    smaller one's pictures in common, by content."""
+    groups: list[list[Record]] = []
+    for record in records:
+        mine = set(record.identities.values())
+        for group in groups:
+            theirs = set(group[0].identities.values())
+            classes = {label for label, *_ in mine} == {label for label, *_ in theirs}
+            fewer = min(len(mine), len(theirs))
+            if classes and fewer and len(mine & theirs) >= SAME_DATA * fewer:
+                group.append(record)
+                break
+        else:
+            groups.append([record])
+    return groups
+
+
+def apart(sides: list[list[Any]]) -> list[str]:
+    """A sentence for each two groups of runs whose data differ: how much, and in which classes."""
+    sentences = []
+    for i, side in enumerate(sides):
+        for other in sides[:i]:
+            names = [" and ".join(name for _, name, _ in some) for some in (other, side)]
+            one, two = (set(some[0][2].identities.values()) for some in (other, side))
+            labels = [{label for label, *_ in pictures} for pictures in (one, two)]
+            said = f"{len(one & two):,} of {len(one):,} and {len(two):,} pictures are the same"
+            for name, only in zip(
+                names, (labels[0] - labels[1], labels[1] - labels[0]), strict=True
+            ):
+                said += f"; only {name} has {some_names(sorted(only), 4)}" if only else ""
+            verb = "is" if len(other) == 1 else "are"
+            sentences.append(
+                f"{names[0]} {verb} not weighed against {names[1]}, as their data differ: {said}."
+            )
+    return sentences
+
+
 def versus(first: Any, second: Any, comparisons: int) -> tuple[bool, str]:
     """Whether the first run is better than the second by more than chance, and the sentence."""
     (one, name, record), (other, rival, rival_record) = first, second
     points = 100 * (one["value"] - other["value"])
     lead = f"{name} is {points:.1f} points ahead of {rival} ({score(one['value'])}, "
     lead += f"{score(other['value'])})"
+    if not points:
+        lead = f"{name} and {rival} reach the same, {score(one['value'])}"
     if one["part"] != other["part"]:
         return False, f"{lead}, but on another part: that can't be compared."
     if pair := same_pictures(record, rival_record):
@@ -188,7 +267,7 @@ def versus(first: Any, second: Any, comparisons: int) -> tuple[bool, str]:
         return sure, (
             f"{lead}; {says}. Of the {n:,} pictures that both were asked, {name} alone got "
             f"{only_first} right, {rival} alone {only_second} (McNemar's exact test, "
-            f"p {'< 0.001' if p < 0.001 else f'= {p:.3f}'})."
+            f"{said_chance(p)})."
         )
     if not (one["interval"] and other["interval"]):
         return False, f"{lead}; without intervals nothing can be said of chance."
@@ -200,16 +279,14 @@ def versus(first: Any, second: Any, comparisons: int) -> tuple[bool, str]:
 
 def same_pictures(
     first: Record, second: Record
-) -> tuple[dict[str, Prediction], dict[str, Prediction]] | None:
-    """The answers of two runs by picture, where they were asked the same ones: of one folder
-    those that both held out, else all of them or none. None without any."""
-    one, other = ({f"{p.label}\n{p.path}": p for p in r.predictions} for r in (first, second))
-    if first.part != second.part or not one.keys() & other.keys():
+) -> tuple[dict[Identity, Prediction], dict[Identity, Prediction]] | None:
+    """The answers of two runs by picture, where at least half of those that either was asked were
+    the same."""
+    one, other = ({r.identities[p.path]: p for p in r.predictions} for r in (first, second))
+    both = one.keys() & other.keys()
+    if first.part != second.part or not both:
         return None
-    if one.keys() == other.keys():
-        return one, other
-    roots = [Path(r.config.train.base_dir).resolve() if r.config else r for r in (first, second)]
-    return (one, other) if roots[0] == roots[1] else None
+    return (one, other) if len(both) >= SAME_DATA * min(len(one), len(other)) else None
 
 
 if __name__ == "__main__":

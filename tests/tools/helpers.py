@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def make_run(
     write_rows(
         folder / "split.csv",
         ("path", "label", "part", "sha256"),
-        [[row[1], row[2], row[0], "0"] for row in rows],
+        [[row[1], row[2], row[0], sha256(row[1].encode()).hexdigest()] for row in rows],
     )
     write_rows(folder / "predictions.csv", PREDICTED, rows)
     grid = [

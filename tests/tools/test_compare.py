@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
 
-from inspection.record import read_run
+import pytest
+
 from tests.tools.helpers import made_up, make_run
 from tests.tools.test_report import Page, without_curves
 from tools import compare
+from utils import write_csv
 
 
 def compared(tmp_path: Path, *runs: Path) -> str:
     for run in runs:
         without_curves(run)
-    compare.write_comparison([read_run(run) for run in runs], tmp_path / "out.html")
+    out = tmp_path / "out.html"
+    assert compare.main([*map(str, runs), "--out", str(out)]) == 0
     return (tmp_path / "out.html").read_text()
 
 
@@ -42,15 +46,106 @@ def test_a_difference_is_named_only_where_it_is_more_than_chance(tmp_path: Path)
     assert "not surely before all" in compared(tmp_path, right, six, half)
 
 
-def test_other_pictures_are_compared_by_intervals_other_parts_not_at_all(tmp_path: Path) -> None:
-    one = make_run(tmp_path / "one", made_up(["a", "b"], 200, right=0.2), ["a", "b"])
-    two = make_run(tmp_path / "two", made_up(["c", "d"], 200, right=0.99), ["c", "d"])
+def of_parts(folder: Path, parts: dict[str, str]) -> Path:
+    """A run whose split.csv gives pictures these parts, the others train; only what was held out
+    has an answer."""
+    with open(folder / "split.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row["part"] = parts.get(row["path"], "train")
+    write_csv(folder / "split.csv", rows)
+    with open(folder / "predictions.csv", newline="") as file:
+        answers = [row for row in csv.DictReader(file) if row["path"] in parts]
+    write_csv(folder / "predictions.csv", answers)
+    return folder
+
+
+def test_of_the_same_data_other_pictures_are_compared_by_intervals(tmp_path: Path) -> None:
+    rows = made_up(["a", "b"], 400, right=0.2)
+    names = [row[1] for row in rows]
+    one = of_parts(make_run(tmp_path / "one", rows, ["a", "b"]), dict.fromkeys(names[:200], "val"))
+    good = made_up(["a", "b"], 400, right=0.99)
+    two = of_parts(make_run(tmp_path / "two", good, ["a", "b"]), dict.fromkeys(names[200:], "val"))
     page = compared(tmp_path, one, two)
     assert "don&#39;t overlap" in page and "two is better" in page
     summary = json.loads((two / "summary.json").read_text())
     moved = {f"test_{k}": summary[f"val_{k}"] for k in ("accuracy", "interval")}
     (two / "summary.json").write_text(json.dumps(summary | moved))
     assert "can&#39;t be compared" in compared(tmp_path, one, two)
+
+
+def test_runs_on_other_data_are_not_weighed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither by a name that both have, nor by accuracies; those on the same data are."""
+    flowers, also, birds = (
+        make_run(tmp_path / name, all_right_but(wrong), ["a", "b"])
+        for name, wrong in (("flowers", 100), ("also", 10), ("birds", 0))
+    )
+    with open(birds / "split.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    shared = 60
+    write_csv(
+        birds / "split.csv",
+        [row | {"sha256": f"bird {i}"} if i >= shared else row for i, row in enumerate(rows)],
+    )
+    page = compared(tmp_path, flowers, birds)
+    said = (
+        "flowers is not weighed against birds, as their data differ: 60 of 200 and 200 pictures "
+        "are the same."
+    )
+    assert said in page and said in capsys.readouterr().out
+    assert "Different data: not weighed" in page and "points ahead" not in page
+    assert 'class="ours"' not in page, "no best one"
+    page = compared(tmp_path, flowers, birds, also)
+    assert "On the same data: also is better" in page and "p &lt; 0.001" in page
+    assert "flowers and also are not weighed against birds, as" in page and "Bonferroni" not in page
+    other = make_run(tmp_path / "other", made_up(["a", "c"], 200), ["a", "c"])
+    said = "as their data differ: 100 of 200 and 200 pictures are the same; only flowers has b; "
+    assert f"{said}only other has c." in compared(tmp_path, flowers, other)
+
+
+def test_the_same_pictures_in_another_folder_are_the_same(tmp_path: Path) -> None:
+    one, two = (
+        make_run(tmp_path / n, all_right_but(w), ["a", "b"]) for n, w in (("x", 0), ("y", 6))
+    )
+    for name in ("split.csv", "predictions.csv"):
+        with open(two / name, newline="") as file:
+            rows = [row | {"path": f"copy/{row['path']}"} for row in csv.DictReader(file)]
+        write_csv(two / name, rows)
+    page = compared(tmp_path, one, two)
+    assert "x is better" in page and "Of the 200 pictures" in page
+
+
+def test_what_auto_came_to_is_shown(browser: Any, tmp_path: Path) -> None:
+    rows, found = made_up(["a", "b"], 20), {}
+    for name, lr in (("one", 6e-3), ("two", 1.2e-2), ("three", None)):
+        folder = make_run(tmp_path / name, rows, ["a", "b"], tmp_path, lr="auto", seed=1)
+        found = json.loads((folder / "summary.json").read_text()) | {"lr": lr}
+        found["chosen"] = {"lr": lr} if lr else None
+        found["head"] = "both" if lr else "layers"
+        (folder / "summary.json").write_text(json.dumps(found))
+    (tmp_path / "w").mkdir(exist_ok=True)
+    compared(tmp_path, *(tmp_path / name for name in ("one", "two", "three")))
+    with Page(browser, tmp_path / "out.html") as page:
+        script = "[...document.querySelector('#settings-table').tBodies[0].rows].map(r => "
+        cells = page.run(script + "[...r.cells].map(c => c.textContent))")
+        scores = page.run("[...document.querySelectorAll('#scores tbody')][1].textContent")
+    assert ["train.lr", "0.006 (auto)", "0.012 (auto)", "not needed (auto)"] in cells
+    assert ["train.head", "both (auto)", "both (auto)", "layers (auto)"] in cells
+    assert "0.006" in scores and "0.012" in scores
+
+
+def test_the_sentence_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = (
+        make_run(tmp_path / name, all_right_but(wrong), ["a", "b"])
+        for name, wrong in (("one", 6), ("two", 6))
+    )
+    compared(tmp_path, one, two)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "No difference beyond chance."
+    assert said[1].startswith("one and two reach the same, 0.970; it may be chance. Of the 200")
+    assert said[-1] == f"comparison: {tmp_path / 'out.html'}"
 
 
 def test_settings_that_differ_and_no_others(browser: Any, tmp_path: Path) -> None:
