@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -94,33 +95,32 @@ def mcnemar(
     return len(both), only_first, only_second, paired_chance(only_first, only_second)
 
 
-def search_grid(tried: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """search.csv as a grid: a row for each trained part, optimiser and decay, a column a rate."""
+def smoothed_floor(smoothing: float, classes: int) -> float:
+    """The lowest cross-entropy (nats) with labels smoothed so: that of the smoothed label with
+    itself, which a network reaches by answering with just these probabilities."""
+    other = smoothing / classes
+    own = 1 - smoothing + other
+    spread = (classes - 1) * other * math.log(other) if other else 0.0
+    return -(own * math.log(own) + spread)
+
+
+def settings_tried(tried: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """search.csv as groups: for each trained part, optimiser and decay its learning rates, with the
+    accuracy and the loss of the last round that each took part in."""
     if not tried:
         return None
     last = {(side(row), row["lr"]): row for row in tried}  # later rounds come later
-    rates = sorted({lr for _, lr in last})
-    accuracies = [row["accuracy"] for row in last.values()]
-    low, span = min(accuracies), max(max(accuracies) - min(accuracies), 1e-9)
-    most = max(row["steps"] for row in tried)
-
-    def cell(row: dict[str, Any] | None) -> dict[str, Any] | None:
-        if row is None:
-            return None
-        shade = (row["accuracy"] - low) / span
-        return {**row, "share": 0.1 + 0.9 * shade, "final": row["steps"] == most}
-
-    rows = [
-        {"name": name, "cells": [cell(last.get((name, lr))) for lr in rates]}
-        for name in dict.fromkeys(name for name, _ in last)
-    ]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for (name, _), row in sorted(last.items(), key=lambda item: item[0][1]):
+        groups.setdefault(name, []).append({**row, "rate": f"{row['lr']:.2g}"})
     tries = Counter(row["steps"] for row in tried)
     rounds = ", ".join(f"{n} for {steps:g} steps" for steps, n in sorted(tries.items()))
     sentence = (
         f"Settings tried inside the training part ({rounds}): accuracy and loss of each one's last "
         "round. The held-out parts were not looked at."
     )
-    return {"rates": [f"{lr:.2g}" for lr in rates], "rows": rows, "sentence": sentence}
+    names = dict.fromkeys(side(row) for row in tried)
+    return {"groups": [{"name": n, "rows": groups[n]} for n in names], "sentence": sentence}
 
 
 def side(row: dict[str, Any]) -> str:

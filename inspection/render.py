@@ -9,6 +9,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+# After _ and /, and after . and -, but not in a number.
+BREAKS = r"(?<=[_/])(?=\w)|(?<=[.-])(?=[^\W\d])|(?<=[^\d][.-])(?<!\de-)(?=\d)"
+NUMBER = r"\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?"
+UNITS = "%|s|min|h|MB|GB|px|points|pictures?|images?|epochs?|steps?|classes|bins|train|val|test"
+TOGETHER = re.compile(
+    r"\d{4}-\d\d-\d\d \d\d:\d\d"
+    rf"|(?:p [<=] |[<±] )?{NUMBER}(?: (?:to|of|±) {NUMBER})*(?: (?:{UNITS})(?!\w))?"
+)
 SHARED = Path(__file__).parent / "templates"  # what pages have in common
 
 
@@ -21,13 +29,25 @@ def render(template: Path, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters |= {"score": score, "percent": percent, "whole": whole, "soft": soft}
+    pages.filters |= {
+        "score": score,
+        "percent": percent,
+        "whole": whole,
+        "soft": soft,
+        "firm": firm,
+    }
     return pages.get_template(template.name).render(**values)
 
 
 def soft(name: str) -> Markup:
-    """A name that may be broken after _ - . and /, where a line is too short for it."""
-    return Markup("<wbr>").join(re.split(r"(?<=[_./-])(?=\w)", name))
+    """A name that may be broken after _ - . and /, where a line is too short for it; a number in it
+    (0.006, 1e-05) may not, nor what `firm` holds together."""
+    return Markup("<wbr>").join(re.split(BREAKS, firm(name)))
+
+
+def firm(text: str) -> str:
+    """A sentence whose numbers stay with their units, and intervals in one line."""
+    return re.sub(TOGETHER, lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
 
 
 def score(value: float | None) -> str:

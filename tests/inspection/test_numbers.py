@@ -52,3 +52,36 @@ def test_mcnemar_counts_where_two_networks_differ() -> None:
     assert (n, only_first, only_second) == (19, 8, 10)
     assert p == pytest.approx(2 * 106_762 / 2**18)
     assert numbers.mcnemar(first, first)[3] == 1
+
+
+@pytest.mark.parametrize(("smoothing", "classes"), [(0.1, 5), (0.1, 2), (0.3, 1000), (0.0, 3)])
+def test_the_lowest_loss_with_smoothed_labels_is_torchs(smoothing: float, classes: int) -> None:
+    import torch
+
+    target = torch.full((classes,), smoothing / classes, dtype=torch.double)
+    target[0] += 1 - smoothing
+    logits, label = target.clamp(min=1e-300).log()[None], torch.tensor([0])
+    theirs = torch.nn.functional.cross_entropy(logits, label, label_smoothing=smoothing).item()
+    assert numbers.smoothed_floor(smoothing, classes) == pytest.approx(theirs, abs=1e-9)
+    if (smoothing, classes) == (0.1, 5):
+        assert f"{theirs:.2f}" == "0.39"
+
+
+def test_settings_tried_leave_no_cell_empty() -> None:
+    """Optimisers have other learning rates, so they stand below each other."""
+    tried = [
+        {"part": "block", "optim": optim, "lr": lr, "weight_decay": 0.01, "steps": steps}
+        | {"accuracy": accuracy, "loss": 1 - accuracy, "chosen": steps == 9 and lr == 3e-3}
+        for optim, lr, steps, accuracy in [
+            *[("adamw", 1e-4, 3, 0.5), ("adamw", 2e-4, 3, 0.6), ("sgd", 6e-3, 3, 0.7)],
+            *[("sgd", 3e-3, 3, 0.8), ("sgd", 3e-3, 9, 0.9)],
+        ]
+    ]
+    found = numbers.settings_tried(tried)
+    assert found is not None and "4 for 3 steps, 1 for 9 steps" in found["sentence"]
+    names = {g["name"]: [(r["rate"], r["accuracy"]) for r in g["rows"]] for g in found["groups"]}
+    assert names == {
+        "last block and head, adamw, decay 0.01": [("0.0001", 0.5), ("0.0002", 0.6)],
+        "last block and head, sgd, decay 0.01": [("0.003", 0.9), ("0.006", 0.7)],
+    }
+    assert numbers.settings_tried([]) is None

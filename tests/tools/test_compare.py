@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.tools.helpers import made_up, make_run
-from tests.tools.test_report import Page, without_curves
+from tests.tools.test_report import Page, unbroken, without_curves
 from tools import compare
 from utils import write_csv
 
@@ -20,7 +20,7 @@ def compared(tmp_path: Path, *runs: Path) -> str:
         without_curves(run)
     out = tmp_path / "out.html"
     assert compare.main([*map(str, runs), "--out", str(out)]) == 0
-    return (tmp_path / "out.html").read_text()
+    return unbroken(tmp_path / "out.html")
 
 
 def all_right_but(wrong: int) -> list[list[Any]]:

@@ -23,6 +23,7 @@ from tests.tools.helpers import PREDICTED, answer, made_up, make_run, write_rows
 from tools import compare
 from tools.report import __main__ as report
 from tools.report import pictures
+from tools.report.answers import calibrated
 from utils import UserError
 
 SIZES, SCHEMES = (390, 1440), ("light", "dark")
@@ -248,8 +249,8 @@ def without_curves(folder: Path) -> Path:
 
 
 def unbroken(page: Path) -> str:
-    """A page's markup without the places where a name may be broken."""
-    return page.read_text().replace("<wbr>", "")
+    """A page's markup without the places where a name may be broken, or a number may not."""
+    return page.read_text().replace("<wbr>", "").replace("\N{NO-BREAK SPACE}", " ")
 
 
 def test_a_report_says_what_was_reached(pages: dict[str, Path], run: Path) -> None:
@@ -419,8 +420,133 @@ def test_a_thousand_classes(browser: Any, tmp_path: Path) -> None:
 def test_no_class_is_left_out_of_the_looks() -> None:
     given = [answer("a", "a", p) for p in (0.9, 0.8, 0.7)] + [answer("b", "a")] * 3
     chosen = pictures.chosen_for_looks(given)
-    assert Counter(p.label for p in chosen) == {"a": 2, "b": 2}
-    assert chosen[0].probability == 0.8, "a usual one, not the surest"
+    assert [p.label for p in chosen] == ["b", "a", "b", "a"], "in turn, the most mistakes first"
+    assert chosen[1].probability == 0.8, "a usual one, not the surest"
+
+
+def test_each_class_is_shown_in_turn_and_what_is_cut_is_said(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = without_curves(shutil.copytree(run, tmp_path / run.name))
+    monkeypatch.setattr("tools.report.page.LOOKS_MOST", 6)
+    config = (folder / "config.yaml").read_text()
+    weights = str(run.parents[1] / "logs" / "w")
+    assert weights in config
+    page = shown(folder)
+    assert page.count('<div class="three">') == 6
+    assert "in turn. It was cut at 6 pictures: of some classes there is one picture only." in page
+    monkeypatch.setattr("tools.report.page.LOOKS_MOST", 3)
+    assert "It was cut at 3 pictures: 3 of 4 classes are shown." in shown(folder)
+    monkeypatch.setattr("tools.report.pictures.LOOKS_SECONDS", -1.0)
+    monkeypatch.setattr("tools.report.page.LOOKS_SECONDS", 20.0)
+    assert "Where it looks" not in shown(folder), "none was begun"
+
+
+def test_no_class_is_left_out_of_a_cut() -> None:
+    """Thirty classes, of which each is shown before one is shown twice."""
+    given = [answer(f"c{i:02}", f"c{i:02}") for i in range(30) for _ in range(5)]
+    chosen = pictures.chosen_for_looks(given)
+    assert len({p.label for p in chosen[:30]}) == 30 and len(chosen) == 60
+
+
+@pytest.mark.parametrize(
+    ("images", "right", "sure", "said"),
+    [
+        (200, 0.9, 0.9, "It is as sure as it is right, on average: 0.900 sure, and right 0.900"),
+        (200, 0.9, 0.99, "It is too sure of itself: 0.990 sure"),
+        (200, 0.9, 0.5, "It is less sure than it could be: 0.500 sure"),
+        (
+            10,
+            0.9,
+            0.9,
+            "10 pictures are too few to say whether it is as sure as it is right: it is",
+        ),
+        (2, 1.0, 0.6, "2 pictures are too few to say whether it is as sure as it is right: it is"),
+        (1, 1.0, 0.6, "1 picture is too few to say"),
+        (10, 0.0, 0.99, "It is too sure of itself: 0.990 sure, and right 0.000 of the time (0.000"),
+    ],
+)
+def test_few_pictures_do_not_say_how_sure_it_is(
+    images: int, right: float, sure: float, said: str
+) -> None:
+    """But where the interval is wide and it is outside of it all the same."""
+    given = [answer("a", "a" if i < right * images else "b", sure) for i in range(images)]
+    assert calibrated(given)["sentence"].startswith(said)
+    assert ("calibration error" in calibrated(given)["sentence"]) == ("too few" not in said)
+
+
+@pytest.mark.parametrize(
+    ("train", "there"),
+    [
+        ({"label_smoothing": 0.1}, True),
+        ({"label_smoothing": 0.0}, False),
+        ({"label_smoothing": 0.1, "class_weights": "balanced"}, False),
+        ({"label_smoothing": 0.1, "mixup": 0.2}, False),
+    ],
+)
+def test_where_a_training_loss_ends_is_explained(
+    tmp_path: Path, train: dict[str, Any], there: bool
+) -> None:
+    options = {"mixup": 0.0, "cutmix": 0.0} | train
+    folder = make_run(tmp_path / "run", made_up(list("abcde"), 20), list("abcde"), **options)
+    said = (
+        "Labels are smoothed by 0.1 in training, so for 5 classes the training loss ends at 0.390"
+    )
+    assert shown(folder).count(said) == 2 * there, "beside the scores and the curves"
+    summary = json.loads((folder / "summary.json").read_text()) | {"head": "both"}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    page = shown(folder)
+    assert page.count(said) == there, "that row is of plain pictures then"
+    assert "of the plain pictures that the head over layers was fitted to" in page
+
+
+LINES = """(selector) => [...document.querySelectorAll(selector)].flatMap(e => {
+  const range = document.createRange(); range.selectNodeContents(e);
+  const tops = [...range.getClientRects()].filter(r => r.width).map(r => Math.round(r.top));
+  return new Set(tops).size > 1 ? [e.textContent] : []; })"""
+
+
+@pytest.mark.parametrize("width", SIZES)
+def test_the_settings_tried_stand_in_lines_without_empty_cells(
+    browser: Any, pages: dict[str, Path], width: int
+) -> None:
+    with Page(browser, pages["report"], width) as page:
+        broken = page.page.evaluate(LINES, "#search td, #search tbody th")
+        empty = page.run(
+            "[...document.querySelectorAll('#search td, #search th')]"
+            ".filter(c => ['', '–'].includes(c.textContent.trim())).length"
+        )
+        chosen = page.run("document.querySelector('#search .chosen').innerText.split('\\t')")
+        over = page.run(
+            "(e => e.scrollWidth - e.clientWidth)(document.querySelector('#search .scroll'))"
+        )
+    assert (broken, empty, over) == ([], 0, 0)
+    assert chosen == ["0.1 ✓ chosen", "9", "0.900", "1.000"]
+
+
+@pytest.mark.parametrize("width", SIZES)
+@pytest.mark.parametrize("name", ["report", "compare"])
+def test_no_number_is_broken_in_lines(
+    browser: Any, pages: dict[str, Path], name: str, width: int
+) -> None:
+    """Nor an interval, nor a number and its unit."""
+    script = r"""() => {
+      const found = [], n = "\\d[\\d,.]*", units = "%|s|min|pictures|train|val";
+      const number = new RegExp(`${n}( (to|of) ${n})*( (${units}))?`, "g");
+      const walk = document.createTreeWalker(document.querySelector('main'), NodeFilter.SHOW_TEXT);
+      while (walk.nextNode()) {
+        const node = walk.currentNode, text = node.textContent.replaceAll('\u00a0', ' ');
+        if (node.parentElement.closest('svg, pre, .path, code')) continue;
+        for (const hit of text.matchAll(number)) {
+          const range = document.createRange();
+          range.setStart(node, hit.index); range.setEnd(node, hit.index + hit[0].length);
+          const tops = [...range.getClientRects()].filter(r => r.width).map(r => Math.round(r.top));
+          if (new Set(tops).size > 1) found.push(hit[0]);
+        }
+      }
+      return found; }"""
+    with Page(browser, pages[name], width) as page:
+        assert page.page.evaluate(script) == []
 
 
 def test_colours_are_the_pages_own(pages: dict[str, Path]) -> None:

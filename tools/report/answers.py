@@ -11,6 +11,7 @@ from metrics import shares, wilson
 from tools.report.pictures import Thumbnail, below, confusion_image, thumbnail
 
 MOST_IN_A_TABLE = 25  # classes: with more the confusion matrix is an image
+WIDE = 0.2  # an interval: within a wider one a network may well be as sure as it is right, or not
 SHOWN = 10  # pictures of a kind
 WORST = 20  # classes that stand in the open, where there are many
 
@@ -82,13 +83,21 @@ def calibrated(predictions: list[Prediction]) -> dict[str, Any]:
     found = calibration(predictions)
     sure, right = found["mean_confidence"], found["mean_accuracy"]
     low, high = wilson(right, len(predictions))
-    tends = "as sure as it is right, on average"
-    if not low <= sure <= high:
-        tends = "too sure of itself" if sure > right else "less sure than it could be"
-    sentence = (
-        f"It is {tends}: {sure:.3f} sure, and right {right:.3f} of the time. Expected calibration "
-        f"error {found['error']:.3f} (15 bins, Guo et al. 2017); bins with few pictures say little."
-    )
+    measured = f"{sure:.3f} sure, and right {right:.3f} of the time"
+    if low <= sure <= high and high - low > WIDE:
+        few = f"{len(predictions)} picture{' is' if len(predictions) == 1 else 's are'} too few"
+        sentence = (
+            f"{few} to say whether it is as sure as it is right: it is {measured} ({low:.3f} to "
+            f"{high:.3f})."
+        )
+    else:
+        tends = "as sure as it is right, on average"
+        if not low <= sure <= high:
+            tends = "too sure of itself" if sure > right else "less sure than it could be"
+        sentence = (
+            f"It is {tends}: {measured} ({low:.3f} to {high:.3f}). Expected calibration error "
+            f"{found['error']:.3f} (15 bins, Guo et al. 2017); bins with few pictures say little."
+        )
     return {"charts": [reliability(found), confidences(found)], "sentence": sentence}
 
 

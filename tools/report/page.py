@@ -9,11 +9,18 @@ from tqdm import tqdm
 from engine.heads import told_apart_from
 from engine.verdict import LEARNED, NO_BETTER, NOT_LEARNED, WORSE
 from inspection.charts import by_layer, curves
-from inspection.numbers import search_grid
-from inspection.record import PARTS, Record
+from inspection.numbers import settings_tried, smoothed_floor
+from inspection.record import PARTS, Prediction, Record
 from metrics import wilson
 from tools.report.answers import SHOWN, answers
-from tools.report.pictures import below, looks, thumbnail
+from tools.report.pictures import (
+    LOOKS_MOST,
+    LOOKS_SECONDS,
+    below,
+    chosen_for_looks,
+    looks,
+    thumbnail,
+)
 from utils import UserError, go_on, minutes
 
 PHASES = {
@@ -74,9 +81,11 @@ def page(record: Record, with_looks: bool) -> dict[str, Any]:
         "kept": kept,
         "curves": curves(record.metrics, kept, "step" if record.overfit else "epoch", word),
         "kept_word": word,
+        "training_row": training_row(record),
+        "floor": floor(record),
         "part_name": PARTS[record.part],
         "classes": record.classes,
-        "search": search_grid(record.search) if len(record.search) > 1 else None,
+        "search": settings_tried(record.search) if len(record.search) > 1 else None,
         "layers": layers(record),
         "versions": versions(record.summary),
         "config_text": record.config_text,
@@ -202,6 +211,33 @@ def held_out(record: Record) -> list[dict[str, Any]]:
     ]
 
 
+def training_row(record: Record) -> str:
+    """What the scores of the training part were measured on."""
+    if record.summary.get("head") in ("both", "layers"):
+        return "The training row is of the plain pictures that the head over layers was fitted to."
+    said = (
+        "The training row is the last epoch's, with augmentation and label smoothing, as trained."
+    )
+    return " ".join(part for part in (said, floor(record)) if part)
+
+
+def floor(record: Record) -> str | None:
+    """Why a training loss stays up where all is right: label smoothing. None where there is none,
+    or where weighted classes or mixed pictures make another floor."""
+    train = record.config.train if record.config else None
+    if train is None or not isinstance(train.label_smoothing, float) or not train.label_smoothing:
+        return None
+    mixed = any(isinstance(share, str) or share for share in (train.mixup, train.cutmix))
+    if mixed or train.class_weights != "none" or len(record.classes) < 2:
+        return None
+    lowest = smoothed_floor(train.label_smoothing, len(record.classes))
+    return (
+        f"Labels are smoothed by {train.label_smoothing:g} in training, so for "
+        f"{len(record.classes)} classes the training loss ends at {lowest:.3f} where every answer "
+        "is right; a lower one can't be reached. The held-out parts' is plain."
+    )
+
+
 def layers(record: Record) -> dict[str, Any] | None:
     """The curve of what each block tells, and the sentence to it."""
     if not record.layers:
@@ -240,7 +276,8 @@ def facts(record: Record) -> list[tuple[str, str]]:
     )
     if optim and lr is not None:
         named = train is not None and train.lr != "auto"
-        how = " (found by trying)" if chosen and not named else ""
+        tried = "found by trying" if len(record.search) > 1 else "the recipe's"
+        how = f" ({tried})" if chosen and not named else ""
         found += [("optimiser", f"{optim}, lr {lr:.3g}, weight decay {decay or 0:g}{how}")]
     if train:
         found += [("batch", f"{train.batch_size} pictures, seed {train.seed}")]
@@ -279,16 +316,35 @@ def missing(record: Record) -> list[str]:
 
 
 def attention(record: Record, wanted: bool) -> dict[str, Any]:
-    """The attention maps, or the sentence that stands for them."""
+    """The attention maps, each class's together, and whether they were cut; or the sentence that
+    stands for them."""
+    found: dict[str, Any] = {"looks": [], "looks_missing": None, "looks_cut": None}
     if not wanted or not record.predictions or record.pictures is None:
-        return {"looks": [], "looks_missing": None}
+        return found
     if record.weights is None:
-        return {"looks": [], "looks_missing": "The run's weights are gone, so it can't be said."}
+        return found | {"looks_missing": "The run's weights are gone, so it can't be said."}
+    every = chosen_for_looks(record.predictions)
+    chosen = every[:LOOKS_MOST]
+    bar = tqdm(looks(record, chosen), "attention", len(chosen), unit="image", leave=False)
     try:
-        found = list(tqdm(looks(record), "attention", unit="image", leave=False))
+        seen = list(bar)
     except UserError as error:
-        return {"looks": [], "looks_missing": f"The weights can't be used: {error}."}
-    return {"looks": found, "looks_missing": None}
+        return found | {"looks_missing": f"The weights can't be used: {error}."}
+    there = [look for look in seen if look]
+    cut = looks_cut(every, len(seen), f"{LOOKS_SECONDS:g} s" if len(seen) < len(chosen) else None)
+    ordered = sorted(there, key=lambda look: look["answer"].label)
+    return found | {"looks": ordered, "looks_cut": cut}
+
+
+def looks_cut(every: list[Prediction], begun: int, seconds: str | None) -> str | None:
+    """What is missing of the pictures that should be looked at, and why."""
+    if begun == len(every):
+        return None
+    classes, there = ({answer.label for answer in some} for some in (every, every[:begun]))
+    why = f"after {seconds}" if seconds else f"at {begun} pictures"
+    if there == classes:
+        return f"It was cut {why}: of some classes there is one picture only."
+    return f"It was cut {why}: {len(there)} of {len(classes)} classes are shown."
 
 
 def audit(record: Record) -> dict[str, Any]:

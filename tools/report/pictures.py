@@ -22,7 +22,7 @@ from metrics import shares
 
 LONGER = 200  # pixels of a thumbnail's longer side
 QUALITY = 80
-LOOKS_CLASSES, LOOKS_EACH = 6, 2  # images with attention: of so many classes, each so many
+LOOKS_EACH, LOOKS_MOST = 2, 40  # images with attention: of each class, and of all together
 LOOKS_SECONDS = 20.0  # no more are begun after: a large network on a CPU
 LARGEST_MATRIX = 500  # cells a side; beyond, several share one
 HIT, MISS = (0, 114, 178), (213, 94, 0)  # Okabe and Ito's blue and vermillion
@@ -97,27 +97,32 @@ def _shrunk(values: np.ndarray, step: int) -> np.ndarray:
 
 
 def chosen_for_looks(predictions: list[Prediction]) -> list[Prediction]:
-    """A few images of each class: the surest mistake where there is one, and the middle of those
-    that it gets right; of many classes those with the most mistakes."""
+    """A few images of each class, the classes in turn, so that whatever is cut is cut of all alike;
+    those with the most mistakes first. Of a class the middle of those that it gets right, and the
+    surest mistake where there is one."""
     by_class: dict[str, list[Prediction]] = {}
     for answer in predictions:
         by_class.setdefault(answer.label, []).append(answer)
-    order = sorted(by_class, key=lambda name: -sum(not p.right for p in by_class[name]))
-    chosen = []
-    for name in sorted(order[:LOOKS_CLASSES]):
-        right: list[Prediction] = []
-        wrong: list[Prediction] = []
-        for answer in sorted(by_class[name], key=lambda p: -p.probability):
-            (right if answer.right else wrong).append(answer)
-        middle = right[len(right) // 2 :] + right[: len(right) // 2]
-        mixed = [*wrong[:1], *middle, *wrong[1:]]
-        chosen += sorted(mixed[:LOOKS_EACH], key=lambda p: not p.right)
-    return chosen
+    order = sorted(by_class, key=lambda name: (-sum(not p.right for p in by_class[name]), name))
+    turns = [usual_and_wrong(by_class[name]) for name in order]
+    return [one[i] for i in range(LOOKS_EACH) for one in turns if i < len(one)]
 
 
-def looks(record: Record) -> Iterator[dict[str, Any]]:
+def usual_and_wrong(answers: list[Prediction]) -> list[Prediction]:
+    """LOOKS_EACH of a class's images, at most."""
+    right: list[Prediction] = []
+    wrong: list[Prediction] = []
+    for answer in sorted(answers, key=lambda p: -p.probability):
+        (right if answer.right else wrong).append(answer)
+    middle = right[len(right) // 2 :] + right[: len(right) // 2]
+    mixed = [*wrong[:1], *middle, *wrong[1:]]
+    return sorted(mixed[:LOOKS_EACH], key=lambda p: not p.right)
+
+
+def looks(record: Record, chosen: list[Prediction]) -> Iterator[dict[str, Any] | None]:
     """What the trained network looks at: each chosen image, its rollout and its relevance for the
-    answer. Stops early where the time is up. Raises UserError where the weights can't be used."""
+    answer; None where the image can't be read any more. Stops early where the time is up. Raises
+    UserError where the weights can't be used."""
     from inspection.attention_maps import as_input, attention_maps, overlay, seen
     from pretrained.build import build
     from pretrained.read import read
@@ -126,13 +131,16 @@ def looks(record: Record) -> Iterator[dict[str, Any]]:
         return
     net = build(read(record.weights))
     began = time.monotonic()
-    for answer in chosen_for_looks(record.predictions):
+    for answer in chosen:
+        if time.monotonic() > began + LOOKS_SECONDS:
+            return
         path = below(record.pictures, answer.path)
         try:
             pixels = read_image(path) if path else None
         except Exception:  # as above
             pixels = None
         if pixels is None:
+            yield None
             continue
         known = answer.predicted in (net.classes or ())
         target = (net.classes or ()).index(answer.predicted) if known else None
@@ -148,5 +156,3 @@ def looks(record: Record) -> Iterator[dict[str, Any]]:
             ),
         )
         yield {"answer": answer, "images": [(what, as_thumbnail(p)) for what, p in drawn]}
-        if time.monotonic() > began + LOOKS_SECONDS:
-            return
