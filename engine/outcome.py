@@ -282,6 +282,7 @@ def facts(
             balanced_interval(list(zip(recalls, classes[classes > 0].tolist(), strict=True)))
         ),
         "balanced_chance": round(1 / len(recalls), 7),
+        "images_of_the_rarest_class": int(classes[classes > 0].min()),
         "one_answer": round(predicted.bincount().max().item() / images, 7),
         "train_accuracy": round(progress.train_accuracy, 7),
         "train_images_of_the_rarest_class": min(

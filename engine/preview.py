@@ -75,7 +75,7 @@ def how_found(work: Work, short: Allowance | None) -> str:
     """What the search for a learning rate would do."""
     candidates = settings(work.net, work.train)
     if short and not searches_all(short, len(candidates)):
-        return f"{short}: no others are tried, {recipes_own(candidates, work.train)}"
+        return f"{short}: the recipe's without a search, {recipes_own(candidates, work.train)}"
     return f"to be found, by trying {len(candidates)} settings on the training part"
 
 

@@ -70,7 +70,7 @@ def search(work: Work, loader: TokenLoader, kind: Kind) -> Setting:
         return recipe
     short = allowance(train, len(loader.dataset))
     if short and not searches_all(short, len(candidates)):
-        log.info("%s: no others are tried, the recipe's setting is taken, %s", short, recipe)
+        log.info("%s: the recipe's setting is taken without a search, %s", short, recipe)
         candidates = [recipes_own(candidates, train)]
     if short and not short.a_fold(folds, MOST_STEPS):
         write_search(folder, [], [Trial(recipe, 0)], recipe)

@@ -131,7 +131,8 @@ def verdict(
     `numbers`: part, images, accuracy, interval, chance, largest_class, train_accuracy,
     train_images_of_the_rarest_class; where they were measured the rivals' accuracies, `against`
     (each rival's `paired`) and shuffled_labels; of unequal classes balanced_accuracy, its interval
-    and chance, and one_answer; steps and recipe_steps where some were taken. `head_alone`: no block
+    and chance, images_of_the_rarest_class and one_answer; steps and recipe_steps where some were
+    taken. `head_alone`: no block
     trained. `learned`: the whole interval lies above what a guess reaches, there are enough images
     to say so, and no rival is better by more than chance.
     """
@@ -266,8 +267,11 @@ def _reasons(numbers: dict[str, Any], lr: float, recipe_lr: float) -> list[str]:
     few = []
     if fewest < FEW_IMAGES and not rivals_know:  # else they are enough for a rival
         few = [f"{fewest} to train on in the smallest class"]
+    rare = numbers.get("images_of_the_rarest_class", FEW_IMAGES)
     if numbers["images"] < FEW_IMAGES:
         few.append(f"{numbers['images']} to judge by")
+    elif _unequal(numbers) and rare < FEW_IMAGES:
+        few.append(f"{rare} of the smallest class to judge by")
     off, short = _far_off(lr, recipe_lr), None if fits else _short(numbers)
     reasons = [reason for reason in (off, short) if reason]
     reasons += [f"too few images ({', '.join(few)})"] if few else []

@@ -170,7 +170,7 @@ def test_a_short_training_tries_no_more_steps_than_it_takes(
     assert sum(taken) <= 5 * epochs
     if rate == "auto" and result["head"] != "layers":
         said = f"a short training ({5 * epochs} steps, and the recipe takes 1,500): "
-        assert f"{said}no others are tried, the recipe's setting is taken, sgd, lr 0.0042" in out
+        assert f"{said}the recipe's setting is taken without a search, sgd, lr 0.0042" in out
         assert result["lr"] == pytest.approx(6e-3 * math.sqrt(8 / 16))
     assert ("no first look is taken" in out) == (head == "auto" and epochs == 1)
     with open(untuned.parent / "logs/tiny/search.csv", newline="") as file:

@@ -280,6 +280,10 @@ def test_always_the_largest_class_is_not_learned() -> None:
     assert found["verdict"] == NOT_LEARNED
     assert "balanced 0.500 (0.400 to 0.630); a guess reaches 0.950" in found["verdict_sentence"]
     assert "gives 1.000 of the pictures one and the same answer" in found["verdict_sentence"]
+    few = {"one_answer": 1.0, "train_accuracy": 0.95, "images_of_the_rarest_class": 1}
+    assert said(**UNEQUAL | same | few)["verdict_sentence"].endswith(
+        "; likely: too few images (1 of the smallest class to judge by)"
+    )
 
 
 def test_what_knows_the_rare_class_learned() -> None:
