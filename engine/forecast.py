@@ -14,7 +14,7 @@ from engine.job import Job, branch
 from engine.look import STEPS
 from engine.search import search_budget
 from engine.start import Work
-from engine.trials import SEARCH_FOLDS
+from engine.trials import SEARCH_FOLDS, allowance
 from model import Tail, Tokens
 from tokens.builder import find_donors
 from tokens.plan import damage
@@ -54,11 +54,14 @@ def forecast(work: Work) -> Forecast:
     if train.head != "layers":
         step = timed_step(work)
         seconds["training"] = steps * step * (2 + held_out / images if work.refits else 1)
-        more = min(steps, RECIPES["finetune"].steps) if train.verdict else 0
+        trials = 0
         if work.searches:
-            more += SEARCH_FOLDS * STEPS if train.head != "class" else 0
-            more += search_budget(images, work.net) if train.lr == "auto" else 0
-        seconds["trials and the control"] = more * step
+            trials += SEARCH_FOLDS * STEPS if train.head != "class" else 0
+            trials += search_budget(images, work.net) if train.lr == "auto" else 0
+        if short := allowance(train, images):
+            trials = min(trials, short.steps)
+        control = min(steps, RECIPES["finetune"].steps) if train.verdict else 0
+        seconds["trials and the control"] = (trials + control) * step
     return Forecast(seconds, copied)
 
 

@@ -92,10 +92,13 @@ def test_the_forecast_grows_with_what_is_to_be_done(
     assert found["the token cache"] == 36
     assert found["training"] == pytest.approx(16 * 0.1)
     assert found["trials and the control"] == pytest.approx(16 * 0.1)
-    searched = expected("train.lr=auto", "train.head=class", "train.verdict=false")
+    long = ["train.lr=auto", "train.verdict=false", "train.max_epochs=300"]
+    searched = expected("train.head=class", *long)
     assert searched["trials and the control"] == pytest.approx(0.1 * 2000)
-    both = expected("train.lr=auto", "train.head=both", "train.verdict=false")
+    both = expected("train.head=both", *long)
     assert both["trials and the control"] == pytest.approx(0.1 * (900 + 2000))
+    short = expected("train.head=both", *long, "train.max_epochs=4")
+    assert short["trials and the control"] == pytest.approx(0.1 * 16), "no more than it takes"
     assert expected("train.head=layers")["the token cache"] == 36
     assert "training" not in expected("train.head=layers")
     whole = expected("train.mode=pretrained", "train.lr=1e-4", "train.head=class")
