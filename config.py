@@ -7,7 +7,17 @@ import os
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    model_validator,
+)
+
+from filenames import name_of, shown
 
 
 class ConfigError(ValueError):
@@ -31,13 +41,21 @@ def _on_off(value: Any) -> Any:
     return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
 
 
-def _expanded(value: Any) -> Any:
-    """~ and $VAR as a shell reads them, unless there is a file of that very name. A path made by
-    pathlib is one, too."""
-    text = os.fspath(value) if isinstance(value, os.PathLike) else value
-    if not isinstance(text, str) or "://" in text or os.path.exists(text):
-        return text
-    return os.path.expanduser(os.path.expandvars(text))
+def _path(value: Any) -> str:
+    """A path as the system takes it: ~ and $VAR are what a shell makes of them, unless there is a
+    file of that very name. One made by pathlib is a path, too."""
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(value, str):
+        raise ValueError("not a path")
+    path = value if os.name == "nt" else name_of(shown(value))
+    if "://" in path or os.path.exists(path):
+        return path
+    return os.path.expanduser(os.path.expandvars(path))
+
+
+def _name(value: Any) -> Any:
+    """YAML reads a class called 1 as a number."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 Whole = Annotated[int, BeforeValidator(_no_bool)]
@@ -48,7 +66,9 @@ NotNegative = Annotated[Number, Field(ge=0)]
 Mean = Annotated[Number, Field(ge=-10, le=10)]  # of values in [0, 1]: 123 is of those to 255
 Deviation = Annotated[Number, Field(ge=1e-3, le=10)]
 Auto = Literal["auto"]
-PathText = Annotated[str, BeforeValidator(_expanded)]
+# As text in files, and as the system takes it in use: see filenames.py.
+PathText = Annotated[str, PlainValidator(_path), PlainSerializer(shown)]
+Names = Annotated[tuple[Annotated[str, BeforeValidator(_name)], ...], Field(min_length=2)]
 
 
 class Section(BaseModel):
@@ -182,7 +202,9 @@ class TrainConfig(Section):
     test_fraction: Annotated[
         Annotated[Number, Field(gt=0, lt=1)] | None, BeforeValidator(false_is_none)
     ] = None
+    classes: Annotated[Names | None, BeforeValidator(false_is_none)] = None
     split: Annotated[PathText | None, BeforeValidator(false_is_none)] = None
+    new_images: Annotated[Literal["train"] | None, BeforeValidator(false_is_none)] = None
     on_bad_image: Literal["error", "skip"] = "error"
     num_workers: Annotated[Whole, Field(ge=0)] | Auto = "auto"
     views: Count | Auto = "auto"
@@ -225,7 +247,7 @@ class TrainConfig(Section):
     compile: bool = False
     seed: Annotated[Whole, Field(ge=0)] = 0
 
-    run_name: str | None = None
+    run_name: PathText | None = None
     save_path: PathText = "weights"
     log_path: PathText = "logs"
     eval_epoch: Count = 1

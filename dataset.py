@@ -10,7 +10,6 @@ import hashlib
 import os
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from config import Preprocessing, TrainConfig
-from images import EXTENSIONS, FileIndex, ImageDataset, Reading, Sample, read_all
+from filenames import nearest, same_name, text_of
+from folders import Found, Layout, lay_out
+from images import FileIndex, ImageDataset, Reading, Sample, read_all
 from transforms import eval_transform, train_sampler, train_transform
 from utils import UserError, some, write_csv
 
 PARTS = ("train", "val", "test")
-PART_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Split:
 
     def path_of(self, sample: Sample) -> str:
         """A sample's path below the folder, as split.csv and predictions.csv name it."""
-        return sample.path.relative_to(self.root).as_posix()
+        return text_below(self.root, sample.path)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Images by class and part."""
@@ -56,129 +56,70 @@ class Split:
 # ------------------------------------------------------------------------------- folder -> split
 
 
-@dataclass(frozen=True)
-class _Found:
-    """A candidate before it is read: its part is None where the folder has no parts."""
-
-    path: Path
-    class_name: str
-    part: str | None
-
-
 def load_split(
     train: TrainConfig, split_file: Path | None = None, known: FileIndex | None = None
 ) -> Split:
-    """Read the folder `train.base_dir` into classes, parts and samples.
+    """Read the folder `train.base_dir` into classes, parts and samples, of `train.classes` alone
+    where they are given.
 
     `split_file` (or `train.split`) re-uses a split.csv. Images that `known` has seen are not read.
     Raises UserError for a folder that can't be used: missing, empty, with a class without images,
-    fewer than 2 classes, or with unreadable images unless `on_bad_image` is skip.
+    fewer than 2 classes, held-out images of a class that is not trained, or with unreadable images
+    unless `on_bad_image` is skip.
     """
     root = Path(train.base_dir)
-    found, unused = _walk(root)
-    classes = _classes(root, found, unused)
-    reading = read_all([item.path for item in found], known)
-    samples = _samples(found, classes, reading, unused, train.on_bad_image)
-    notes: list[str] = []
-    wanted = split_file or (Path(train.split) if train.split else None)
-    if wanted is not None:
-        samples = _apply_split_file(wanted, root, classes, samples, unused)
+    wanted = None if train.classes is None else {same_name(name) for name in train.classes}
+    layout = lay_out(root, wanted)
+    classes = _classes(root, layout, wanted)
+    unused, notes = layout.unused, layout.notes
+    if wanted is not None and (left := sorted(layout.names - wanted)):
+        notes.append(f"left out by train.classes: {some(left)}")
+    reading = read_all([item.path for item in layout.found], known)
+    samples = _samples(layout.found, classes, reading, unused, train.on_bad_image)
+    given = split_file or (Path(train.split) if train.split else None)
+    if given is not None:
+        takes_new = split_file is None and train.new_images == "train"
+        samples = _apply_split_file(given, root, classes, samples, unused, takes_new)
+        notes += _copies(samples, root, "though, as the split says")
     else:
-        samples = _keep_duplicates_together(samples, unused, notes, root)
+        notes += _copies(samples, root, "and are used as the last of these alone")
+        samples = _keep_held_out(samples, unused, root)
         samples = _assign_parts(samples, classes, train, notes)
-    split = Split(
-        root, classes, tuple(samples), tuple(_files(unused)), tuple(notes), reading.decoded
-    )
+    split = Split(root, classes, tuple(samples), tuple(unused), tuple(notes), reading.decoded)
     return replace(split, notes=(*split.notes, *_missing_classes(split)))
 
 
-def _files(unused: list[tuple[Path, str]]) -> Iterator[tuple[Path, str]]:
-    """Each file of a folder that is not used, instead of the folder."""
-    for path, reason in unused:
-        inner = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else []
-        yield from [(p, f"in {path.name}: {reason}") for p in inner] or [(path, reason)]
+def text_below(root: Path, path: Path) -> str:
+    """A path below the folder, as the files of a run name it; `filenames.name_of` leads back."""
+    return text_of(path.relative_to(root).as_posix())
 
 
-def _walk(root: Path) -> tuple[list[_Found], list[tuple[Path, str]]]:
-    """Every file below the class folders, and everything else with the reason why it is left."""
-    if not root.exists():
-        raise UserError(
-            f"{root}: no such folder; train.base_dir takes a folder with one sub-folder of images "
-            "a class"
-        )
-    if not root.is_dir():
-        raise UserError(
-            f"{root} is a file; train.base_dir takes a folder with a sub-folder a class"
-        )
-    folders, unused = _subfolders(root)
-    found: list[_Found] = []
-    train = root / "train"
-    has_parts = train in folders and any(p.is_dir() for p in train.iterdir())
-    for folder in folders:
-        if not has_parts:
-            found += _class_folder(folder, None, unused)
-        elif folder.name in PART_FOLDERS:
-            inner, strays = _subfolders(folder)
-            unused += strays
-            for class_folder in inner:
-                found += _class_folder(class_folder, PART_FOLDERS[folder.name], unused)
-        else:
-            unused.append((folder, "not one of train, val, test"))
-    return found, unused
-
-
-def _subfolders(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
-    folders: list[Path] = []
-    unused: list[tuple[Path, str]] = []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.name == "__MACOSX":
-            unused.append((path, "hidden"))
-        elif path.is_dir():
-            folders.append(path)
-        else:
-            unused.append((path, "not in a class folder"))
-    return folders, unused
-
-
-def _class_folder(folder: Path, part: str | None, unused: list[tuple[Path, str]]) -> list[_Found]:
-    found = []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            unused.append((path, "hidden"))
-        elif path.is_dir():
-            unused.append((path, "a folder inside a class folder"))
-        elif path.suffix.lower() not in EXTENSIONS:
-            unused.append((path, f"no image by its extension, '{path.suffix}'"))
-        else:
-            found.append(_Found(path, folder.name, part))
-    # A folder without images still is a class, and is then reported.
-    return found or [_Found(folder, folder.name, part)]
-
-
-def _classes(root: Path, found: list[_Found], unused: list[tuple[Path, str]]) -> tuple[str, ...]:
-    """The names of all parts' class folders, sorted; found loses its empty folders."""
-    names = tuple(sorted({item.class_name for item in found}))
-    empty = [item for item in found if item.path.is_dir()]
-    found[:] = [item for item in found if not item.path.is_dir()]
-    if not found:
-        hint = f"; {unused[0][0]} is {unused[0][1]}" if unused else ""
-        raise UserError(
-            f"{root} has no images in class folders (it takes {root}/<class>/*.jpg and the "
-            f"like){hint}"
-        )
-    bare = sorted({item.class_name for item in empty} - {item.class_name for item in found})
+def _classes(root: Path, layout: Layout, wanted: set[str] | None) -> tuple[str, ...]:
+    """The names of all parts' class folders, or of those that are wanted, sorted."""
+    names = tuple(sorted(layout.names if wanted is None else wanted))
+    for name in names:
+        if name not in layout.names:
+            near = nearest(name, layout.names)
+            hint = f"did you mean '{near}'? It has" if near else "it has"
+            raise UserError(
+                f"train.classes: '{name}' is no class of {root}; {hint} "
+                f"{some(sorted(layout.names))}"
+            )
+    bare = sorted({*names} - {item.class_name for item in layout.found})
     if bare:
         raise UserError(
             f"{root}: no images in the class folder{'s' if len(bare) > 1 else ''} "
             f"{', '.join(bare)}; add some or remove it"
         )
     if len(names) < 2:
-        raise UserError(f"{root} has one class only ({names[0]}); a classifier needs 2 or more")
+        raise UserError(
+            f"{root} has one class only ({names[0]}); a classifier needs 2 or more, a folder each"
+        )
     return names
 
 
 def _samples(
-    found: list[_Found],
+    found: list[Found],
     classes: tuple[str, ...],
     reading: Reading,
     unused: list[tuple[Path, str]],
@@ -206,32 +147,53 @@ def _samples(
     return samples
 
 
-def _keep_duplicates_together(
-    samples: list[Sample], unused: list[tuple[Path, str]], notes: list[str], root: Path
+def _copies(samples: list[Sample], root: Path, used: str) -> list[str]:
+    """How many images are byte-identical to another, across parts and classes too, with names."""
+    groups: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        groups[sample.sha256].append(sample)
+    several = [group for group in groups.values() if len(group) > 1]
+    if not several:
+        return []
+
+    def such(kind: list[list[Sample]]) -> str:
+        named = [", ".join(text_below(root, s.path) for s in group[:3]) for group in kind[:3]]
+        return f"{'; '.join(named)}{' ...' if len(kind) > 3 else ''}"
+
+    parts = [group for group in several if len({s.part for s in group}) > 1]
+    classes = [group for group in several if len({s.label for s in group}) > 1]
+    count = len(samples) - len(groups)
+    notes = [
+        f"{count} image{' is' if count == 1 else 's are'} byte-identical to another; copies share "
+        f"their part ({such(several)})"
+    ]
+    if parts:
+        notes.append(f"{len(parts)} images lie in several parts, {used} ({such(parts)})")
+    if classes:
+        notes.append(
+            f"the same image under several classes, {len(classes)} times, so one label is wrong: "
+            f"{such(classes)}"
+        )
+    return notes
+
+
+def _keep_held_out(
+    samples: list[Sample], unused: list[tuple[Path, str]], root: Path
 ) -> list[Sample]:
     """Where the folder's own parts share an image, the copy of the earlier part goes: held-out
     images stay held out."""
     rank = {"": 0, "train": 0, "val": 1, "test": 2}
     last: dict[str, Sample] = {}
-    labels: dict[str, set[int]] = defaultdict(set)
     for sample in samples:
-        labels[sample.sha256].add(sample.label)
         if rank[sample.part] >= rank[last.get(sample.sha256, sample).part]:
             last[sample.sha256] = sample
     kept = []
     for sample in samples:
         other = last[sample.sha256]
         if rank[sample.part] < rank[other.part]:
-            unused.append((sample.path, f"the same file as {other.path.relative_to(root)}"))
+            unused.append((sample.path, f"the same file as {text_below(root, other.path)}"))
         else:
             kept.append(sample)
-    copies = len(samples) - len(last)
-    if copies:
-        notes.append(f"{copies} images are byte-identical to another; copies share their part")
-    for digest, several in labels.items():
-        if len(several) > 1:
-            paths = [str(s.path.relative_to(root)) for s in samples if s.sha256 == digest]
-            notes.append(f"the same image under several classes: {', '.join(paths)}")
     return kept
 
 
@@ -242,6 +204,8 @@ def _assign_parts(
     asked for, cut from train if there is none."""
     there = {sample.part for sample in samples}
     fractions = {"test": train.test_fraction, "val": train.val_fraction}
+    if train.new_images:
+        notes.append("train.new_images is not used: train.split names no earlier split")
     if "test" in there and train.test_fraction:
         notes.append("train.test_fraction is not used: the folder has a test part of its own")
     cuts = {part: share for part, share in fractions.items() if share and part not in there}
@@ -292,16 +256,35 @@ def _cut(groups: Counter[str], images: float, seed: str, leave: int = 1) -> set[
 
 
 def _missing_classes(split: Split) -> list[str]:
+    """Raise UserError where a part is empty, or holds a class that is not trained; a note for a
+    class that is trained and not held out."""
     counts = split.counts()
-    notes = []
-    for part in PARTS:
-        lacking = [name for name in split.classes if not counts[name][part]]
-        if lacking and len(lacking) < len(split.classes):
-            notes.append(f"no {part} images of {', '.join(lacking)}")
     for part in ("train", "val"):
         if not split.part(part):
             raise UserError(f"{split.root} has no {part} images")
-    return notes
+    trained = [name for name in split.classes if counts[name]["train"]]
+    for name in split.classes:
+        there = [part for part in ("val", "test") if counts[name][part]]
+        if counts[name]["train"]:
+            continue
+        if not there:
+            others = ", ".join(trained)
+            raise UserError(
+                f"{split.root}: the split uses no image of '{name}'; train.classes=[{others}] "
+                "leaves it out"
+            )
+        near = nearest(name, trained)
+        hint = f", train has '{near}'? Give both folders one name" if near else ""
+        raise UserError(
+            f"{split.root}: {' and '.join(there)} {'has' if len(there) == 1 else 'have'} '{name}'"
+            f"{hint or ', train has no images of it: add some, or remove it'}, or leave it out by "
+            "train.classes"
+        )
+    return [
+        f"no {part} images of {', '.join(lacking)}"
+        for part in ("val", "test")
+        if 0 < len(lacking := [n for n in trained if not counts[n][part]]) < len(trained)
+    ]
 
 
 # --------------------------------------------------------------------------------- split.csv
@@ -322,33 +305,50 @@ def _apply_split_file(
     classes: tuple[str, ...],
     samples: list[Sample],
     unused: list[tuple[Path, str]],
+    takes_new: bool = False,
 ) -> list[Sample]:
-    """The parts that a split.csv says; every file that it names must be there, unchanged."""
-    try:
-        with open(file, newline="", encoding="utf-8") as lines:
-            rows = {row["path"]: row for row in csv.DictReader(lines)}
-        parts = {path: row["part"] for path, row in rows.items()}
-        hashes = {path: row["sha256"] for path, row in rows.items()}
-    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(
-            f"{file} is no split file (columns {', '.join(COLUMNS)}): {error!r}"
-        ) from None
-    here = {s.path.relative_to(root).as_posix(): s for s in samples}
+    """The parts that a split.csv says of these classes; every file that it names must be there,
+    unchanged. With `takes_new` images that it doesn't name are trained on."""
+    rows = {path: row for path, row in _split_rows(file).items() if row["label"] in classes}
+    here = {text_below(root, s.path): s for s in samples}
     wrong = [f"{p} (not there)" for p in rows if p not in here]
-    wrong += [f"{p} (changed)" for p, s in here.items() if hashes.get(p, s.sha256) != s.sha256]
-    wrong += [
-        f"{p} (labelled {rows[p]['label']})"
-        for p, s in here.items()
-        if p in rows and rows[p]["label"] != classes[s.label]
-    ]
-    wrong += [f"{p} (part '{part}')" for p, part in parts.items() if part not in PARTS]
+    for path, sample in here.items():
+        row = rows.get(path)
+        if row is not None and row["sha256"] != sample.sha256:
+            wrong.append(f"{path} (changed)")
+        if row is not None and row["label"] != classes[sample.label]:
+            wrong.append(f"{path} (labelled {row['label']})")
+    wrong += [f"{p} (part '{row['part']}')" for p, row in rows.items() if row["part"] not in PARTS]
     if wrong:
         raise UserError(
             f"{root} is not the folder that {file} was made of: {some(wrong, 10)}; "
             "leave train.split out for a new split"
         )
-    unused += [(s.path, f"not in {file}") for p, s in here.items() if p not in rows]
-    return [replace(s, part=parts[p]) for p, s in here.items() if p in rows]
+    used = [replace(s, part=rows[p]["part"]) for p, s in here.items() if p in rows]
+    held = {s.sha256: s.path for s in used if s.part != "train"}
+    for path, sample in here.items():
+        if path in rows:
+            continue
+        if takes_new and sample.sha256 in held:
+            same = text_below(root, held[sample.sha256])
+            unused.append((sample.path, f"new, but the same file as {same}"))
+        elif takes_new and sample.part in ("", "train"):
+            used.append(replace(sample, part="train"))
+        else:
+            unused.append((sample.path, f"not in {file}"))
+    return used
+
+
+def _split_rows(file: Path) -> dict[str, dict[str, str]]:
+    """The rows of a split.csv by their path."""
+    try:
+        with open(file, newline="", encoding="utf-8") as lines:
+            rows = list(csv.DictReader(lines))
+        return {row["path"]: {name: row[name] for name in COLUMNS} for row in rows}
+    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(
+            f"{file} is no split file (columns {', '.join(COLUMNS)}): {error!r}"
+        ) from None
 
 
 # ----------------------------------------------------------------------------------- loaders

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import yaml
 
 from config import SECTIONS, ConfigError, false_is_none
+from filenames import shown
 
 KEYS = [f"{section}.{key}" for section, part in SECTIONS.items() for key in part.model_fields]
 
@@ -42,7 +43,7 @@ def apply(raw: dict[str, Any], overrides: list[str], problems: list[str]) -> Non
     words = list(overrides)
     while words:
         word = words.pop(0)
-        key, equals, text = word.partition("=")
+        key, equals, text = shown(word).partition("=")
         section, dot, name = key.partition(".")
         alone = words[0] if words and "=" not in words[0].lstrip("=") else None
         if equals and dot and (text or alone is None):

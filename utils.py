@@ -6,6 +6,7 @@ import contextlib
 import csv
 import ctypes
 import errno
+import io
 import json
 import logging
 import os
@@ -27,6 +28,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from filenames import shown
+
 log = logging.getLogger("vit")
 
 
@@ -44,10 +47,13 @@ def command_line(main: Callable[[], int | None], *more: type[Exception]) -> int:
     2 for UserError, `more` of its kind and a full disk; 130 for Ctrl-C.
     """
     user_errors: tuple[type[Exception], ...] = (UserError, *more)
+    for stream in (sys.stdout, sys.stderr):  # a terminal may not know a name's letters
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return main() or 0
     except user_errors as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {shown(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print(f"\n{stop}" if str(stop) else "\nstopped", file=sys.stderr)
@@ -157,7 +163,7 @@ def check_disk(folder: Path, need_bytes: int, what: str) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(shown(text), encoding="utf-8")
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
@@ -257,6 +263,13 @@ def git_commit() -> str | None:
 # ------------------------------------------------------------------------------------ the log
 
 
+class _Readable(logging.Formatter):
+    """Writes the names of files as any file takes them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(super().format(record))
+
+
 class _BarFriendlyHandler(logging.Handler):
     """Prints above the progress bars instead of through them."""
 
@@ -273,7 +286,7 @@ def setup_log() -> None:
         log.removeHandler(handler)
         handler.close()
     terminal = _BarFriendlyHandler(logging.INFO)
-    terminal.setFormatter(logging.Formatter("%(message)s"))
+    terminal.setFormatter(_Readable("%(message)s"))
     log.addHandler(terminal)
     log.addHandler(MemoryHandler(1 << 20, flushLevel=logging.CRITICAL + 1))
 
@@ -281,7 +294,7 @@ def setup_log() -> None:
 def log_to(path: Path) -> None:
     """Append the log, what was remembered of it first, to a file."""
     file = logging.FileHandler(path, encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    file.setFormatter(_Readable("%(asctime)s %(levelname)s %(message)s"))
     for handler in list(log.handlers):
         if isinstance(handler, MemoryHandler):
             handler.setTarget(file)

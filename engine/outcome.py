@@ -32,6 +32,7 @@ from engine.run import Run
 from engine.start import Work
 from engine.track import log_outcome, reached, settings_of
 from engine.verdict import Judge
+from filenames import name_of
 from metrics import balanced_interval, confusion, evaluate, predict, score_lines, scores, wilson
 from model import VisionTransformer
 from pretrained.read import read_arrays
@@ -224,7 +225,7 @@ def to_tensorboard(
     unsure = sorted(
         (row for row in rows if row["label"] == row["predicted"]), key=lambda r: r["probability"]
     )
-    shown = [(root / row["path"], caption(row)) for row in [*wrong, *unsure][:SHOWN]]
+    shown = [(root / name_of(row["path"]), caption(row)) for row in [*wrong, *unsure][:SHOWN]]
     settings = settings_of(work.config, train)
     values = reached(summary)
     log_outcome(work.run.folder, summary["epochs"], settings, values, counts, classes, shown)

@@ -13,6 +13,7 @@ from engine.run import Run
 from engine.search import searches_all
 from engine.start import Work, begin, checkpoint_bytes, moment_bytes, set_up
 from engine.trials import Allowance, allowance, recipes_own, settings
+from filenames import shown
 from pretrained.build import NotFetched
 from tokens.plan import damage
 from utils import log, minutes
@@ -88,7 +89,7 @@ def print_pictures(split: Split) -> None:
     if split.unused:
         print(f"\nnot used: {len(split.unused)}")
         for path, reason in split.unused[:20]:
-            print(f"  {path}: {reason}")
+            print(f"  {shown(str(path))}: {reason}")
         if len(split.unused) > 20:
             print(f"  and {len(split.unused) - 20} more, named in the log of a run")
 

@@ -19,9 +19,12 @@ import own_code
 
 REPO = Path(__file__).resolve().parents[1]
 FLOORS = (  # from the ground up
+    "filenames",
     "utils config own_code",
     "config_rules overrides",
     "config_file model images metrics transforms",
+    "folder_tree",
+    "folders",
     "dataset pretrained",
     "tokens",
     "engine",

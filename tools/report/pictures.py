@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from filenames import name_of
 from images import read_image
 from inspection.record import Prediction, Record
 from metrics import shares
@@ -61,11 +62,12 @@ def _url(file: BytesIO, kind: str) -> str:
 
 
 def below(root: Path | None, path: str) -> Path | None:
-    """A listed path in its folder; None where it leads out of it."""
-    if root is None:
+    """A listed path in its folder, where links may lead anywhere; None where the path itself leads
+    out of it."""
+    inner = Path(name_of(path))
+    if root is None or inner.is_absolute() or inner.drive or ".." in inner.parts:
         return None
-    whole = root / path
-    return whole if whole.resolve().is_relative_to(root.resolve()) else None
+    return root / inner
 
 
 def confusion_image(counts: np.ndarray) -> Thumbnail:

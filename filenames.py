@@ -1,0 +1,88 @@
+"""Names of files as text that any file and any terminal takes, and back.
+
+A name is bytes to the system. `text_of` reads them as UTF-8, whatever the locale; a byte that is
+none, and a control character, becomes \\xNN. `name_of` is its inverse: what split.csv lists is
+found again, under another locale, too.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import unicodedata
+from collections.abc import Iterable
+
+_HEX = r"[01][0-9a-f]|7f|[89a-f][0-9a-f]"  # a control character, or a byte that is not UTF-8
+# Backslashes before what could be read as an escape are doubled, so that each text has one name.
+_ODD = re.compile(rf"(\\*)(?:([\x00-\x1f\x7f\udc80-\udcff])|x({_HEX}))")
+_ESCAPED = re.compile(rf"(\\+)x({_HEX})")
+
+
+def text_of(name: str) -> str:
+    """A file's name, or a path, as the system gave it, as text."""
+
+    def escaped(found: re.Match[str]) -> str:
+        slashes, odd, digits = found.groups()
+        if odd is None:
+            return f"{2 * slashes}x{digits}"
+        return f"{2 * slashes}\\x{ord(odd) & 0xFF:02x}"
+
+    return _ODD.sub(escaped, _decoded(name))
+
+
+def name_of(text: str) -> str:
+    """The name, or the path, that `text_of` gave this text, as the system takes it."""
+
+    def plain(found: re.Match[str]) -> str:
+        slashes, digits = found.groups()
+        half, byte = slashes[: len(slashes) // 2], int(digits, 16)
+        if len(slashes) % 2 == 0:
+            return f"{half}x{digits}"
+        return half + (chr(byte) if byte < 0x80 else chr(0xDC00 + byte))
+
+    return _encoded(_ESCAPED.sub(plain, text))
+
+
+def shown(text: str) -> str:
+    """A sentence with names in it, as any file takes it; all that is proper text stays as it is."""
+    return re.sub(r"[\udc80-\udcff]", lambda c: f"\\x{ord(c[0]) & 0xFF:02x}", _decoded(text))
+
+
+def _decoded(name: str) -> str:
+    """With its bytes read as UTF-8: under LC_ALL=C Python reads no letter beyond ASCII."""
+    if name.isascii() or os.name == "nt":
+        return name.encode("utf-8", "backslashreplace").decode("utf-8")
+    raw = name.encode("utf-8", "surrogateescape" if not _lone(name) else "backslashreplace")
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _lone(name: str) -> bool:
+    """Whether it has surrogates that stand for no byte: JSON can hold them, a file's name can't."""
+    return re.search(r"[\ud800-\udc7f\udd00-\udfff]", name) is not None
+
+
+def _encoded(name: str) -> str:
+    """As Python passes it to the system under this locale."""
+    if name.isascii() or os.name == "nt":
+        return name
+    return os.fsdecode(name.encode("utf-8", "surrogateescape"))
+
+
+def same_name(name: str) -> str:
+    """What two spellings of a name share that look the same: in NFC and NFD."""
+    return unicodedata.normalize("NFC", name)
+
+
+def looks_like(name: str) -> str:
+    """What names share that can't be told apart by eye: blanks and invisible characters aside."""
+    visible = "".join(c for c in same_name(name) if unicodedata.category(c) != "Cf")
+    return " ".join(visible.split())
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The name that may be meant: the same to the eye, but for its case, or a close one."""
+    folded = {looks_like(other).casefold(): other for other in names}
+    wanted = looks_like(name).casefold()
+    close = [wanted] if wanted in folded else difflib.get_close_matches(wanted, folded, 1)
+    return folded[close[0]] if close else None

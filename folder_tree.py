@@ -1,0 +1,172 @@
+"""What lies in a folder: its pictures, other files and folders, however deep.
+
+Links are followed. What a system leaves in folders is no one's picture, and is not mentioned.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from PIL import Image
+
+from filenames import text_of
+from images import EXTENSIONS
+from utils import UserError
+
+SYSTEM = {"__macosx", "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot"}
+SYSTEM |= {"lost+found", "$recycle.bin", "recycler", "system volume information", "__pycache__"}
+SYSTEM |= {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "network trash folder"}
+# What a picture's content may be where its name has no extension, or another.
+CONTENTS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000")
+DEEPEST = 30  # folders in folders
+
+
+@dataclass
+class Folder:
+    """A folder's pictures, other files, and folders, as far as they are anyone's."""
+
+    path: Path
+    pictures: list[Path] = field(default_factory=list)
+    others: list[tuple[Path, str]] = field(default_factory=list)
+    folders: list[Folder] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return text_of(self.path.name)
+
+    def every_picture(self) -> Iterator[Path]:
+        """Those of deeper folders, too."""
+        yield from self.pictures
+        for folder in self.folders:
+            yield from folder.every_picture()
+
+    def every_other(self) -> Iterator[tuple[Path, str]]:
+        yield from self.others
+        for folder in self.folders:
+            yield from folder.every_other()
+
+    @property
+    def full(self) -> list[Folder]:
+        """Its folders that hold pictures, however deep."""
+        return [folder for folder in self.folders if folder.holds_any]
+
+    @property
+    def holds_any(self) -> bool:
+        return next(self.every_picture(), None) is not None
+
+    @property
+    def nested(self) -> bool:
+        """Whether its pictures lie in folders of it alone."""
+        return not self.pictures and bool(self.full)
+
+
+def read_tree(root: Path) -> Folder:
+    """All that lies in a folder. Raises UserError where it is missing, a file, or closed."""
+    return _scan(_there(root))
+
+
+def _there(root: Path) -> Path:
+    """The folder, where it is one."""
+    takes = "train.base_dir takes a folder with one sub-folder of images a class"
+    try:
+        root.stat()
+    except PermissionError:
+        raise UserError(_closed(root)) from None
+    except (OSError, ValueError):
+        above = root.absolute().parent
+        there = [p.name for p in above.iterdir() if p.is_dir()] if above.is_dir() else []
+        near = difflib.get_close_matches(root.name, there, 1)
+        hint = f"did you mean {above / near[0]}? " if near else ""
+        raise UserError(f"{root}: no such folder; {hint}{takes}") from None
+    if not root.is_dir():
+        raise UserError(f"{root} is a file; {takes}" + (_unpack(root) or ""))
+    return root
+
+
+def _unpack(file: Path) -> str | None:
+    packed = file.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".xz", ".bz2")
+    return ": unpack it, and name the folder" if packed else None
+
+
+def _closed(folder: Path) -> str:
+    return f"{folder}: no permission to read this folder; `chmod -R u+rX` gives it to its owner"
+
+
+def _scan(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Folder:
+    """Read a folder and those in it, links followed; `above` are the folders that it lies in."""
+    found = Folder(folder)
+    try:
+        with os.scandir(folder) as listing:
+            entries = sorted(listing, key=lambda entry: text_of(entry.name))
+        here = (*above, _identity(folder))
+    except PermissionError:
+        raise UserError(_closed(folder)) from None
+    for entry in entries:
+        path = folder / entry.name
+        if entry.name.startswith(".") or entry.name.casefold() in SYSTEM:
+            continue
+        if _is_folder(entry):
+            if _identity(path) in here:
+                found.others.append((path, "a link back to a folder that it lies in"))
+            elif len(here) > DEEPEST:
+                found.others.append((path, f"more than {DEEPEST} folders deep"))
+            else:
+                found.folders.append(_scan(path, here))
+        elif reason := _no_picture(entry):
+            found.others.append((path, reason))
+        else:
+            found.pictures.append(path)
+    return found
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _no_picture(entry: os.DirEntry[str]) -> str | None:
+    """Why a file is none, by its name and else by its content; None for a picture."""
+    try:
+        is_file = entry.is_file()
+    except OSError:
+        is_file = False
+    named = os.path.splitext(entry.name)[1].lower() in EXTENSIONS
+    if not is_file and not entry.is_symlink():
+        return "not a file"  # a pipe would be waited for
+    if named:  # a link that leads nowhere is said to be unreadable
+        return None
+    if not is_file:
+        return "a link that leads nowhere"
+    return None if _is_picture(entry.path) else "not a picture by its extension, nor by its content"
+
+
+def _is_picture(path: str) -> bool:
+    """Whether a file begins as a picture does; it is not decoded."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            Image.open(path, formats=_formats()).close()
+    except Image.DecompressionBombError:
+        return True
+    except Exception:  # what is none makes Pillow raise nearly anything
+        return False
+    return True
+
+
+@cache
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in CONTENTS if name in Image.OPEN]
