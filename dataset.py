@@ -5,7 +5,6 @@ No file is dropped in silence: what is not used is listed with its reason.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 import sys
@@ -19,13 +18,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from config import Preprocessing, TrainConfig
-from filenames import nearest, same_name, text_of
+from filenames import nearest, same_name
 from folders import Found, Layout, lay_out
 from images import FileIndex, ImageDataset, Reading, Sample, read_all
+from split_file import COLUMNS, PARTS, Asked, apply_split, text_below
 from transforms import eval_transform, train_sampler, train_transform
 from utils import UserError, some, write_csv
-
-PARTS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -79,19 +77,15 @@ def load_split(
     given = split_file or (Path(train.split) if train.split else None)
     if given is not None:
         takes_new = split_file is None and train.new_images == "train"
-        samples = _apply_split_file(given, root, classes, samples, unused, takes_new)
-        notes += _copies(samples, root, "though, as the split says")
+        asked = Asked(given, root, classes, wanted is not None, takes_new)
+        samples = apply_split(asked, samples, unused)
+        notes += _copies(samples, root, "as the split says: what is held out was seen")
     else:
-        notes += _copies(samples, root, "and are used as the last of these alone")
+        notes += _copies(samples, root, "and in the last of these alone they are used")
         samples = _keep_held_out(samples, unused, root)
         samples = _assign_parts(samples, classes, train, notes)
     split = Split(root, classes, tuple(samples), tuple(unused), tuple(notes), reading.decoded)
     return replace(split, notes=(*split.notes, *_missing_classes(split)))
-
-
-def text_below(root: Path, path: Path) -> str:
-    """A path below the folder, as the files of a run name it; `filenames.name_of` leads back."""
-    return text_of(path.relative_to(root).as_posix())
 
 
 def _classes(root: Path, layout: Layout, wanted: set[str] | None) -> tuple[str, ...]:
@@ -168,11 +162,12 @@ def _copies(samples: list[Sample], root: Path, used: str) -> list[str]:
         f"their part ({such(several)})"
     ]
     if parts:
-        notes.append(f"{len(parts)} images lie in several parts, {used} ({such(parts)})")
+        lie = "1 image lies" if len(parts) == 1 else f"{len(parts)} images lie"
+        notes.append(f"{lie} in several parts, {used} ({such(parts)})")
     if classes:
         notes.append(
-            f"the same image under several classes, {len(classes)} times, so one label is wrong: "
-            f"{such(classes)}"
+            f"the same image under several classes ({len(classes)} such), where one alone can be "
+            f"right: {such(classes)}"
         )
     return notes
 
@@ -290,65 +285,10 @@ def _missing_classes(split: Split) -> list[str]:
 # --------------------------------------------------------------------------------- split.csv
 
 
-COLUMNS = ("path", "label", "part", "sha256")
-
-
 def write_split(path: Path, split: Split) -> None:
     """Write split.csv: COLUMNS of each image, its path relative to the folder."""
     rows = ((split.path_of(s), split.classes[s.label], s.part, s.sha256) for s in split.samples)
     write_csv(path, (dict(zip(COLUMNS, row, strict=True)) for row in rows), COLUMNS)
-
-
-def _apply_split_file(
-    file: Path,
-    root: Path,
-    classes: tuple[str, ...],
-    samples: list[Sample],
-    unused: list[tuple[Path, str]],
-    takes_new: bool = False,
-) -> list[Sample]:
-    """The parts that a split.csv says of these classes; every file that it names must be there,
-    unchanged. With `takes_new` images that it doesn't name are trained on."""
-    rows = {path: row for path, row in _split_rows(file).items() if row["label"] in classes}
-    here = {text_below(root, s.path): s for s in samples}
-    wrong = [f"{p} (not there)" for p in rows if p not in here]
-    for path, sample in here.items():
-        row = rows.get(path)
-        if row is not None and row["sha256"] != sample.sha256:
-            wrong.append(f"{path} (changed)")
-        if row is not None and row["label"] != classes[sample.label]:
-            wrong.append(f"{path} (labelled {row['label']})")
-    wrong += [f"{p} (part '{row['part']}')" for p, row in rows.items() if row["part"] not in PARTS]
-    if wrong:
-        raise UserError(
-            f"{root} is not the folder that {file} was made of: {some(wrong, 10)}; "
-            "leave train.split out for a new split"
-        )
-    used = [replace(s, part=rows[p]["part"]) for p, s in here.items() if p in rows]
-    held = {s.sha256: s.path for s in used if s.part != "train"}
-    for path, sample in here.items():
-        if path in rows:
-            continue
-        if takes_new and sample.sha256 in held:
-            same = text_below(root, held[sample.sha256])
-            unused.append((sample.path, f"new, but the same file as {same}"))
-        elif takes_new and sample.part in ("", "train"):
-            used.append(replace(sample, part="train"))
-        else:
-            unused.append((sample.path, f"not in {file}"))
-    return used
-
-
-def _split_rows(file: Path) -> dict[str, dict[str, str]]:
-    """The rows of a split.csv by their path."""
-    try:
-        with open(file, newline="", encoding="utf-8") as lines:
-            rows = list(csv.DictReader(lines))
-        return {row["path"]: {name: row[name] for name in COLUMNS} for row in rows}
-    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(
-            f"{file} is no split file (columns {', '.join(COLUMNS)}): {error!r}"
-        ) from None
 
 
 # ----------------------------------------------------------------------------------- loaders

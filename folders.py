@@ -62,6 +62,8 @@ def lay_out(root: Path, classes: Collection[str] | None = None) -> Layout:
         for folder in body.folders:
             part = parts.get(folder.path)
             if part is not None:
+                if not folder.full:
+                    layout.notes.append(f"{folder.name} has no class folders, and is not used")
                 _add(_unwrapped(folder, layout, part), part, layout, classes)
             else:
                 _leave(folder, "not one of train, val, test", layout)
@@ -131,12 +133,14 @@ def _parts(body: Folder, classes: Collection[str] | None) -> dict[Path, str]:
     sets = {named[folder.path] for folder in body.full if folder.path in named and _is_set(folder)}
     if "train" in sets and (len(sets) > 1 or not others):
         return named
-    if "train" in sets and len(others) == 1:
-        train = next(path for path, part in named.items() if part == "train")
+    train = next((f for f in body.full if named.get(f.path) == "train"), None)
+    if "train" in sets and len(others) == 1 and train is not None:
+        if classes and {*classes} <= {same_name(folder.name) for folder in train.full}:
+            return named
         raise UserError(
-            f"{train} holds folders of its own: if it is the training part, name it as "
+            f"{train.path} holds folders of its own: if it is the training part, name it as "
             f"train.base_dir, or rename {others[0].path} to val or test; if both are classes, say "
-            f"train.classes=[{others[0].name}, {text_of(train.name)}]"
+            f"train.classes=[{others[0].name}, {train.name}]"
         )
     if others or len(set(named.values())) < 2:
         return {}
@@ -145,9 +149,10 @@ def _parts(body: Folder, classes: Collection[str] | None) -> dict[Path, str]:
             f"{body.path} has {some(sorted(set(named.values())))}, and no folder to train on: name "
             "one train, or name one of them as train.base_dir"
         )
+    flat = body.full[0].path if train is None else train.path
     raise UserError(
-        f"{next(iter(named))} holds its pictures without class folders: put those of each class "
-        f"into a folder of its own, {next(iter(named))}/<class>/"
+        f"{flat} holds its pictures without class folders: put those of each class into a folder "
+        f"of its own, {flat}/<class>/"
     )
 
 

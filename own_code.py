@@ -28,7 +28,7 @@ from typing import Any
 PROJECT = {"utils", "config", "own_code", "config_file", "model", "images", "metrics", "transforms"}
 PROJECT |= {"dataset", "pretrained", "tokens", "engine", "inspection", "training", "test", "tools"}
 PROJECT |= {"benchmarks", "tests", "config_rules", "overrides"}
-PROJECT |= {"filenames", "folder_tree", "folders"}
+PROJECT |= {"filenames", "folder_tree", "folders", "split_file"}
 LIBRARIES = {"torch", "torchvision", "numpy", "PIL"}  # loaded already, and only once a process
 
 

@@ -8,10 +8,13 @@ MLFLOW_EXPERIMENT_NAME. Both are told the settings, a row an epoch, and what was
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib.util
 import json
 import os
+import shutil
+import tempfile
 import textwrap
 import time
 import uuid
@@ -23,6 +26,7 @@ import numpy as np
 
 from config import Config, TrainConfig
 from engine.plots import captioned_figure, confusion_figure
+from filenames import shown
 from utils import UserError, go_on, log, unbroken, write_json
 
 PROJECT = "vit-finetune"  # where the library's own variable names no other
@@ -62,7 +66,7 @@ class TensorBoard:
 
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
-        self.events = SummaryWriter(str(folder))
+        self.events = SummaryWriter(_utf8(folder))
         for row in rows:
             self.epoch(row)
 
@@ -73,6 +77,17 @@ class TensorBoard:
 
     def close(self) -> None:
         self.events.close()
+
+
+def _utf8(folder: Path) -> str:
+    """A path of the folder for TensorBoard, which takes no other bytes than UTF-8: its own, or that
+    of a link to it."""
+    if shown(str(folder)) == str(folder):
+        return str(folder)
+    place = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    (Path(place) / "events").symlink_to(folder.absolute())
+    return f"{place}/events"
 
 
 def log_outcome(
@@ -90,7 +105,7 @@ def log_outcome(
     from torch.utils.tensorboard.summary import hparams
 
     plain = {k: v if isinstance(v, (bool, int, float)) else str(v) for k, v in settings.items()}
-    with SummaryWriter(str(folder), filename_suffix=".outcome") as events:
+    with SummaryWriter(_utf8(folder), filename_suffix=".outcome") as events:
         for summary in hparams(plain, reached):
             events.file_writer.add_summary(summary)
         for name, value in reached.items():

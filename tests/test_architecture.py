@@ -24,7 +24,7 @@ FLOORS = (  # from the ground up
     "config_rules overrides",
     "config_file model images metrics transforms",
     "folder_tree",
-    "folders",
+    "folders split_file",
     "dataset pretrained",
     "tokens",
     "engine",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from config import Preprocessing
 from config_file import load_config
 from dataset import load_split, make_loaders, write_split
+from filenames import name_of
 from tests.helpers import SHARED_DATA, picture, prepared, reached, settings
 from transforms import EpochSampler, eval_transform
 from utils import UserError
@@ -153,6 +156,144 @@ def test_real_pictures() -> None:
     assert all(c == {"train": 120, "val": 30, "test": 100} for c in split.counts().values())
     parts = {part: {s.sha256 for s in split.part(part)} for part in ("train", "val", "test")}
     assert not parts["train"] & parts["val"] and not parts["train"] & parts["test"]
+
+
+# ------------------------------------------------------------------------- some, and new images
+
+
+def test_some_of_the_classes(image_folder: Path, tmp_path: Path) -> None:
+    (image_folder / "empty").mkdir()
+    (image_folder / "green" / "text.jpg").write_text("not an image")
+    split = load_split(settings(image_folder, classes=["red", "blue"]))
+    assert split.classes == ("blue", "red") and len(split.samples) == 24
+    assert split.notes == ("left out by train.classes: empty, green",)
+    with pytest.raises(UserError, match="'reds' is no class of .*did you mean 'red'"):
+        load_split(settings(image_folder, classes=["reds", "blue"]))
+
+
+def test_some_of_the_classes_of_a_split(image_folder: Path, tmp_path: Path) -> None:
+    everything = load_split(settings(image_folder))
+    write_split(tmp_path / "all.csv", everything)
+    train = settings(image_folder, classes=["red", "blue"], split=str(tmp_path / "all.csv"))
+    some = load_split(train)
+    parts = {s.path: s.part for s in everything.samples}
+    assert len(some.samples) == 24 and all(parts[s.path] == s.part for s in some.samples)
+    write_split(tmp_path / "some.csv", some)
+    again = load_split(settings(image_folder, classes=["red", "blue"]), tmp_path / "some.csv")
+    assert again.samples == some.samples
+    with pytest.raises(UserError, match=r"no image of 'green'; train.classes=\[blue, red\]"):
+        load_split(settings(image_folder, split=str(tmp_path / "some.csv")))
+    shutil.rmtree(image_folder / "green")
+    assert load_split(train).samples == some.samples
+
+
+def test_new_images_train_and_the_old_val_stays(image_folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "split.csv"
+    old = load_split(settings(image_folder))
+    write_split(file, old)
+    picture("red", 99).save(image_folder / "red" / "new.png")
+    held_out = next(s.path for s in old.part("val"))
+    shutil.copy(held_out, held_out.with_name("copy.png"))
+    train = settings(image_folder, split=str(file), new_images="train")
+    split = load_split(train)
+    assert split.part("val") == old.part("val")
+    assert {s.path.name for s in split.samples} - {s.path.name for s in old.samples} == {"new.png"}
+    assert [p.name for p, reason in split.unused if "the same file as" in reason] == ["copy.png"]
+    assert len(load_split(train, file).samples) == 36, "a run that goes on takes no more"
+    assert any(
+        "new_images" in n for n in load_split(settings(image_folder, new_images="train")).notes
+    )
+
+
+def test_a_class_that_is_held_out_and_not_trained(tmp_path: Path) -> None:
+    counts = {"train": {"red": 4, "blue": 4}, "val": {"reds": 2, "blue": 2}}
+    for part, classes in counts.items():
+        for name, count in classes.items():
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(count):
+                seed = 10 * len(part + name) + i
+                picture("red", seed).save(tmp_path / part / name / f"{i}.png")
+    with pytest.raises(UserError, match="val has 'reds', train has 'red'?"):
+        load_split(settings(tmp_path))
+    (tmp_path / "val" / "reds").rename(tmp_path / "val" / "zebra")
+    with pytest.raises(UserError, match="val has 'zebra', train has no images of it"):
+        load_split(settings(tmp_path))
+
+
+def test_copies_are_named_across_parts_and_classes(tmp_path: Path) -> None:
+    counts = {"train": {"red": 4, "blue": 4}, "val": {"red": 2, "blue": 2}}
+    root = parts_folder(tmp_path, counts)
+    held_out = next((root / "val" / "red").iterdir())
+    shutil.copy(held_out, root / "train" / "red" / "copy.png")
+    wrong = next((root / "train" / "blue").iterdir())
+    shutil.copy(wrong, root / "train" / "red" / "wrong.png")
+    notes = load_split(settings(root)).notes
+    said = "\n".join(notes)
+    assert "2 images are byte-identical" in notes[0]
+    assert "1 images lie in several parts" not in said and "1 image lies in several parts" in said
+    assert f"train/red/copy.png, val/red/{held_out.name}" in said
+    assert f"train/blue/{wrong.name}, train/red/wrong.png" in said
+
+
+def test_copies_that_a_split_sets_apart_are_named(image_folder: Path, tmp_path: Path) -> None:
+    shutil.copy(image_folder / "red" / "00.png", image_folder / "red" / "copy.png")
+    file = tmp_path / "split.csv"
+    write_split(file, load_split(settings(image_folder)))
+    rows = list(csv.DictReader(file.read_text().splitlines()))
+    parts = {"red/00.png": "train", "red/copy.png": "val"}
+    lines = [",".join(rows[0])]
+    lines += [",".join({**r, "part": parts.get(r["path"], r["part"])}.values()) for r in rows]
+    file.write_text("\n".join(lines))
+    notes = load_split(settings(image_folder, split=str(file))).notes
+    assert any("several parts" in n and "red/00.png, red/copy.png" in n for n in notes)
+
+
+# ----------------------------------------------------------------------------------------- names
+
+ODD = [b"caf\xe9", b"two\nlines", b'"a", b', b"$x$", b"caf\xc3\xa9", b"end "]
+
+
+def odd_folder(root: Path) -> Path:
+    for k, name in enumerate(ODD):
+        folder = os.fsencode(root) + b"/" + name
+        os.makedirs(folder)
+        for i in range(4):
+            file = os.fsdecode(folder + b"/" + bytes([65 + i, 0xE9, 10, 44, 34]) + b".png")
+            picture("red", 10 * k + i, (8, 8)).save(file)
+    return root
+
+
+def test_any_name_is_written_and_found_again(tmp_path: Path) -> None:
+    root, file = odd_folder(tmp_path / "odd"), tmp_path / "split.csv"
+    split = load_split(settings(root, seed=1))
+    assert {r"caf\xe9", r"two\x0alines", "$x$", "café"} < set(split.classes)
+    write_split(file, split)
+    assert load_split(settings(root, split=str(file))).samples == split.samples
+    assert all((root / name_of(split.path_of(s))) == s.path for s in split.samples)
+    some = load_split(settings(root, classes=[r"caf\xe9", r"two\x0alines"]))
+    assert len(some.samples) == 8
+
+
+def test_a_split_of_a_system_that_spells_in_another_normal_form(tmp_path: Path) -> None:
+    root, file = tmp_path / "images", tmp_path / "split.csv"
+    nfc, nfd = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    for k, name in enumerate((nfd, "b")):
+        (root / name).mkdir(parents=True)
+        for i in range(4):
+            picture("red", 10 * k + i, (8, 8)).save(root / name / f"{nfd}{i}.png")
+    parts = {s.sha256: s.part for s in load_split(settings(root)).samples}
+    write_split(file, load_split(settings(root)))
+    for path in list((root / nfd).iterdir()):
+        path.rename(path.with_name(unicodedata.normalize("NFC", path.name)))
+    (root / nfd).rename(root / nfc)
+    again = load_split(settings(root, split=str(file)))
+    assert {s.sha256: s.part for s in again.samples} == parts
+
+
+def test_a_split_that_is_cut_off(image_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "split.csv").write_text("path,label,part,sha256\nred/00.png,red\n")
+    with pytest.raises(UserError, match="is no split file"):
+        load_split(settings(image_folder, split=str(tmp_path / "split.csv")))
 
 
 # ---------------------------------------------------------------------------------------- errors

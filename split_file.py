@@ -1,0 +1,83 @@
+"""split.csv: which image is in which part, written by a run and used again by another."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from filenames import same_name, text_of
+from images import Sample
+from utils import UserError, some
+
+PARTS = ("train", "val", "test")
+COLUMNS = ("path", "label", "part", "sha256")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The split that a run is to use: its file, for which folder and classes; whether the file may
+    have other classes, too, and whether images that it doesn't name are trained on."""
+
+    file: Path
+    root: Path
+    classes: tuple[str, ...]
+    has_others: bool = False
+    takes_new: bool = False
+
+
+def text_below(root: Path, path: Path) -> str:
+    """A path below the folder, as the files of a run name it; `filenames.name_of` leads back."""
+    return text_of(path.relative_to(root).as_posix())
+
+
+def apply_split(
+    asked: Asked, samples: list[Sample], unused: list[tuple[Path, str]]
+) -> list[Sample]:
+    """The parts that a split.csv says; every file that it names must be there, unchanged."""
+    root, file, classes = asked.root, asked.file, asked.classes
+    here = {text_below(root, s.path): s for s in samples}
+    alike = {same_name(path): path for path in here}  # another system may spell its letters in NFD
+    rows = {
+        path if path in here else alike.get(same_name(path), path): row
+        for path, row in read_split(file).items()
+        if row["label"] in classes or not asked.has_others
+    }
+    wrong = [f"{p} (not there)" for p in rows if p not in here]
+    wrong += [f"{p} (changed)" for p in rows.keys() & here if rows[p]["sha256"] != here[p].sha256]
+    for path in rows.keys() & here:
+        if rows[path]["label"] != classes[here[path].label]:
+            wrong.append(f"{path} (labelled {rows[path]['label']})")
+    wrong += [f"{p} (part '{row['part']}')" for p, row in rows.items() if row["part"] not in PARTS]
+    if wrong:
+        raise UserError(
+            f"{root} is not the folder that {file} was made of: {some(sorted(wrong), 10)}; "
+            "leave train.split out for a new split"
+        )
+    used = [replace(s, part=rows[p]["part"]) for p, s in here.items() if p in rows]
+    held = {s.sha256: s.path for s in used if s.part != "train"}
+    for path, sample in here.items():
+        if path in rows:
+            continue
+        if asked.takes_new and sample.sha256 in held:
+            same = text_below(root, held[sample.sha256])
+            unused.append((sample.path, f"new, but the same file as {same}"))
+        elif asked.takes_new and sample.part in ("", "train"):
+            used.append(replace(sample, part="train"))
+        else:
+            unused.append((sample.path, f"not in {file}"))
+    return used
+
+
+def read_split(file: Path) -> dict[str, dict[str, str]]:
+    """The rows of a split.csv by their path."""
+    try:
+        with open(file, newline="", encoding="utf-8") as lines:
+            rows = [{name: row[name] for name in COLUMNS} for row in csv.DictReader(lines)]
+        if any(None in row.values() for row in rows):
+            raise KeyError("a row is cut off")
+    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(
+            f"{file} is no split file (columns {', '.join(COLUMNS)}): {error!r}"
+        ) from None
+    return {row["path"]: {**row, "label": same_name(row["label"])} for row in rows}

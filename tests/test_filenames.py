@@ -1,0 +1,64 @@
+"""Names of files as text and back, under any locale."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+
+from filenames import name_of, nearest, shown, text_of
+from tests.helpers import REPO
+
+LOCALE_C = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (b"cat", "cat"),
+        (b"caf\xc3\xa9", "café"),
+        (b"caf\xe9", r"caf\xe9"),
+        (b"two\nlines\t\x7f", r"two\x0alines\x09\x7f"),
+        (rb"caf\xe9", r"caf\\xe9"),  # spelled so
+        (rb"C:\xylophone", r"C:\xylophone"),
+        (b"\\\xe9", r"\\\xe9"),
+        (b"100%_$, \"'", "100%_$, \"'"),
+    ],
+)
+def test_a_name_as_text(name: bytes, text: str) -> None:
+    assert text_of(os.fsdecode(name)) == text
+    assert os.fsencode(name_of(text)) == name
+
+
+def test_each_name_has_a_text_of_its_own() -> None:
+    draw = random.Random(0)
+    names = {
+        bytes(draw.choices(rb"\x9e0" + b"\xe9\xc3\xa9\n", k=draw.randrange(9))) for _ in range(5000)
+    }
+    texts = {text_of(os.fsdecode(name)) for name in names}
+    assert len(texts) == len(names)
+    assert {os.fsencode(name_of(text)) for text in texts} == names
+    assert all(text.encode("utf-8").decode().isprintable() for text in texts)
+
+
+def test_the_text_does_not_depend_on_the_locale() -> None:
+    code = "import os, filenames as f; n = os.fsdecode(b'\\xc3\\xa9\\xe9'); t = f.text_of(n); "
+    code += "print(ascii(t), f.name_of(t) == n, ascii(f.shown(n)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPO, env=LOCALE_C, capture_output=True, text=True
+    )
+    assert done.stdout.split() == [r"'\xe9\\xe9'", "True", r"'\xe9\\xe9'"], done.stderr
+
+
+def test_a_sentence_keeps_all_that_is_proper_text() -> None:
+    assert shown("a\nb \\xe9 é \udce9") == "a\nb \\xe9 é \\xe9"
+    assert shown("\ud800").isascii()
+
+
+def test_the_name_that_may_be_meant() -> None:
+    assert nearest("cats", ["dog", "cat"]) == "cat"
+    assert nearest("CAT ", ["cats", "Cat"]) == "Cat"
+    assert nearest("zebra", ["cat", "dog"]) is None
