@@ -143,14 +143,16 @@ def _no_picture(entry: os.DirEntry[str]) -> str | None:
         is_file = entry.is_file()
     except OSError:
         is_file = False
-    named = os.path.splitext(entry.name)[1].lower() in EXTENSIONS
+    extension = os.path.splitext(entry.name)[1]
     if not is_file and not entry.is_symlink():
         return "not a file"  # a pipe would be waited for
-    if named:  # a link that leads nowhere is said to be unreadable
+    if extension.lower() in EXTENSIONS:  # a link that leads nowhere is said to be unreadable
         return None
     if not is_file:
         return "a link that leads nowhere"
-    return None if _is_picture(entry.path) else "not a picture by its extension, nor by its content"
+    if _is_picture(entry.path):
+        return None
+    return f"no image by its extension, '{text_of(extension)}', nor by its content"
 
 
 def _is_picture(path: str) -> bool:

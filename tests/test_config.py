@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from config import Config, TrainConfig
+from config_file import check_config, dump_config, load_config
 
 
 def test_frozen() -> None:
@@ -55,3 +59,15 @@ def test_the_last_block_is_for_sgd() -> None:
 def test_rates_follow_the_batch_and_the_optimiser() -> None:
     assert TrainConfig(batch_size=64, optim="adamw").recipe_lr == pytest.approx(2 * 2e-4)
     assert TrainConfig(optim="sgd").recipe_lr == pytest.approx(6e-3)
+
+
+def test_a_path_of_any_bytes_is_written_and_read_back(tmp_path: Path) -> None:
+    odd = os.fsdecode(b"/pictures/caf\xe9\n")
+    file = tmp_path / "c.yaml"
+    file.write_text("train: {classes: [1, cat]}")
+    config, _ = load_config(file, [f"train.base_dir={odd}", "train.log_path=caf\u00e9"])
+    assert config.train.base_dir == odd.rstrip() and config.train.classes == ("1", "cat")
+    file.write_text(dump_config(config), encoding="utf-8")
+    assert load_config(file)[0] == config == check_config(config)[0]
+    assert Config(train=TrainConfig(base_dir=Path(odd))).train.base_dir == odd  # type: ignore[arg-type]
+    assert r"caf\xe9" in config.flat()["train.base_dir"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -209,3 +211,23 @@ def test_without_room_the_pictures_are_decoded_once(
     monkeypatch.setattr("tokens.plan.MOST_OF_FREE", 0)
     train(finetune)
     assert len(reads) == 36
+
+
+def test_a_run_of_some_classes_goes_on_with_them(config_file: Path) -> None:
+    assert train(config_file, "train.classes=[red,blue]", "train.max_epochs=1") == 0
+    logs = config_file.parent / "logs" / "tiny"
+    rows = csv.DictReader((logs / "split.csv").read_text().splitlines())
+    assert {row["label"] for row in rows} == {"red", "blue"}
+    assert train(logs / "config.yaml", "train.from_checkpoint=true", "train.max_epochs=2") == 0
+    assert summary(config_file)["epochs"] == 2
+
+
+def test_any_name_under_an_ascii_locale(config_file: Path) -> None:
+    images = config_file.parent / "images"
+    (images / "red").rename(images / "café")
+    os.rename(os.fsencode(images / "blue"), os.fsencode(images) + b"/blu\xe9")
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, str(REPO / "training.py"), "--config", str(config_file), "--check"]
+    done = subprocess.run(command, env={**os.environ, **locale}, capture_output=True, cwd=REPO)
+    assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
+    assert {b"caf\\xe9", b"blu\\xe9", b"green"} <= set(done.stdout.split())

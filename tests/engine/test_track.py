@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import shutil
 import time
@@ -308,3 +309,13 @@ def test_without_the_library_the_remedy_is_said_before_anything_is_read(
     assert said == f"train.track: {name} is not installed: pip install {name}"
     assert not (config_file.parent / "logs").exists()
     check_tracker(None)
+
+
+def test_tensorboard_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"logs\xe9")
+    folder.mkdir()
+    events = track.TensorBoard(folder, [])
+    events.epoch({"epoch": 1, "train_loss": 0.5})
+    events.close()
+    (file,) = folder.glob("events.out.tfevents.*")
+    assert file.stat().st_size > 100

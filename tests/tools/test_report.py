@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 from collections import Counter
@@ -15,6 +16,7 @@ from PIL import Image
 
 from config import Config
 from engine.run import find_run
+from filenames import text_of
 from inspection.record import read_run
 from model import VisionTransformer
 from pretrained.write import save_model
@@ -307,6 +309,19 @@ def test_an_audit_is_shown_and_its_paths_stay_below_the_pictures(pages: dict[str
     part = page[page.index('id="labels"') : page.index('id="search"')]
     assert "red?" in part and "labelled blue" in part and "score 0.93" in part
     assert part.count("<img") == 1 and "picture not found" in part
+
+
+def test_linked_and_oddly_named_pictures_are_found(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "a").symlink_to(tmp_path / "elsewhere")
+    odd = os.fsdecode(b"n\xe9\n.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "elsewhere" / odd)
+    (tmp_path / "secret.png").write_bytes((tmp_path / "elsewhere" / odd).read_bytes())
+    found = pictures.below(tmp_path / "root", f"a/{text_of(odd)}")
+    assert found is not None and pictures.thumbnail(found).url is not None
+    for outside in ("../secret.png", str(tmp_path / "secret.png"), "a/../../secret.png"):
+        assert pictures.below(tmp_path / "root", outside) is None
 
 
 def test_without_weights_or_pictures_a_sentence_stands_there(tmp_path: Path) -> None:
