@@ -83,7 +83,8 @@ class Preprocessing(Section):
     """How pixels become the network's input; it belongs to the weights and travels with them.
 
     An image is resized so that its shorter side is image_size / crop, cut to its central
-    image_size square, scaled to [0, 1], and normalised per channel by mean and std.
+    image_size square, scaled to [0, 1], and normalised per channel by mean and std. Of pictures
+    with greys of more than 8 bits, `greys` are the values that are black and white.
     """
 
     mean: tuple[Mean, Mean, Mean] = (0.5, 0.5, 0.5)
@@ -91,6 +92,7 @@ class Preprocessing(Section):
     image_size: Annotated[Whole, Field(ge=1, le=10_000)] = 224
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     crop: Annotated[Number, Field(ge=0.1, le=1)] = 0.875
+    greys: tuple[float, float] | None = None
 
 
 # Sizes of the usual networks (arXiv:2010.11929, table 1; Ti and S: arXiv:2012.12877), patch 16.
@@ -206,6 +208,8 @@ class TrainConfig(Section):
     split: Annotated[PathText | None, BeforeValidator(false_is_none)] = None
     new_images: Annotated[Literal["train"] | None, BeforeValidator(false_is_none)] = None
     on_bad_image: Literal["error", "skip"] = "error"
+    max_pixels: Annotated[Count | None, BeforeValidator(false_is_none)] = 500_000_000
+    greys: tuple[Number, Number] | Auto = "auto"
     num_workers: Annotated[Whole, Field(ge=0)] | Auto = "auto"
     views: Count | Auto = "auto"
     crop_scale: Annotated[Number, Field(gt=0, le=1)] = 0.5

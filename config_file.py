@@ -276,7 +276,9 @@ def _wanted(annotation: Any) -> str:
     if origin is Literal:
         return " or ".join(str(arg) for arg in args)
     if origin is tuple:
-        return "a list of 2 or more names such as [a, b], yes and no in quotes"
+        if Ellipsis in args:
+            return "a list of 2 or more names such as [a, b], yes and no in quotes"
+        return f"[{', '.join(_wanted(arg) for arg in args)}]"
     if origin in (Union, UnionType):
         return " or ".join(dict.fromkeys(_wanted(arg) for arg in args))
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

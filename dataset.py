@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from config import Preprocessing, TrainConfig
 from filenames import nearest, same_name
 from folders import Found, Layout, lay_out
-from images import FileIndex, ImageDataset, Reading, Sample, read_all
+from images import FileIndex, ImageDataset, Reading, Sample, read_all, with_greys
 from split_file import COLUMNS, PARTS, Asked, apply_split, text_below
 from transforms import eval_transform, train_sampler, train_transform
 from utils import UserError, some, write_csv
@@ -72,7 +72,7 @@ def load_split(
     unused, notes = layout.unused, layout.notes
     if wanted is not None and (left := sorted(layout.names - wanted)):
         notes.append(f"left out by train.classes: {some(left)}")
-    reading = read_all([item.path for item in layout.found], known)
+    reading = read_all([item.path for item in layout.found], known, train.max_pixels)
     samples = _samples(layout.found, classes, reading, unused, train.on_bad_image)
     given = split_file or (Path(train.split) if train.split else None)
     if given is not None:
@@ -84,6 +84,7 @@ def load_split(
         notes += _copies(samples, root, "and in the last of these alone they are used")
         samples = _keep_held_out(samples, unused, root)
         samples = _assign_parts(samples, classes, train, notes)
+    samples = with_greys(samples, reading, train.greys, notes)
     split = Split(root, classes, tuple(samples), tuple(unused), tuple(notes), reading.decoded)
     return replace(split, notes=(*split.notes, *_missing_classes(split)))
 

@@ -1,61 +1,71 @@
-"""One image file, read right; many of them, as samples; the index of files already read."""
+"""One image file, read right; many of them, as samples; the index of files already read.
+
+Which files are pictures stands in formats.py, and what becomes of more than 8 bits in greys.py.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import repeat
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
-from tqdm import tqdm
 
-from utils import UserError, write_text
+from formats import EXTENSIONS as EXTENSIONS
+from formats import MAX_PIXELS, check_size, content_of, one_by_one, open_picture
+from greys import Greys, Values, describe, is_deep, scale, shown, values_of
+from utils import UserError, progress_bar, write_text
 
-EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 # Decoded images stay in memory while they take less than this share of what is free.
 CACHE_SHARE = 0.25
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image: where it lies, the index of its class, its part, and its content's hash."""
+    """One image: where it lies, the index of its class, its part, its content's hash, and the
+    values that are its black and white, where it has greys of more than 8 bits."""
 
     path: Path
     label: int
     part: str
     sha256: str
+    greys: Greys | None = None
 
 
-def read_image(source: Path | BinaryIO) -> np.ndarray:
+def read_image(
+    source: Path | BinaryIO, greys: Greys | None = None, most: int | None = MAX_PIXELS
+) -> np.ndarray:
     """An image file of any mode as RGB, uint8, (h, w, 3).
 
-    EXIF rotation is applied, an animation gives its first frame, 16 bits are scaled to 8, and
-    transparency is laid on white. Raises OSError, SyntaxError or ValueError where it can't be read.
+    EXIF rotation is applied, an animation gives its first frame, transparency is laid on white.
+    Greys of more than 8 bits are black and white at `greys`: what their training pictures have
+    together; without, the scale is found from this one alone. Raises OSError, SyntaxError or
+    ValueError where it can't be read, or has more than `most` pixels.
     """
-    with Image.open(source) as image:
-        image.seek(0)
-        image.load()
-        picture = ImageOps.exif_transpose(image)
-    if picture.mode.startswith("I") or picture.mode == "F":
-        values = np.asarray(picture, dtype=np.float64)
-        # PIL gives 16-bit greys as I;16 or I, and would clip them instead of scaling.
-        scale = 257.0 if picture.mode.startswith("I;16") or values.max() > 255 else 1.0
-        picture = Image.fromarray(np.clip(values / scale + 0.5, 0, 255).astype(np.uint8))
+    if isinstance(source, Path):
+        return pixels_of(open_picture(content_of(source), source.name, most), greys)
+    return pixels_of(open_picture(source.read(), most=most), greys)
+
+
+def pixels_of(picture: Image.Image, greys: Greys | None = None) -> np.ndarray:
+    """A picture of any mode as `read_image` gives it."""
+    if is_deep(picture):
+        values = values_of(picture)
+        picture = Image.fromarray(shown(values, greys or scale([describe(values)])))
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
@@ -68,27 +78,49 @@ def as_tensor(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
 
-def _hash_and_decode(
-    path: Path, known: FileIndex | None
-) -> tuple[str, np.ndarray | None, str | None]:
-    """The content's sha256, the pixels, and otherwise the reason why there are none.
+class Read(NamedTuple):
+    """What one file gave: the content's sha256; the pixels, of a deep picture (see greys.py) its
+    values; the reason why there are none; the picture's (width, height); what its values are like.
 
-    A file that `known` vouches for is not read: its hash comes without pixels and reason.
+    A file that was read before has neither pixels nor a reason.
     """
+
+    digest: str
+    pixels: np.ndarray | None
+    reason: str | None
+    size: tuple[int, int] = (0, 0)
+    values: Values | None = None
+
+
+def _hash_and_decode(path: Path, known: FileIndex | None, most: int | None = MAX_PIXELS) -> Read:
+    """Read one file; one that `known` vouches for is not opened."""
     try:
-        if known is not None and (digest := known.get(path)):
-            return digest, None, None
-        content = path.read_bytes()
-        return hashlib.sha256(content).hexdigest(), read_image(io.BytesIO(content)), None
+        if known is not None and (entry := known.get(path)):
+            check_size(entry.size, most)
+            return entry
+        content = content_of(path)
+        read = _decoded(hashlib.sha256(content).hexdigest(), content, path.name, most)
+        if known is not None:
+            known.note(path, read)
+        return read
     except Image.UnidentifiedImageError:
-        return "", None, "not an image"
+        return Read("", None, "not an image")
     except Exception as error:  # damaged files make Pillow raise nearly anything
-        return "", None, str(error).partition("\n")[0] or type(error).__name__
+        return Read("", None, str(error).partition("\n")[0] or type(error).__name__)
+
+
+def _decoded(digest: str, content: bytes, name: str, most: int | None) -> Read:
+    picture = open_picture(content, name, most)
+    with one_by_one(picture.size):
+        if not is_deep(picture):
+            return Read(digest, pixels_of(picture), None, picture.size)
+        values = values_of(picture)
+        return Read(digest, values, None, picture.size, describe(values))
 
 
 class FileIndex:
-    """The content hashes of images that were read before, so that an unchanged file is not read
-    again: one with the same path, size, and times of modification and of change.
+    """What is known of images that were read before, so that an unchanged file is not read again:
+    one with the same path, size, and times of modification and of change.
 
     A file that was changed just before it was read is not remembered: what changes it again within
     the clock's tick could not be told. Windows has no time of change, so nothing is remembered.
@@ -102,25 +134,32 @@ class FileIndex:
             entries = dict(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             entries = {}
-        self.entries = {k: v for k, v in entries.items() if isinstance(v, list) and len(v) == 4}
-        self.unknown: dict[str, list[int]] = {}
+        # Those of older versions are shorter: such a file is read once more.
+        self.entries = {k: v for k, v in entries.items() if isinstance(v, list) and len(v) == 7}
+        self.unknown: dict[str, list[Any]] = {}
 
-    def get(self, path: Path) -> str | None:
-        """The sha256 of a file that is as it was when it was read."""
+    def get(self, path: Path) -> Read | None:
+        """What a file that is as it was gave when it was read, without its pixels."""
         status = path.stat()
         state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
         entry = self.entries.get(str(path.absolute()))
         if entry and entry[:3] == state:
-            return entry[3]
+            digest, width, height, values = entry[3:]
+            return Read(digest, None, None, (width, height), values and Values(*values))
         # As it was before it is read: a change meanwhile makes it unknown the next time.
         if os.name != "nt" and time.time_ns() - max(state[1:]) >= self.TICK_NS:
             self.unknown[str(path.absolute())] = state
         return None
 
+    def note(self, path: Path, read: Read) -> None:
+        """What a file that was asked for in vain gave."""
+        if state := self.unknown.get(str(path.absolute())):
+            self.unknown[str(path.absolute())] = [*state, read.digest, *read.size, read.values]
+
     def update(self, samples: Sequence[Sample]) -> None:
         """Remember, and write down, what was asked for in vain and is an image."""
-        names = {str(sample.path.absolute()): sample.sha256 for sample in samples}
-        new = {name: [*self.unknown[name], names[name]] for name in names.keys() & self.unknown}
+        names = {str(sample.path.absolute()) for sample in samples}
+        new = {n: self.unknown[n] for n in names & self.unknown.keys() if len(self.unknown[n]) == 7}
         if new:
             self.entries |= new
             with contextlib.suppress(OSError, UserError):  # it only saves time
@@ -158,42 +197,90 @@ def container_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
 
 @dataclass
 class Reading:
-    """What reading many files gave: the contents' hashes, the pixels (3, h, w) of some, and the
-    files that can't be read, with the reason."""
+    """What reading many files gave: the contents' hashes, the pixels (3, h, w) of some, the values
+    (h, w) of some deep ones (see greys.py) and what all of those are like, and the files that
+    can't be read, with the reason."""
 
     digests: dict[Path, str] = field(default_factory=dict)
     decoded: dict[Path, Tensor] = field(default_factory=dict)
+    deep: dict[Path, np.ndarray] = field(default_factory=dict)
+    values: dict[Path, Values] = field(default_factory=dict)
     bad: list[tuple[Path, str]] = field(default_factory=list)
 
 
-def read_all(paths: Sequence[Path], known: FileIndex | None = None) -> Reading:
-    """Hash and decode every file once; the decoded ones are kept while they fit the memory."""
+def read_all(
+    paths: Sequence[Path], known: FileIndex | None = None, most: int | None = MAX_PIXELS
+) -> Reading:
+    """Hash and decode every file once; the decoded ones are kept while they fit the memory.
+
+    A picture of more than `most` pixels is not read.
+    """
     found = Reading()
     budget = CACHE_SHARE * available_memory()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(_hash_and_decode, paths, repeat(known))
-        bar = tqdm(zip(paths, results, strict=True), "reading images", len(paths), leave=False)
-        for path, (digest, pixels, reason) in bar:
-            if reason is not None:
-                found.bad.append((path, reason))
+        results = pool.map(_hash_and_decode, paths, repeat(known), repeat(most))
+        bar = progress_bar(zip(paths, results, strict=True), "reading images", len(paths))
+        for path, read in bar:
+            if read.reason is not None:
+                found.bad.append((path, read.reason))
                 continue
-            found.digests[path] = digest
-            if pixels is None:
+            found.digests[path] = read.digest
+            if read.values is not None:
+                found.values[path] = read.values
+            if read.pixels is None:
                 continue
-            budget -= pixels.nbytes
-            if budget > 0:
-                found.decoded[path] = as_tensor(pixels)
-            else:
+            budget -= read.pixels.nbytes
+            if budget <= 0:
                 found.decoded.clear()
+                found.deep.clear()
+            elif read.values is not None:
+                found.deep[path] = read.pixels
+            else:
+                found.decoded[path] = as_tensor(read.pixels)
     return found
+
+
+def with_greys(
+    samples: list[Sample], reading: Reading, asked: Greys | Literal["auto"], notes: list[str]
+) -> list[Sample]:
+    """The samples with the values that are black and white of those with more than 8 bits: what is
+    asked for, or by `greys.scale` of the training part. The notes get a line that says so.
+
+    Pictures whose values were kept are shown by it, and kept so.
+    """
+    deep = [sample for sample in samples if sample.path in reading.values]
+    if not deep:
+        return samples
+    training = [sample for sample in deep if sample.part == "train"] or deep
+    auto = asked == "auto"
+    if asked != "auto" and not asked[0] < asked[1]:
+        raise UserError(f"train.greys: black, {asked[0]:g}, must be less than white, {asked[1]:g}")
+    greys = scale(reading.values[s.path] for s in training) if asked == "auto" else asked
+    for path in list(reading.deep):
+        values = Image.fromarray(shown(reading.deep.pop(path), greys))
+        reading.decoded[path] = as_tensor(np.asarray(values.convert("RGB")))
+    held = [reading.values[sample.path] for sample in training]
+    low, high = min(v.low for v in held), max(v.high for v in held)
+    note = (
+        f"{len(deep)} pictures have greys of more than 8 bits ({low:g} to {high:g} in the training "
+        f"part): all are shown with {greys[0]:g} black and {greys[1]:g} white"
+    )
+    note += "; train.greys=[black,white] sets others" if auto else ", as train.greys says"
+    notes.append(note)
+    return [replace(s, greys=greys) if s.path in reading.values else s for s in samples]
+
+
+def greys_of(samples: Iterable[Sample]) -> Greys | None:
+    """The values that are black and white in those with more than 8 bits, if there are any."""
+    return next((sample.greys for sample in samples if sample.greys), None)
 
 
 def read_unchanged(sample: Sample) -> np.ndarray:
     """A sample's pixels; UserError where the file is no longer what was split."""
-    with contextlib.suppress(OSError):
-        content = sample.path.read_bytes()
+    with contextlib.suppress(OSError, ValueError):
+        content = content_of(sample.path)
         if hashlib.sha256(content).hexdigest() == sample.sha256:
-            return read_image(io.BytesIO(content))
+            return pixels_of(open_picture(content, sample.path.name, None), sample.greys)
     raise UserError(f"{sample.path} was changed while it was in use; run again")
 
 

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from utils import autocast
+from utils import autocast, progress_bar
 
 Z95 = 1.959964  # the normal distribution's 97.5 % point: intervals hold 95 %
 
@@ -33,7 +32,7 @@ def predict(
     was_training = net.training
     net.eval()
     logits, labels = [], []
-    for inputs, targets in tqdm(loader, desc, leave=False, unit="batch", disable=desc is None):
+    for inputs, targets in progress_bar(loader, desc, unit="batch", disable=desc is None or None):
         with autocast(device, bf16):
             logits.append(net(inputs.to(device, non_blocking=True)).float().cpu())  # B C
         labels.append(targets)

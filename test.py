@@ -48,6 +48,8 @@ def main(argv: list[str] | None = None) -> int:
     split = load_split(config.train, None, known_files(config.train))
     seed_everything(config.train.seed)
     net = build_for(config, split.classes).to(device)
+    if net.preprocessing.greys and config.train.greys == "auto":  # as in the training
+        split = load_split(config.train.model_copy(update={"greys": net.preprocessing.greys}))
     train = with_choice(config.train.settled(len(split.part("train"))), config, run, net)
     most, steps = ALL_WEIGHTS if net.frozen_depth is None else FROZEN_TRUNK
     images, labels = real_batch(split, config, net, args.split, args.batch or most)

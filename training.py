@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
-from tqdm import tqdm
 
 from config import Config, ConfigError
 from config_file import check_config, dump_config, load_config
@@ -35,7 +34,7 @@ from model import Tail
 from overrides import arguments
 from tokens.builder import open_cache
 from tokens.cache import Loaders
-from utils import command_line, end_log, log, seed_everything, write_text
+from utils import command_line, end_log, log, progress_bar, seed_everything, write_text
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -156,7 +155,7 @@ def train_epoch(job: Job, loader: Any, epoch: int, val: float | None) -> dict[st
     started = time.perf_counter()
     losses, hits, norms = [], 0, []
     known = {} if val is None else {"val": f"{val:.4f}"}
-    bar = tqdm(loader, f"epoch {epoch}/{job.epochs}", leave=False, unit="batch")
+    bar = progress_bar(loader, f"epoch {epoch}/{job.epochs}", unit="batch")
     for number, (inputs, labels) in enumerate(bar, 1):
         try:
             loss, right, norm = job.step(inputs, labels)

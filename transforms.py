@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +39,7 @@ def train_transform(
     size, how = preprocessing.image_size, _interpolation(preprocessing)
     to_input = _to_input(preprocessing, channels)
     if train.transform is not None:
-        fitted = [v2.Resize(size, how, antialias=True), v2.CenterCrop(size)]
+        fitted = [Resize(size, how, size), v2.CenterCrop(size)]
         return v2.Compose([Own(train.transform), *fitted, *to_input])
     jitter = train.color_jitter
     colour = [v2.ColorJitter(jitter, jitter, jitter, jitter / 10)] if jitter else []
@@ -59,13 +60,45 @@ def eval_transform(preprocessing: Preprocessing, channels: int = 3) -> v2.Compos
     size = preprocessing.image_size
     return v2.Compose(
         [
-            v2.Resize(
-                round(size / preprocessing.crop), _interpolation(preprocessing), antialias=True
-            ),
+            Resize(round(size / preprocessing.crop), _interpolation(preprocessing), size),
             v2.CenterCrop(size),
             *_to_input(preprocessing, channels),
         ]
     )
+
+
+class Resize(v2.Resize):
+    """torchvision's, before a centre crop: of a strip only what the crop can see is enlarged.
+
+    A line of 60,000 pixels would become 60,000 x 256 ones wide and take gigabytes. Pictures up to
+    `STRIP` times as long as wide are resized whole. The name is torchvision's because a cache's
+    key has it.
+    """
+
+    def __init__(self, size: int, interpolation: InterpolationMode, crop: int) -> None:
+        super().__init__(size, interpolation, antialias=True)
+        self._crop = crop
+
+    def forward(self, *inputs: Any) -> Any:
+        (picture,) = inputs
+        return super().forward(cut_to_crop(picture, self.size[0], self._crop))
+
+
+STRIP = 16
+MARGIN = 4  # pixels beside the crop, by the resize's step: what its filter reaches (bicubic: 2)
+
+
+def cut_to_crop(picture: Tensor, size: int, crop: int) -> Tensor:
+    """The middle of a long strip (c, h, w), as much of it as a centre crop of `crop` pixels shows
+    after its shorter side has become `size`; other pictures as they are."""
+    sides = picture.shape[-2:]
+    short, long = min(sides), max(sides)
+    if long <= STRIP * short:
+        return picture
+    step = max(1.0, short / size)
+    kept = min(long, math.ceil(crop * short / size) + 2 * math.ceil(MARGIN * step))
+    kept += (long - kept) % 2  # the middle stays the middle
+    return picture.narrow(1 + int(sides[1] > sides[0]), (long - kept) // 2, kept)
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

@@ -270,6 +270,11 @@ class _Readable(logging.Formatter):
         return shown(super().format(record))
 
 
+def progress_bar(*values: Any, **options: Any) -> tqdm:
+    """A tqdm bar that goes away at the end; none where nobody looks: a log file would be filled."""
+    return tqdm(*values, **{"leave": False, "disable": None, **options})
+
+
 class _BarFriendlyHandler(logging.Handler):
     """Prints above the progress bars instead of through them."""
 

@@ -7,7 +7,6 @@ from typing import cast
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from config import RECIPES, TrainConfig
 from engine.heads import some_of_each
@@ -19,7 +18,7 @@ from metrics import standard_error
 from tokens.builder import open_cache
 from tokens.cache import TokenLoader
 from tokens.plan import Plan
-from utils import log
+from utils import log, progress_bar
 
 STEPS = 300  # of the recipe's setting on each fold: enough to tell kinds apart
 REPEATS = 2  # of the folds there: half of the noise is the training's
@@ -84,7 +83,7 @@ def first_look(work: Work, loader: TokenLoader) -> Kind:
 def tried(work: Work, loader: TokenLoader, folds: Folds, train: TrainConfig, steps: int) -> Unseen:
     """The answers of each kind, with the block trained by the recipe's setting."""
     setting = recipes_own(settings(work.net, train), train)
-    with tqdm(total=len(folds) * steps, desc="a first look", leave=False, unit="step") as bar:
+    with progress_bar(total=len(folds) * steps, desc="a first look", unit="step") as bar:
         [trial] = try_settings(work.net, [setting], loader, folds, train, steps, bar)
     return unseen_answers(work.net, loader, folds, trial.logits)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from config import TrainConfig
 from config_file import dump_config
 from dataset import PARTS, Split
+from drawing import may_fail
 from engine.answers import (
     PREDICTED,
     PREDICTIONS,
@@ -33,6 +34,7 @@ from engine.start import Work
 from engine.track import log_outcome, reached, settings_of
 from engine.verdict import Judge
 from filenames import name_of
+from images import greys_of
 from metrics import balanced_interval, confusion, evaluate, predict, score_lines, scores, wilson
 from model import VisionTransformer
 from pretrained.read import read_arrays
@@ -228,7 +230,11 @@ def to_tensorboard(
     shown = [(root / name_of(row["path"]), caption(row)) for row in [*wrong, *unsure][:SHOWN]]
     settings = settings_of(work.config, train)
     values = reached(summary)
-    log_outcome(work.run.folder, summary["epochs"], settings, values, counts, classes, shown)
+    greys = greys_of(work.split.samples)
+    with may_fail("the end of the run in TensorBoard"):
+        log_outcome(
+            work.run.folder, summary["epochs"], settings, values, counts, classes, shown, greys
+        )
 
 
 def caption(row: dict[str, Any]) -> str:

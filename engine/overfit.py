@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
-from tqdm import tqdm
 
 from config import TrainConfig
 from dataset import make_loaders
@@ -19,7 +18,7 @@ from engine.start import Work
 from model import Tail, Tokens, VisionTransformer
 from tokens.trunk import Trunk
 from transforms import eval_transform
-from utils import log, write_json
+from utils import log, progress_bar, write_json
 
 
 def repeated_batch(work: Work) -> Iterator[tuple[Tensor | Tokens, Tensor]]:
@@ -50,7 +49,7 @@ def overfit(work: Work, batches: Iterable[tuple[Tensor | Tokens, Tensor]]) -> di
     work.net.eval()  # dropout is a model's only difference in training
     losses: list[float] = []
     accuracy, started = 0.0, time.perf_counter()
-    bar = tqdm(batches, "overfitting one batch", total=options.max_steps, leave=False)
+    bar = progress_bar(batches, "overfitting one batch", options.max_steps)
     with MetricsLog(work.run.folder, COLUMNS) as metrics:
         for step, (inputs, labels) in enumerate(bar, 1):
             loss, right, norm = job.gradients(inputs, labels)

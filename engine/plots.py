@@ -10,12 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from drawing import drawn, legible, style
+from greys import Greys
+from images import read_image
 from metrics import shares
 from utils import replacing
 
 LEAST_LOSS = 1e-6  # of search.csv's digits
 
 
+@drawn("curves.png")
 def plot_curves(
     rows: list[dict[str, Any]], best_epoch: int | None, path: Path, kept: str = "kept: the best"
 ) -> None:
@@ -49,6 +53,7 @@ def plot_curves(
         figure.savefig(temporary, format="png", dpi=120)
 
 
+@drawn("search.png")
 def plot_search(rows: list[dict[str, Any]], path: Path) -> None:
     """Draw the grid of a search (search.csv's rows) into a PNG: a row for each trained part,
     optimiser and weight decay, a column a learning rate, the scores of the last round that it took
@@ -95,6 +100,7 @@ def plot_search(rows: list[dict[str, Any]], path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=120)
 
 
+@drawn("layers.png")
 def plot_layers(rows: list[dict[str, float]], chance: float, path: Path) -> None:
     """Draw what each block alone tells of the classes (layers.csv's rows) into a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # never opens a window
@@ -134,14 +140,16 @@ def confusion_figure(matrix: np.ndarray, classes: tuple[str, ...]) -> Any:
             colour = "black" if of_class[y, x] > 0.5 else "white"
             axes.text(x, y, str(count), ha="center", va="center", color=colour, fontsize=9)
     if C <= 60:
-        axes.set_xticks(range(C), classes, rotation=90)
-        axes.set_yticks(range(C), classes)
+        names = [legible(name) for name in classes]
+        how = style(names)
+        axes.set_xticks(range(C), names, rotation=90, **how)
+        axes.set_yticks(range(C), names, **how)
     axes.set(xlabel="predicted", ylabel="true")
     return figure
 
 
-def captioned_figure(images: list[tuple[Path, str]]) -> Any:
-    """Pictures, four in a row, each under its caption."""
+def captioned_figure(images: list[tuple[Path, str]], greys: Greys | None = None) -> Any:
+    """Pictures, four in a row, each under its caption, as the network sees them (`read_image`)."""
     from matplotlib.figure import Figure
     from PIL import Image
 
@@ -152,8 +160,10 @@ def captioned_figure(images: list[tuple[Path, str]]) -> Any:
     for axes in grid:
         axes.set_axis_off()
     for axes, (path, text) in zip(grid, images, strict=False):
-        with contextlib.suppress(OSError), Image.open(path) as image:  # it may be gone by now
+        with contextlib.suppress(Exception):  # it may be gone by now, or damaged
+            image = Image.fromarray(read_image(path, greys, None))
             image.thumbnail((240, 240))
-            axes.imshow(np.asarray(image.convert("RGB")))
-        axes.set_title(textwrap.fill(text, 28), fontsize=8)
+            axes.imshow(np.asarray(image))
+        caption = legible(text, 84)  # three lines
+        axes.set_title(textwrap.fill(caption, 28), fontsize=8, **style([caption]))
     return figure

@@ -6,8 +6,6 @@ import json
 from itertools import islice
 from typing import Any, cast
 
-from tqdm import tqdm
-
 from config import TrainConfig
 from config_file import dump_config
 from engine.heads import add_layers_head
@@ -17,7 +15,7 @@ from engine.verdict import Judge
 from metrics import evaluate
 from pretrained.write import save_model
 from tokens.cache import Loaders, TokenLoader
-from utils import log, seed_everything
+from utils import log, progress_bar, seed_everything
 
 LEARNS = ("train", "val")
 
@@ -70,7 +68,7 @@ def refit(
 def learn_all(job: Job, everyone: TokenLoader, steps: int) -> None:
     """Train, and put the average, where there is one, in the place of the weights."""
     job.net.train()
-    bar = tqdm(islice(endless(everyone), steps), "all pictures", steps, leave=False, unit="batch")
+    bar = progress_bar(islice(endless(everyone), steps), "all pictures", steps, unit="batch")
     for inputs, labels in bar:
         loss, *_ = job.step(inputs, labels)
         bar.set_postfix(loss=f"{loss:.3f}")

@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from config import TrainConfig
 from engine.answers import write_unseen
@@ -28,7 +27,7 @@ from engine.trials import (
 )
 from model import VisionTransformer
 from tokens.cache import TokenLoader
-from utils import log, write_csv
+from utils import log, progress_bar, write_csv
 
 FINALISTS = 4
 # What the trunk pass made for one step of a setting, so that all take less than that pass: a step
@@ -117,7 +116,7 @@ def rounds(
         second = short.a_fold(folds, second)
     total = len(candidates) * first if halving else 0
     total += min(FINALISTS, len(candidates)) * len(folds) * second
-    with tqdm(total=total, desc="trying settings", leave=False, unit="step") as bar:
+    with progress_bar(total=total, desc="trying settings", unit="step") as bar:
         if halving:
             trials = tried(candidates, folds[:1], first)
             best = {rate(recipe): recipe}

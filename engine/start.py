@@ -16,7 +16,7 @@ from engine.heads import read_depths
 from engine.job import SEARCH
 from engine.run import Run
 from engine.track import check_tracker
-from images import FileIndex, ImageDataset
+from images import FileIndex, ImageDataset, greys_of
 from model import VisionTransformer
 from pretrained.build import build_for
 from tokens.plan import Plan, known_files, plan_cache
@@ -120,6 +120,7 @@ def set_up(config: Config, run: Run, device: torch.device, fetch: bool = True) -
     seed_everything(asked.seed)
     net = build_for(config, split.classes, fetch)
     train = asked.settled(len(split.part("train")))
+    train = with_greys_of(net, split, train)
     train = with_head(train, net, caches)
     plan = plan_cache(net, split, train, checkpoint_bytes(train, net)) if caches else None
     if plan is None and run.resumes and (run.folder / SEARCH).exists():
@@ -155,6 +156,14 @@ def with_head(train: TrainConfig, net: VisionTransformer, caches: bool) -> Train
         views = RECIPES[train.mode].views if train.views == "auto" else train.views
         return train.model_copy(update={"head": "both", "views": views})
     return train
+
+
+def with_greys_of(net: VisionTransformer, split: Split, train: TrainConfig) -> TrainConfig:
+    """The config with the scale of the greys that was found for the pictures; the network takes it
+    along, for the pictures that it will be shown."""
+    greys = greys_of(split.samples)
+    net.preprocessing = net.preprocessing.model_copy(update={"greys": greys})
+    return train.model_copy(update={"greys": greys}) if greys else train
 
 
 def still_to_find(train: TrainConfig) -> dict[str, Any]:

@@ -25,8 +25,10 @@ from typing import Any
 import numpy as np
 
 from config import Config, TrainConfig
+from drawing import may_fail
 from engine.plots import captioned_figure, confusion_figure
 from filenames import shown
+from greys import Greys
 from utils import UserError, go_on, log, unbroken, write_json
 
 PROJECT = "vit-finetune"  # where the library's own variable names no other
@@ -98,9 +100,10 @@ def log_outcome(
     confusion: np.ndarray,
     classes: tuple[str, ...],
     images: list[tuple[Path, str]],
+    greys: Greys | None = None,
 ) -> None:
     """Add to a run's TensorBoard events what it ended with: hparams, the confusion matrix (true
-    classes by predicted ones), and images with their captions."""
+    classes by predicted ones), and images with their captions, shown by `greys`."""
     from torch.utils.tensorboard import SummaryWriter  # slow to import, and only runs need it
     from torch.utils.tensorboard.summary import hparams
 
@@ -110,9 +113,11 @@ def log_outcome(
             events.file_writer.add_summary(summary)
         for name, value in reached.items():
             events.add_scalar(name, value, epoch)
-        events.add_figure("confusion", confusion_figure(confusion, classes), epoch)
+        with may_fail("TensorBoard's confusion matrix"):
+            events.add_figure("confusion", confusion_figure(confusion, classes), epoch)
         if images:
-            events.add_figure("predictions", captioned_figure(images), epoch)
+            with may_fail("TensorBoard's page of pictures"):
+                events.add_figure("predictions", captioned_figure(images, greys), epoch)
 
 
 # ----------------------------------------------------------------------------------- the other two

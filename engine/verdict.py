@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
-from tqdm import tqdm
 
 from config import RECIPES, SHORT
 from engine.heads import add_layers_head, layer_features, read_depths, solved
@@ -18,7 +17,7 @@ from engine.job import Job, Setting, Side, side_job, train_side_by_side
 from metrics import evaluate, paired_chance, said_chance, wilson
 from model import VisionTransformer
 from tokens.cache import Loaders, TokenLoader, class_tokens
-from utils import seed_everything
+from utils import progress_bar, seed_everything
 
 NEIGHBOURS = (1, 5, 20)
 MOST_FOR_RIVALS = 5_000  # training images; beyond that logistic regression takes minutes
@@ -372,7 +371,7 @@ class Judge:
             return evaluate(control.learner, loader, job.device, train.bf16)["accuracy"]
         steps = min(job.steps, RECIPES["finetune"].steps)
         control = side_job(self.before, self.setting, train, batches, steps)
-        with tqdm(total=steps, desc="control: shuffled labels", leave=False, unit="step") as bar:
+        with progress_bar(total=steps, desc="control: shuffled labels", unit="step") as bar:
             train_side_by_side([Side([control], batches)], steps, bar)
         if train.head == "both":
             add_layers_head(control.net, batches, train.head, self.setting)

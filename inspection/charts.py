@@ -7,6 +7,7 @@ on light and on dark.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from html import escape
 from io import StringIO
@@ -99,6 +100,7 @@ def curves_together(runs: dict[str, Sequence[dict[str, Any]]]) -> list[dict[str,
 
 def shortened(name: str) -> str:
     """A name that leaves a legend room for its chart: names differ at their ends."""
+    name = " ".join(name.split()) or repr(name)
     return name if len(name) <= LONGEST else f"{name[:8]}…{name[9 - LONGEST :]}"
 
 
@@ -117,10 +119,9 @@ def _lines(
         return None
     with rc_context(STYLE):
         figure, axes = _figure()
-        for found, label, colour, dashes in lines:
+        for found, _, colour, dashes in lines:
             mark = "o" if len(found) <= MARKED else None
             axes.plot(*zip(*found, strict=True), dashes, lw=1.7, marker=mark, ms=2.6, color=colour)
-            axes.lines[-1].set_label(label)
         if title == "Learning rate":
             axes.yaxis.set_major_formatter("{x:g}")
         if kept:
@@ -130,9 +131,18 @@ def _lines(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, nbins=7))
         _grid(axes)
         if len(lines) > 1:
-            axes.legend(loc="best", handlelength=2.4)
+            _legend(axes, [label for _, label, *_ in lines])
         ends = [f"{label} ends at {found[-1][1]:.4g}" for found, label, *_ in lines]
         return {"svg": as_svg(figure, f"{title} by {unit}: {'; '.join(ends)}")}
+
+
+def _legend(axes: Any, labels: Sequence[str]) -> None:
+    """The legend of the lines that were drawn first, and of what has a label of its own."""
+    more, theirs = axes.get_legend_handles_labels()
+    handles, labels = [*axes.lines[: len(labels)], *more], [*labels, *theirs]
+    legend = axes.legend(handles, [" "] * len(handles), loc="best", handlelength=2.4)
+    for text, label in zip(legend.get_texts(), labels, strict=True):
+        text.set_text(label)  # now: one that begins with _ would be left out
 
 
 def by_layer(rows: Sequence[dict[str, float]], guess: float | None) -> dict[str, Any]:
@@ -233,7 +243,8 @@ def as_svg(figure: Any, said: str) -> Markup:
 
     file = StringIO()
     # What it refers to by id is named after it: a page holds several.
-    with rc_context({"svg.hashsalt": said}):
+    with rc_context({"svg.hashsalt": said}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # the page's fonts have letters of their own
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :]

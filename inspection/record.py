@@ -84,6 +84,12 @@ class Record:
         return root if root and root.is_dir() else None
 
     @property
+    def greys(self) -> tuple[float, float] | None:
+        """The values that were shown black and white of pictures with more than 8 bits."""
+        found = self.config.train.greys if self.config else "auto"
+        return None if found == "auto" else found
+
+    @property
     def weights(self) -> Path | None:
         """The trained network, where it is still there."""
         if self.config is None:

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import requests
-from tqdm import tqdm
 
 from config import ViTConfig
 from pretrained.files import ENDINGS, shards_of
 from pretrained.near import find_local, near
 from pretrained.read import read
-from utils import UserError, check_disk, log
+from utils import UserError, check_disk, log, progress_bar
 
 WEIGHTS = Path("weights")
 HOME = Path(__file__).resolve().parents[1] / "weights"
@@ -265,7 +264,8 @@ def _fetch(url: str, part: Path) -> None:
             check_disk(part.parent, length, str(part))
         with (
             open(part, "ab" if resumed else "wb") as file,
-            tqdm(
+            progress_bar(
+                leave=True,
                 total=start + length or None,
                 initial=start,
                 unit="B",

@@ -16,7 +16,6 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from config import TrainConfig
 from dataset import loader_options
@@ -24,7 +23,7 @@ from model import Tokens, VisionTransformer
 from tokens.cache import TokenCache, chunks
 from tokens.plan import Draw, Plan, caches, damage, layers_size, read_header, write_header
 from tokens.trunk import Trunk
-from utils import UserError, log, write_text
+from utils import UserError, log, progress_bar, write_text
 
 SYNC_SECONDS = 10  # a killed build loses at most so much work
 
@@ -153,7 +152,7 @@ class Builder:
     def _records(self, ids: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The records of `ids` in their order, copied or computed, a batch at a time; and what is
         kept of the layers of the plain ones among them, which are the first."""
-        with tqdm(total=len(ids), desc="caching tokens", unit="image", leave=False) as bar:
+        with progress_bar(total=len(ids), desc="caching tokens", unit="image") as bar:
             for donated, group in groupby(ids, lambda id_: id_ in self.donors):
                 make = self._copied if donated else self._computed
                 for batch in make(list(group)):

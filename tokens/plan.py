@@ -108,8 +108,9 @@ class Plan:
             name = sha256(repr(transform), [*settings, *more])[:16]
             images = ImageDataset(samples, transform, split.decoded, train.seed)
             for i, (sample, ids) in enumerate(zip(samples, self.ids[part], strict=True)):
+                shown = ":{:g}..{:g}".format(*sample.greys) if sample.greys else ""
                 for n in draws:
-                    ids.append(f"{sample.sha256}-{name}-{n}")
+                    ids.append(f"{sample.sha256}{shown}-{name}-{n}")
                     self.draws[ids[-1]] = (images, (i, n))
 
         add(eval_transform(preprocessing, channels), [1])

@@ -22,13 +22,14 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from config import ConfigError
+from drawing import legible, style
 from engine.run import BEST, runs, trained
 from images import EXTENSIONS, read_image
 from inspection.attention_maps import Maps, as_input, attention_maps, overlay, seen, seen_box
 from model import VisionTransformer
 from pretrained.build import build
 from pretrained.read import read
-from utils import UserError, command_line, pick_device, replacing
+from utils import UserError, command_line, pick_device, progress_bar, replacing
 
 LONGER, HEAD, GAP, TITLE = 3.4, 1.6, 0.12, 0.5  # inches: a picture's longer side, a head's, between
 TITLE_PAD = 6 / 72  # matplotlib's own, above axes
@@ -44,9 +45,11 @@ def main(argv: list[str] | None = None) -> int:
     out = args.out or output_folder(checkpoint)
     names = panel_names(find_images(args.images, args.most))
     drawn = 0
-    for source, name in tqdm(names.items(), "attention", unit="image", disable=len(names) < 2):
+    for source, name in progress_bar(
+        names.items(), "attention", unit="image", disable=len(names) < 2 or None
+    ):
         try:
-            pixels = read_image(source)
+            pixels = read_image(source, net.preprocessing.greys)
         except Exception as error:  # damaged files make Pillow raise nearly anything
             unknown = isinstance(error, UnidentifiedImageError)
             reason = "not an image" if unknown else str(error).partition("\n")[0]
@@ -200,9 +203,9 @@ def draw_panel(
     left = GAP
     for image, title in zip((seen(picture, preprocessing), *over), titles, strict=True):
         axes = place(image, left, TITLE, w, h)
-        # A name may hold dollars, which matplotlib takes for formulas.
+        title = legible(title, None)
         fitting = textwrap.fill(title, max(12, int(w * 12)), max_lines=2, placeholder="...")
-        axes.set_title(fitting, fontsize=9, parse_math=False)
+        axes.set_title(fitting, fontsize=9, **style([title]))
         left += w + 2 * GAP
     box = tuple(round(edge) for edge in seen_box(size, preprocessing))
     for i, cells in enumerate(shown):

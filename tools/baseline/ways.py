@@ -34,7 +34,7 @@ from tools.baseline.networks import (
     timm_model,
     timm_recipe,
 )
-from utils import UserError, autocast, log, seed_everything
+from utils import UserError, autocast, log, progress_bar, seed_everything
 
 SCORED = ("val", "test")
 HEAD_LR = 1e-2
@@ -184,7 +184,7 @@ def learn(
     learned: dict[str, float] = {}
     updates, started = 0, time.perf_counter()
     steps = train.max_epochs * len(loader)
-    with tqdm(total=steps, desc=task.name, unit="step", leave=False) as bar:
+    with progress_bar(total=steps, desc=task.name, unit="step") as bar:
         for epoch in range(1, train.max_epochs + 1):
             seed_everything(train.seed, epoch)
             loader.sampler.epoch = epoch  # type: ignore[union-attr]

@@ -111,7 +111,7 @@ def fill_folder(out: Path, per_class: int, seed: int, workers: int) -> int:
         (out / name).mkdir(exist_ok=True)
     jobs = [Job(out, seed, name, k) for name in NAMES for k in range(per_class)]
     missing = [job for job in jobs if not job.path.exists()]
-    bar = partial(tqdm, total=len(missing), desc="drawing", unit="picture")
+    bar = partial(tqdm, total=len(missing), desc="drawing", unit="picture", disable=None)
     if workers == 1 or len(missing) < 20:
         for job in bar(missing):
             draw_job(job)

@@ -8,7 +8,7 @@ from inspection.charts import confidences, reliability
 from inspection.numbers import calibration, frequent_confusions, per_class
 from inspection.record import Prediction, Record
 from metrics import shares, wilson
-from tools.report.pictures import Thumbnail, below, confusion_image, thumbnail
+from tools.report.pictures import Thumbnail, confusion_image, thumbnail
 
 MOST_IN_A_TABLE = 25  # classes: with more the confusion matrix is an image
 WIDE = 0.2  # an interval: within a wider one a network may well be as sure as it is right, or not
@@ -102,4 +102,4 @@ def calibrated(predictions: list[Prediction]) -> dict[str, Any]:
 
 
 def pictured(record: Record, chosen: list[Prediction]) -> list[tuple[Prediction, Thumbnail]]:
-    return [(answer, thumbnail(below(record.pictures, answer.path))) for answer in chosen]
+    return [(answer, thumbnail(record, answer.path)) for answer in chosen]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from tqdm import tqdm
-
 from engine.heads import told_apart_from
 from engine.verdict import LEARNED, NO_BETTER, NOT_LEARNED, WORSE
 from inspection.charts import by_layer, curves
@@ -21,7 +19,7 @@ from tools.report.pictures import (
     looks,
     thumbnail,
 )
-from utils import UserError, go_on, minutes
+from utils import UserError, go_on, minutes, progress_bar
 
 PHASES = {
     "seconds": "of training",
@@ -325,7 +323,7 @@ def attention(record: Record, wanted: bool) -> dict[str, Any]:
         return found | {"looks_missing": "The run's weights are gone, so it can't be said."}
     every = chosen_for_looks(record.predictions)
     chosen = every[:LOOKS_MOST]
-    bar = tqdm(looks(record, chosen), "attention", len(chosen), unit="image", leave=False)
+    bar = progress_bar(looks(record, chosen), "attention", len(chosen), unit="image")
     try:
         seen = list(bar)
     except UserError as error:
@@ -352,6 +350,6 @@ def audit(record: Record) -> dict[str, Any]:
     rows = [
         ({key: row.get(key) or "" for key in ("path", "label", "suggested", "score")}, picture)
         for row in record.audit[:SHOWN]
-        for picture in [thumbnail(below(record.pictures, row["path"]))]
+        for picture in [thumbnail(record, row["path"])]
     ]
     return {"audit": rows, "audit_in_all": len(record.audit)}

@@ -38,15 +38,17 @@ class Thumbnail:
     height: int = LONGER
 
 
-def thumbnail(path: Path | None) -> Thumbnail:
+def thumbnail(record: Record, listed: str) -> Thumbnail:
+    """A picture of a run, by its path below the run's folder of pictures."""
+    path = below(record.pictures, listed)
     try:
-        return as_thumbnail(small(path)) if path else Thumbnail(None)
+        return as_thumbnail(small(path, record.greys)) if path else Thumbnail(None)
     except Exception:  # damaged files make Pillow raise nearly anything
         return Thumbnail(None)
 
 
-def small(path: Path) -> Image.Image:
-    picture = Image.fromarray(read_image(path))
+def small(path: Path, greys: tuple[float, float] | None = None) -> Image.Image:
+    picture = Image.fromarray(read_image(path, greys, None))
     picture.thumbnail((LONGER, LONGER))
     return picture
 
@@ -138,7 +140,7 @@ def looks(record: Record, chosen: list[Prediction]) -> Iterator[dict[str, Any] |
             return
         path = below(record.pictures, answer.path)
         try:
-            pixels = read_image(path) if path else None
+            pixels = read_image(path, net.preprocessing.greys, None) if path else None
         except Exception:  # as above
             pixels = None
         if pixels is None:
