@@ -172,9 +172,11 @@ def _heif() -> str:
 def _orientation(image: Image.Image, content: bytes) -> int:
     """How a picture that could be loaded is to be turned: 1 to 8, as EXIF counts; 1: not."""
     try:
-        found = image.getexif().get(ORIENTATION, 1)
+        found = image.getexif().get(ORIENTATION)
     except Exception:  # EXIF that is none
-        found = None
+        found = 0
+    if found is None and not image.info.get("exif"):  # else it may stand behind what is broken
+        return 1
     whole = isinstance(found, int) and 1 <= found <= 8
     return int(found) if whole else scanned_orientation(content)
 
@@ -224,7 +226,9 @@ TIFF_PIXELS |= {320, 322, 323, 324, 325, 338, 339, 347, *range(512, 522), 529, 5
 def without_metadata(content: bytes) -> bytes:
     """A file with what its pixels need alone; the same bytes where its format is not known here."""
     if content.startswith(PNG):
-        return PNG + b"".join(whole for k, d, whole in _png_chunks(content) if _png_keeps(k, d))
+        colours = content[25:26]
+        kept = [w for kind, d, w in _png_chunks(content) if _png_keeps(kind, d, colours)]
+        return PNG + b"".join(kept)
     if content.startswith(JPEG):
         return _bare_jpeg(content)
     if _is_webp(content):
@@ -250,8 +254,10 @@ def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
         at = end
 
 
-def _png_keeps(kind: bytes, data: bytes) -> bool:
-    return not kind[0] & 0x20 or (kind == b"tRNS" and bool(data))
+def _png_keeps(kind: bytes, data: bytes, colours: bytes) -> bool:
+    """Whether pixels need a chunk: the critical ones, and a transparency that fits the colours."""
+    transparent = {b"\0": len(data) == 2, b"\2": len(data) == 6, b"\3": bool(data)}
+    return not kind[0] & 0x20 or (kind == b"tRNS" and transparent.get(colours, False))
 
 
 def _jpeg_segments(content: bytes) -> Iterator[tuple[int, bytes, bytes]]:
