@@ -330,7 +330,7 @@ def _bare_tiff(content: bytes) -> bytes:
 
 
 def _bare_gif(content: bytes) -> bytes:
-    """Without comments, texts and applications' blocks.
+    """Without comments, texts and applications' blocks, and what of them is cut short.
     https://www.w3.org/Graphics/GIF/spec-gif89a.txt"""
     at = 13 + _gif_colours(content[10:11])
     kept = [content[:at]]
@@ -338,7 +338,7 @@ def _bare_gif(content: bytes) -> bytes:
         label = content[at : at + 2]
         if label[:1] == b"!":
             end = _gif_blocks_end(content, at + 2)
-            kept += [content[at:end]] if label == b"!\xf9" else []
+            kept += [content[at:end]] if content[at : at + 3] == b"!\xf9\4" else []
         elif label[:1] == b",":
             end = at + 10 + _gif_colours(content[at + 9 : at + 10]) + 1
             end = _gif_blocks_end(content, end)

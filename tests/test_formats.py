@@ -168,6 +168,17 @@ def test_metadata_of_other_formats() -> None:
             assert (read(tiff(tag, order)) == 77).all()
 
 
+@pytest.mark.parametrize(
+    "block",
+    [b"!\xff\x0bNETSCAPE2.0\0", b"!\xff\0", b"!\xf9\0", b"!\xf9\1\0\0", b"!\xfe\3a\xffb\0"],
+    ids=["loops", "application", "control", "short control", "comment"],
+)
+def test_a_block_that_can_not_be_read_leaves_a_gif_its_pixels(block: bytes) -> None:
+    content = encoded("GIF")
+    start = 13 + (3 << ((content[10] & 7) + 1))
+    assert (read(content[:start] + block + content[start:]) == read(content)).all()
+
+
 def tiff(tag: tuple[int, int, int, bytes], order: str) -> bytes:
     """A grey TIFF of 3 x 2 pixels with one more tag."""
     tags = {0x100: 3, 0x101: 2, 0x102: 8, 0x103: 1, 0x106: 1, 0x111: 200, 0x116: 2, 0x117: 6}

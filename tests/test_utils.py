@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
@@ -32,3 +33,13 @@ def test_an_error_of_a_worker_process_is_one_sentence_too() -> None:
         wrapped.reraise()
     assert "Traceback" in caught.value.args[0]
     assert str(caught.value) == "a.png: not an image; remove it"
+
+
+def test_a_bar_is_for_those_who_look(capsys: pytest.CaptureFixture[str]) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for file, drawn in ((io.StringIO(), False), (Terminal(), True)):
+        assert list(utils.progress_bar(range(3), "counting", file=file)) == [0, 1, 2]
+        assert ("counting" in file.getvalue()) is drawn
