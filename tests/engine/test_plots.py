@@ -1,4 +1,4 @@
-"""What a run draws: names as they are written, pictures as the network sees them, never a failure."""
+"""What a run draws: names as they are written, pictures as the network sees them."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ def test_a_picture_that_changes_meanwhile_is_not_cached_as_what_it_was(
     capsys.readouterr()
     assert command_line(opened) == 2
     error = capsys.readouterr().err
-    assert re.search(r"\rerror: \S+03.png was changed while it was in use; run again\n", error)
+    assert re.search(r"^error: \S+03.png was changed while it was in use; run again\n", error)
     assert "Traceback" not in error
 
 
