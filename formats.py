@@ -177,8 +177,9 @@ def _orientation(image: Image.Image, content: bytes) -> int:
         found = 0
     if found is None and not image.info.get("exif"):  # else it may stand behind what is broken
         return 1
-    whole = isinstance(found, int) and 1 <= found <= 8
-    return int(found) if whole else scanned_orientation(content)
+    if isinstance(found, int) and found in range(1, 9):
+        return found
+    return scanned_orientation(content)
 
 
 def scanned_orientation(content: bytes) -> int:
