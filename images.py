@@ -32,6 +32,7 @@ from utils import UserError, progress_bar, write_text
 
 # Decoded images stay in memory while they take less than this share of what is free.
 CACHE_SHARE = 0.25
+BAND = 1 << 24  # pixels that are converted at once
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,18 @@ def pixels_of(picture: Image.Image, greys: Greys | None = None) -> np.ndarray:
     if is_deep(picture):
         values = values_of(picture)
         picture = Image.fromarray(shown(values, greys or scale([describe(values)])))
+    width, height = picture.size
+    if width * height <= BAND:
+        return _rgb(picture)
+    pixels = np.empty((height, width, 3), np.uint8)  # in bands: copies of all would take gigabytes
+    step = max(1, BAND // width)
+    for top in range(0, height, step):
+        end = min(height, top + step)
+        pixels[top:end] = _rgb(picture.crop((0, top, width, end)))
+    return pixels
+
+
+def _rgb(picture: Image.Image) -> np.ndarray:
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
@@ -75,7 +88,8 @@ def pixels_of(picture: Image.Image, greys: Greys | None = None) -> np.ndarray:
 
 def as_tensor(pixels: np.ndarray) -> Tensor:
     """Pixels (h, w, 3) as what the transforms take, (3, h, w), uint8."""
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    own = pixels if pixels.flags.writeable else pixels.copy()
+    return torch.from_numpy(own).permute(2, 0, 1)
 
 
 class Read(NamedTuple):

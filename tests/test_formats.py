@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import images
 from dataset import load_split
 from images import read_image
 from tests.helpers import picture, settings
@@ -277,9 +278,20 @@ def test_a_picture_may_have_as_many_pixels_as_the_config_says(
     assert len(load_split(settings(image_folder, max_pixels=None)).samples) == 37
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "I;16"])
+def test_a_large_picture_is_converted_in_bands(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if mode == "I;16":
+        image = Image.fromarray(np.arange(960, dtype=np.uint16).reshape(24, 40) * 60)
+    else:
+        image = PICTURE.convert(mode)
+        if mode == "P":
+            image.info["transparency"] = image.getpixel((0, 0))
+    wanted = images.pixels_of(image)
+    monkeypatch.setattr(images, "BAND", 100)
+    assert (images.pixels_of(image) == wanted).all()
+
+
 def test_pillow_s_own_limit_is_not_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
     content = encoded("PNG", Image.new("1", (18_000, 10_000)))  # 180 megapixels, above its limit
-    import images
-
     assert images.Image.MAX_IMAGE_PIXELS is None
     assert read(content).shape == (10_000, 18_000, 3)
