@@ -14,7 +14,6 @@ from tools.report.answers import SHOWN, answers
 from tools.report.pictures import (
     LOOKS_MOST,
     LOOKS_SECONDS,
-    below,
     chosen_for_looks,
     looks,
     thumbnail,
