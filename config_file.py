@@ -277,7 +277,7 @@ def _wanted(annotation: Any) -> str:
         return " or ".join(str(arg) for arg in args)
     if origin is tuple:
         if Ellipsis in args:
-            return "a list of 2 or more names such as [a, b], yes and no in quotes"
+            return "a list of 2 or more names such as [cat, 'no']"
         return f"[{', '.join(_wanted(arg) for arg in args)}]"
     if origin in (Union, UnionType):
         return " or ".join(dict.fromkeys(_wanted(arg) for arg in args))

@@ -5,6 +5,7 @@ Links are followed. What a system leaves in folders is no one's picture, and is 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import warnings
@@ -79,8 +80,9 @@ def _there(root: Path) -> Path:
     except PermissionError:
         raise UserError(_closed(root)) from None
     except (OSError, ValueError):
-        above = root.absolute().parent
-        there = [p.name for p in above.iterdir() if p.is_dir()] if above.is_dir() else []
+        above, there = root.absolute().parent, []
+        with contextlib.suppress(OSError):
+            there = [path.name for path in above.iterdir() if path.is_dir()]
         near = difflib.get_close_matches(root.name, there, 1)
         hint = f"did you mean {above / near[0]}? " if near else ""
         raise UserError(f"{root}: no such folder; {hint}{takes}") from None

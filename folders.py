@@ -270,7 +270,10 @@ def _what_it_takes(top: Folder, layout: Layout) -> str:
     if top.pictures:
         hint = f"; {top.pictures[0]} is not in a class folder"
         above = Path(os.path.abspath(top.path)).parent
-        if sum(path.is_dir() and path.name[0] != "." for path in above.iterdir()) > 1:
+        beside: list[Path] = []
+        with contextlib.suppress(OSError):  # not everyone may look there
+            beside = [path for path in above.iterdir() if path.is_dir() and path.name[0] != "."]
+        if len(beside) > 1:
             hint += f" (is {top.path.name} a class itself? then it takes {above})"
     elif layout.unused:
         path, reason = layout.unused[0]
