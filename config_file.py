@@ -153,6 +153,8 @@ def _sections(loader: yaml.SafeLoader, root: yaml.MappingNode) -> dict[str, Any]
         raw[name] = {}
         for key, value in _pairs(loader, node, f"{name}."):
             found = loader.construct_object(value, deep=True)
+            if isinstance(value, yaml.SequenceNode) and {list, str} <= takes(name, key):
+                found = [getattr(item, "value", item) for item in value.value]  # names
             bare = isinstance(value, yaml.ScalarNode) and value.style is None
             if bare and found is not None and str in takes(name, key):
                 switch = isinstance(found, bool) and is_switch(name, key, found)

@@ -368,3 +368,13 @@ def test_a_path_that_is_not_utf8_is_written_and_read(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9")
     config = load_config(write(tmp_path, ""), [f"train.base_dir={name}"])[0]
     assert load_config(write(tmp_path, dump_config(config)))[0].train.base_dir == name
+
+
+def test_names_in_a_list_are_names(tmp_path: Path) -> None:
+    path = write(tmp_path, "train: {classes: [no, 2024, 1e3, 'a b']}")
+    assert load_config(path)[0].train.classes == ("no", "2024", "1e3", "a b")
+    config = load_config(path, ["train.classes=[yes, 007]"])[0]
+    assert config.train.classes == ("yes", "007")
+    assert load_config(write(tmp_path, dump_config(config)))[0] == config
+    assert "is not a list of 2 or more names" in faults(tmp_path, "", ["train.classes=cat"])
+    assert load_config(path, ["train.classes=null"])[0].train.classes is None

@@ -206,8 +206,8 @@ def test_without_room_the_pictures_are_decoded_once(
     index = FileIndex(finetune.parent / "data/cache/files.json")
     index.update(load_split(config.train, known=index).samples)
     reads: list[Any] = []
-    original = images.read_image
-    monkeypatch.setattr(images, "read_image", lambda path: reads.append(path) or original(path))
+    original = images._decoded
+    monkeypatch.setattr(images, "_decoded", lambda *read: reads.append(read) or original(*read))
     monkeypatch.setattr("tokens.plan.MOST_OF_FREE", 0)
     train(finetune)
     assert len(reads) == 36
