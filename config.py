@@ -359,22 +359,6 @@ class TrainConfig(Section):
         )
 
 
-def advice(train: TrainConfig) -> list[str]:
-    """A line for a learning rate far from where this mode trains."""
-    if train.lr == "auto":
-        return []
-    scale = train.recipe_lr / RECIPES[train.mode].lr
-    low, high = (end * scale for end in RECIPES[train.mode].sane)
-    if low <= train.lr <= high:
-        return []
-    what = "little is learned" if train.lr < low else "it diverges, or unlearns the weights"
-    return [
-        f"train.lr: {train.lr:g} is far from {train.recipe_lr:.2g}, which mode {train.mode} trains "
-        f"well with ({low:.2g} to {high:.2g}, {train.recipe_optim}, batch {train.batch_size}): "
-        f"{what}"
-    ]
-
-
 class OverfitConfig(Section):
     """The sanity check: one batch, no augmentation, no dropout, until it is known by heart."""
 

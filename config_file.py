@@ -18,8 +18,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from config import OF_THE_WEIGHTS, SECTIONS, Config, ConfigError, advice
-from config_rules import combinations
+from config import OF_THE_WEIGHTS, SECTIONS, Config, ConfigError
+from config_rules import advice, combinations
 from overrides import apply, is_switch, takes, typed
 
 # The two flags of this project's first version, still understood.

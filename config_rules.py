@@ -6,7 +6,7 @@ import math
 import os
 import re
 
-from config import Config, TrainConfig
+from config import RECIPES, Config, TrainConfig
 
 Fault = tuple[bool, str, str]  # whether it is wrong, the keys (the first is blamed), the message
 
@@ -198,4 +198,20 @@ def _folders(train: TrainConfig) -> list[Fault]:
             "train.run_name",
             f"'{name}' is not a plain folder name",
         ),
+    ]
+
+
+def advice(train: TrainConfig) -> list[str]:
+    """A line for a learning rate far from where this mode trains."""
+    if train.lr == "auto":
+        return []
+    scale = train.recipe_lr / RECIPES[train.mode].lr
+    low, high = (end * scale for end in RECIPES[train.mode].sane)
+    if low <= train.lr <= high:
+        return []
+    what = "little is learned" if train.lr < low else "it diverges, or unlearns the weights"
+    return [
+        f"train.lr: {train.lr:g} is far from {train.recipe_lr:.2g}, which mode {train.mode} trains "
+        f"well with ({low:.2g} to {high:.2g}, {train.recipe_optim}, batch {train.batch_size}): "
+        f"{what}"
     ]

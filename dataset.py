@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader
 
 from config import Preprocessing, TrainConfig
 from filenames import nearest, same_name
-from folders import Found, Layout, lay_out
 from images import FileIndex, ImageDataset, Reading, Sample, read_all, with_greys
-from split_file import COLUMNS, PARTS, Asked, apply_split, text_below
+from layout.parts import Found, Layout, lay_out
+from layout.split_file import COLUMNS, PARTS, Asked, apply_split, text_below
 from transforms import eval_transform, train_sampler, train_transform
 from utils import UserError, some, write_csv
 

@@ -25,9 +25,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from formats import EXTENSIONS as EXTENSIONS
-from formats import MAX_PIXELS, check_size, content_of, one_by_one, open_picture
-from greys import Greys, Values, describe, is_deep, scale, shown, values_of
+from decoding.formats import MAX_PIXELS, check_size, content_of, one_by_one, open_picture
+from decoding.greys import Greys, Values, describe, is_deep, scale, shown, values_of
 from utils import UserError, progress_bar, write_text
 
 # Decoded images stay in memory while they take less than this share of what is free.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from images import EXTENSIONS
+from decoding.formats import EXTENSIONS
 from utils import UserError
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from decoding.greys import Greys
 from drawing import drawn, legible, style
-from greys import Greys
 from images import read_image
 from metrics import shares
 from utils import replacing

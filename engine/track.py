@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 
 from config import Config, TrainConfig
+from decoding.greys import Greys
 from drawing import may_fail
 from engine.plots import captioned_figure, confusion_figure
 from filenames import shown
-from greys import Greys
 from utils import UserError, go_on, log, unbroken, write_json
 
 PROJECT = "vit-finetune"  # where the library's own variable names no other

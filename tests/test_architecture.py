@@ -20,12 +20,10 @@ import own_code
 REPO = Path(__file__).resolve().parents[1]
 FLOORS = (  # from the ground up
     "filenames",
-    "utils config own_code formats",
-    "config_rules overrides greys drawing",
-    "config_file model metrics transforms",
-    "images",
-    "folder_tree",
-    "folders split_file",
+    "utils config own_code decoding",
+    "config_rules overrides drawing",
+    "config_file model metrics transforms images",
+    "layout",
     "dataset pretrained",
     "tokens",
     "engine",

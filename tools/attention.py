@@ -24,8 +24,9 @@ from tqdm import tqdm
 from config import ConfigError
 from drawing import legible, style
 from engine.run import BEST, runs, trained
-from images import EXTENSIONS, read_image
+from images import read_image
 from inspection.attention_maps import Maps, as_input, attention_maps, overlay, seen, seen_box
+from layout.tree import read_tree
 from model import VisionTransformer
 from pretrained.build import build
 from pretrained.read import read
@@ -129,12 +130,12 @@ def find_images(given: list[Path], most: int | None) -> list[tuple[Path, Path]]:
         if not path.is_dir():
             found.setdefault(path, Path(path.name))
             continue
-        inner = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS)
+        inner = list(read_tree(path).every_picture())
         below = {p: p.relative_to(path) for p in inner if p.is_file()}
         # Dot files are a system's own, as in training.
         below = {p: r for p, r in below.items() if not any(x.startswith(".") for x in r.parts)}
         if not below:
-            raise UserError(f"{path} holds no images ({', '.join(EXTENSIONS)})")
+            raise UserError(f"{path} holds no images")
         found = below | found
     pairs = list(found.items())
     if most is None or most >= len(pairs):

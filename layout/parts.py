@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from filenames import looks_like, same_name, shown, text_of
-from folder_tree import Folder, read_tree
+from layout.tree import Folder, read_tree
 from utils import UserError, some
 
 PART_NAMES = {

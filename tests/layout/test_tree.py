@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from folder_tree import read_tree
+from layout.tree import read_tree
 from tests.helpers import picture
 from utils import UserError
 
@@ -89,6 +89,6 @@ def test_what_is_no_folder_is_said(image_folder: Path, monkeypatch: Any) -> None
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
-    monkeypatch.setattr("folder_tree.os.scandir", closed)
+    monkeypatch.setattr("layout.tree.os.scandir", closed)
     with pytest.raises(UserError, match="red: no permission to read this folder"):
         read_tree(image_folder)

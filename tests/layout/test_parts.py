@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from filenames import text_of
-from folders import lay_out, part_of
+from layout.parts import lay_out, part_of
 from tests.helpers import picture
 from utils import UserError
 

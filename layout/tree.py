@@ -16,8 +16,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from decoding.formats import EXTENSIONS
 from filenames import text_of
-from images import EXTENSIONS
 from utils import UserError
 
 SYSTEM = {"__macosx", "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot"}

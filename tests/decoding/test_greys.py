@@ -207,7 +207,7 @@ def test_grey_pictures_and_colour_weights_and_the_other_way_round(
 
 
 def test_a_large_picture_is_scaled_in_bands(monkeypatch: pytest.MonkeyPatch) -> None:
-    import greys as room
+    from decoding import greys as room
 
     values = (RAMP * 4095).astype(np.uint16)
     whole = room.shown(values, (0, 4095))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from formats import NO_DATA, SAMPLE_FORMAT
+from decoding.formats import NO_DATA, SAMPLE_FORMAT
 
 Greys = tuple[float, float]  # the values that are shown black and white
 # Usual scales, the smallest first: bits of cameras and scanners, CT numbers of 12 bits.

@@ -1,0 +1,1 @@
+"""One picture file of any kind, as pixels."""

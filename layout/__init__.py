@@ -1,0 +1,1 @@
+"""What lies in a folder of pictures: its classes, its parts, its split."""
