@@ -20,7 +20,8 @@ from utils import UserError, replacing, some
 
 def export(net: VisionTransformer, layout: str) -> dict[str, Tensor]:
     """A model's arrays under the names of another layout (`google`, `big_vision`,
-    `huggingface-vit`, `huggingface-dinov2`, `timm`); LayerScale, where it has one, is 1."""
+    `huggingface-vit`, `huggingface-dinov2`, `torchvision`, `timm`); LayerScale, where it has one,
+    is 1."""
     if net.layers is not None:
         raise UserError(
             f"the {layout} layout has no place for a head over several layers; train with "
