@@ -68,8 +68,10 @@ def missing(
     if not on_hub and re.match(r"https?://", name):
         found = Missing(name, _kept(_file_of(name)))
         return None if found.path.exists() else found
-    runs = (WEIGHTS if save_path is None else Path(save_path), Path(log_path))
-    if not on_hub and (not OWNER_NAME.fullmatch(name) or find_local(name, *runs)):
+    places = list(dict.fromkeys([WEIGHTS if save_path is None else Path(save_path), WEIGHTS]))
+    if not on_hub and (
+        not OWNER_NAME.fullmatch(name) or find_local(name, places, Path(log_path))
+    ):
         return None
     owner_name = on_hub[1] if on_hub else name
     if Path(name).suffix in ENDINGS or (not on_hub and Path(name.partition("/")[0]).is_dir()):
@@ -107,20 +109,22 @@ def resolve(name: str, save_path: str | Path | None = None, log_path: str | Path
     `save_path` and `log_path` are where runs are. Raises UserError where it can't be had, saying
     which file to put where.
     """
-    runs = (WEIGHTS if save_path is None else Path(save_path), Path(log_path))
+    # A run of one's own first; what was downloaded lies in weights, wherever runs are kept.
+    places = list(dict.fromkeys([WEIGHTS if save_path is None else Path(save_path), WEIGHTS]))
+    logs = Path(log_path)
     if name in GOOGLE_FILES:
         return _fetched(f"{GOOGLE_BUCKET}/{GOOGLE_FILES[name]}", _kept(f"{name}.npz"))
     if on_hub := ON_HUB.fullmatch(name):
         return _from_hub(on_hub[1])
     if re.match(r"https?://", name):
         return _fetched(name, _kept(_file_of(name)))
-    if found := find_local(name, *runs):
+    if found := find_local(name, places, logs):
         return found
-    meant = near(name, *runs, more=GOOGLE_FILES)
+    meant = near(name, places, logs, more=GOOGLE_FILES)
     if OWNER_NAME.fullmatch(name) and Path(name).suffix not in ENDINGS:
         owner = name.partition("/")[0]
         if not Path(owner).is_dir():
-            return _from_hub(name, f"; of what is on this machine, {meant}")
+            return _from_hub(name, f"; if it should be on this machine: {meant}")
         raise UserError(
             f"{name}: no such weights in the folder {owner}; {meant} (for a repository on Hugging "
             f"Face, write {HUB}/{name})"

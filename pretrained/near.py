@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import yaml
@@ -14,15 +14,15 @@ from utils import UserError, log, some
 BEST = WEIGHTS_FILES[0]
 
 
-def find_local(name: str, weights: Path, logs: Path) -> Path | None:
+def find_local(name: str, places: Sequence[Path], logs: Path) -> Path | None:
     """The file or folder that a path stands for, with its ending or without, or a run's name or its
     folder; None where nothing is there.
 
-    `weights` and `logs` are where runs are kept. Raises UserError where a run is meant that has
-    kept no network.
+    `places` are the folders of weights, `logs` that of the runs. Raises UserError where a run is
+    meant that has kept no network.
     """
     try:
-        found = _find(name, weights, logs)
+        found = _find(name, places, logs)
     except (OSError, ValueError):  # a name too long, or with a zero in it, is no path
         return None
     if found is not None and found != Path(name):
@@ -30,7 +30,7 @@ def find_local(name: str, weights: Path, logs: Path) -> Path | None:
     return found
 
 
-def _find(name: str, weights: Path, logs: Path) -> Path | None:
+def _find(name: str, places: Sequence[Path], logs: Path) -> Path | None:
     path = Path(name)
     if path.is_file():
         return path
@@ -39,10 +39,10 @@ def _find(name: str, weights: Path, logs: Path) -> Path | None:
         return path
     for folder in (path, logs / name):
         if (folder / "config.yaml").is_file():
-            return _of_run(folder, weights)
+            return _of_run(folder, places)
     if path.is_dir():
         return _with_ending(path) or path
-    for there in (path, weights / name):
+    for there in (path, *(place / name for place in places)):
         if there.is_file() or (there.is_dir() and _holds_weights(there)):
             return there
         if found := _with_ending(there):
@@ -61,14 +61,14 @@ def _with_ending(path: Path) -> Path | None:
     return next((f for end in endings if (f := path.with_name(path.name + end)).is_file()), None)
 
 
-def _of_run(folder: Path, weights: Path) -> Path:
+def _of_run(folder: Path, places: Sequence[Path]) -> Path:
     """The network that a run has kept, by its folder of logs."""
     try:
         settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         kept = Path(settings["train"]["save_path"])
     except (yaml.YAMLError, ValueError, TypeError, KeyError, RecursionError):
-        kept = weights
-    for place in (kept, weights):
+        kept = places[0]
+    for place in (kept, *places):
         run = place / folder.resolve().name
         if run.is_dir() and _holds_weights(run):
             return weights_in(run)
@@ -78,12 +78,11 @@ def _of_run(folder: Path, weights: Path) -> Path:
     )
 
 
-def near(name: str, weights: Path, logs: Path, more: Iterable[str] = ()) -> str:
+def near(name: str, places: Sequence[Path], logs: Path, more: Iterable[str] = ()) -> str:
     """What may have been meant by a name that stands for nothing, as the end of a sentence."""
     wanted = Path(name)
     there = [
-        *_weights_below(wanted.parent if wanted.parent.is_dir() else weights),
-        *_weights_below(weights),
+        *(one for place in (wanted.parent, *places) for one in _weights_below(place)),
         *(str(run.parent) for run in sorted(logs.glob("*/config.yaml"))),
         *more,
     ]
@@ -94,7 +93,7 @@ def near(name: str, weights: Path, logs: Path, more: Iterable[str] = ()) -> str:
         return f"did you mean {' or '.join(close)}?"
     if local := [one for one in there if one not in set(more)]:
         return f"there are {some(local, 6)}"
-    return f"there are no weights in {weights}"
+    return f"there are no weights in {' or '.join(map(str, places))}"
 
 
 def _stem(name: str) -> str:

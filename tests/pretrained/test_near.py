@@ -71,6 +71,12 @@ def test_a_run_by_its_name_where_a_config_keeps_runs(here: Path) -> None:
     assert build_for(Config(train=train), ("a", "b")).num_classes == 2
 
 
+def test_what_was_downloaded_is_found_wherever_runs_are_kept(here: Path) -> None:
+    assert resolve("vit-s14", "elsewhere") == Path("weights/vit-s14.safetensors")
+    with pytest.raises(UserError, match="did you mean weights/vit-s14.safetensors"):
+        resolve("vit-s41", "elsewhere")
+
+
 def test_a_run_that_has_kept_nothing(here: Path) -> None:
     Path("logs/new").mkdir()
     Path("logs/new/config.yaml").write_text("train: [")
