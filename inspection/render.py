@@ -17,6 +17,7 @@ TOGETHER = re.compile(
     r"\d{4}-\d\d-\d\d \d\d:\d\d"
     rf"|(?:p [<=] |[<±] )?{NUMBER}(?: (?:to|of|±) {NUMBER})*(?: (?:{UNITS})(?!\w))?"
 )
+LONGEST = 22  # characters held together
 SHARED = Path(__file__).parent / "templates"  # what pages have in common
 
 
@@ -46,8 +47,13 @@ def soft(name: str) -> Markup:
 
 
 def firm(text: str) -> str:
-    """A sentence whose numbers stay with their units, and intervals in one line."""
-    return re.sub(TOGETHER, lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
+    """A sentence whose numbers stay with their units, and intervals in one line; what is too long
+    for a phone's line may be broken between its numbers, or it would be within one."""
+
+    def held(found: re.Match[str]) -> str:
+        return found[0].replace(" ", "\N{NO-BREAK SPACE}") if len(found[0]) <= LONGEST else found[0]
+
+    return re.sub(TOGETHER, held, text)
 
 
 def score(value: float | None) -> str:

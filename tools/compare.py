@@ -263,10 +263,10 @@ def versus(first: Any, second: Any, comparisons: int) -> tuple[bool, str]:
         n, only_first, only_second, p = mcnemar(*pair)
         p = min(1.0, p * comparisons)
         sure = p < SURE and only_first > only_second
-        says = "more than chance" if sure else "it may be chance"
+        says = "; more than chance" if sure else "; it may be chance"
         return sure, (
-            f"{lead}; {says}. Of the {n:,} pictures that both were asked, {name} alone got "
-            f"{only_first} right, {rival} alone {only_second} (McNemar's exact test, "
+            f"{lead}{says if points else ''}. Of the {n:,} pictures that both were asked, "
+            f"{name} alone got {only_first} right, {rival} alone {only_second} (McNemar's exact test, "
             f"{said_chance(p)})."
         )
     if not (one["interval"] and other["interval"]):

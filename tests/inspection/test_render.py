@@ -33,6 +33,7 @@ def test_a_name_stays_text() -> None:
         ("12 s of training, 1.5 min for it", "12~s of training, 1.5~min for it"),
         ("480 train, 1,120 val", "480~train, 1,120~val"),
         ("100 of 1,000 pictures", "100~of~1,000~pictures"),
+        ("1,817,482 of 21,601,931", "1,817,482 of 21,601,931"),
         ("test, p = 0.031, or p < 0.001", "test, p~=~0.031, or p~<~0.001"),
         ("0.996 ± 0.009", "0.996~±~0.009"),
         ("2026-11-25 15:00", "2026-11-25~15:00"),

@@ -144,7 +144,7 @@ def test_the_sentence_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[s
     compared(tmp_path, one, two)
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "No difference beyond chance."
-    assert said[1].startswith("one and two reach the same, 0.970; it may be chance. Of the 200")
+    assert said[1].startswith("one and two reach the same, 0.970. Of the 200 pictures")
     assert said[-1] == f"comparison: {tmp_path / 'out.html'}"
 
 
