@@ -69,9 +69,7 @@ def missing(
         found = Missing(name, _kept(_file_of(name)))
         return None if found.path.exists() else found
     places = list(dict.fromkeys([WEIGHTS if save_path is None else Path(save_path), WEIGHTS]))
-    if not on_hub and (
-        not OWNER_NAME.fullmatch(name) or find_local(name, places, Path(log_path))
-    ):
+    if not on_hub and (not OWNER_NAME.fullmatch(name) or find_local(name, places, Path(log_path))):
         return None
     owner_name = on_hub[1] if on_hub else name
     if Path(name).suffix in ENDINGS or (not on_hub and Path(name.partition("/")[0]).is_dir()):

@@ -266,8 +266,8 @@ def versus(first: Any, second: Any, comparisons: int) -> tuple[bool, str]:
         says = "; more than chance" if sure else "; it may be chance"
         return sure, (
             f"{lead}{says if points else ''}. Of the {n:,} pictures that both were asked, "
-            f"{name} alone got {only_first} right, {rival} alone {only_second} (McNemar's exact test, "
-            f"{said_chance(p)})."
+            f"{name} alone got {only_first} right, {rival} alone {only_second} (McNemar's exact "
+            f"test, {said_chance(p)})."
         )
     if not (one["interval"] and other["interval"]):
         return False, f"{lead}; without intervals nothing can be said of chance."
