@@ -19,13 +19,14 @@ from config import Config, ConfigError
 from config_file import check_config, dump_config, load_config
 from dataset import make_loaders
 from engine.checkpoint import Keeper, Progress, resumable, saved_state
-from engine.job import Diverged, Job, branch
+from engine.job import Diverged, Job
 from engine.look import first_look
 from engine.outcome import Clock, conclude, write_report
 from engine.overfit import overfit, repeated_batch
 from engine.preview import preview
 from engine.run import MetricsLog
 from engine.search import search
+from engine.side import branch
 from engine.start import Work, begin, open_run, set_up
 from engine.track import Tracker, settings_of, tracking
 from engine.verdict import Judge

@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from config import Config, TrainConfig
 from config_file import dump_config
-from engine.job import Diverged, Job
+from engine.job import Diverged, Job, digest_without
 from engine.run import COLUMNS, MetricsLog, Run
 from engine.verdict import NOT_LEARNED
 from model import Tail, VisionTransformer
@@ -108,13 +107,12 @@ class Keeper:
         if due:
             self.write()
         else:
-            self.last["model"] |= self._trained()
-            self.last |= {name: copied(self.last[name]) for name in ("optimizer", "average")}
+            parts = ("model", "optimizer", "average")
+            self.last |= {name: copied(self.last[name]) for name in parts}
 
     def _trained(self) -> dict[str, Tensor]:
         """Copies of the parameters that train; the others stay as they are."""
-        named = self.job.net.named_parameters()
-        return {name: copied(p.detach()) for name, p in named if p.requires_grad}
+        return {name: copied(p.detach()) for name, p in self.job.trained()}
 
     def write(self) -> None:
         """The best first: what goes on from last.pt must find it."""
@@ -166,11 +164,9 @@ def saved_state(
         return None
     if state["classes"] != list(net.classes or ()):
         raise UserError(f"{run.last} was trained on other classes: {', '.join(state['classes'])}")
-    frozen = [name for name, p in net.named_parameters() if not p.requires_grad]
-    changed = [n for n in frozen if not same(state["model"].get(n), net.get_parameter(n))]
-    if changed:
+    if "frozen" in state and state["frozen"] != digest_without(net, state["model"]):
         raise UserError(
-            f"{run.last} has other frozen weights than train.checkpoint ({changed[0]}); go on with "
+            f"{run.last} goes on from other frozen weights than train.checkpoint; go on with "
             f"{run.folder}/config.yaml and the weights that it names"
         )
     if state.get("augmentation", augmentation) != augmentation:  # older files don't say
@@ -180,11 +176,6 @@ def saved_state(
         )
     log.info("going on after epoch %d of %s", state["progress"]["epoch"], run.folder)
     return state
-
-
-def same(saved: Tensor | None, now: Tensor) -> bool:
-    """Whether a checkpoint's array is the network's; other shapes are load_state_dict's to name."""
-    return saved is None or saved.shape != now.shape or torch.equal(saved, now.detach().cpu())
 
 
 @contextlib.contextmanager

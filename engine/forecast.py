@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 
 from config import RECIPES
-from engine.job import Job, branch
+from engine.job import Job
 from engine.look import STEPS
 from engine.search import search_budget
+from engine.side import branch
 from engine.start import Work
 from engine.trials import SEARCH_FOLDS, allowance
 from model import Tail, Tokens

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import csv
+import hashlib
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from functools import partial
-from itertools import count, islice
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torchvision.transforms import v2
-from tqdm import tqdm
 
 from config import TrainConfig
 from engine.run import Run
-from model import Tail, Tokens, VisionTransformer
+from model import Tokens, VisionTransformer
 from pretrained.write import metadata_of
-from tokens.cache import TokenLoader
 from utils import UserError, autocast, log
 
 
@@ -92,9 +88,11 @@ class Job:
         return norm.item()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on; the random numbers need nothing, each epoch seeds its own."""
+        """Everything needed to go on; the random numbers need nothing, each epoch seeds its own,
+        and of what is frozen a digest is enough."""
         return {
-            "model": self.net.state_dict(),
+            "model": {name: p.detach() for name, p in self.trained()},
+            "frozen": self.frozen,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "average": self.average.state_dict(),
@@ -102,9 +100,18 @@ class Job:
             "metadata": metadata_of(self.net),
         }
 
+    def trained(self) -> list[tuple[str, nn.Parameter]]:
+        """The parameters that train, with their names."""
+        return [(name, p) for name, p in self.net.named_parameters() if p.requires_grad]
+
+    @cached_property
+    def frozen(self) -> str:
+        """A digest of the parameters that don't."""
+        return digest_without(self.net, {name for name, _ in self.trained()})
+
     def load_state_dict(self, state: dict[str, Any], run: Run) -> None:
         try:
-            self.net.load_state_dict(state["model"])
+            self.net.load_state_dict(self.net.state_dict() | state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.average.load_state_dict(state.get("average"))
         except (RuntimeError, ValueError, KeyError) as error:
@@ -114,6 +121,16 @@ class Job:
                 f"{run.folder}/config.yaml"
             ) from None
         self.scheduler.load_state_dict(state["scheduler"])
+
+
+def digest_without(net: nn.Module, names: Collection[str]) -> str:
+    """Of a network's parameters but for some, and their names."""
+    digest = hashlib.sha256()
+    for name, parameter in net.named_parameters():
+        if name not in names:
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 class Diverged(UserError):
@@ -309,73 +326,3 @@ class Setting:
     def __str__(self) -> str:
         part = "norm and head alone" if self.part == "head" else "last block, norm and head"
         return f"{self.optim}, lr {self.lr:.2g}, weight decay {self.weight_decay:g}, {part}"
-
-
-def side_job(
-    net: VisionTransformer,
-    setting: Setting | None,
-    train: TrainConfig,
-    batches: TokenLoader,
-    steps: int,
-) -> Job:
-    """A job beside the main one: a branch of the network, some batches, so many steps."""
-    own = branch(net)
-    train = setting.applied(own, train) if setting else train
-    return Job(own, Tail(own), train, batches.dataset.tolist(), steps)
-
-
-@dataclass(frozen=True)
-class Side:
-    """Jobs that train on the same batches: a batch is read once and serves all of them."""
-
-    jobs: list[Job]
-    batches: TokenLoader
-
-
-def train_side_by_side(sides: list[Side], steps: int, bar: tqdm) -> None:
-    """So many steps of each job; one that diverges stays as it was before.
-
-    On a CPU each core takes jobs of its own: a step's small products gain little from several
-    cores at once. Where they draw from one stream of random numbers, they take turns.
-    """
-    jobs = [(job, which) for which, side in enumerate(sides) for job in side.jobs]
-    for job, _ in jobs:
-        job.net.train()
-    alive = dict.fromkeys(range(len(jobs)), True)
-
-    def step(number: int, batch: tuple[Tokens, Tensor]) -> None:
-        try:
-            if alive[number]:
-                jobs[number][0].step(*batch)
-        except Diverged:
-            alive[number] = False
-
-    cores = cores_for([job for job, _ in jobs])
-    one_core = partial(torch.set_num_threads, 1) if cores > 1 else None
-    feeds = [endless(side.batches) for side in sides]
-    with ThreadPoolExecutor(cores, initializer=one_core) as pool:
-        for batches in islice(zip(*feeds, strict=True), steps):
-            list(pool.map(step, range(len(jobs)), [batches[which] for _, which in jobs]))
-            bar.update(len(jobs))
-
-
-def cores_for(jobs: list[Job]) -> int:
-    """How many of them train at the same time."""
-    vit, device = jobs[0].net.vit, jobs[0].device
-    drawing = vit.dropout or vit.attention_dropout or any(job.mix is not None for job in jobs)
-    if len(jobs) == 1 or device.type != "cpu" or drawing:
-        return 1
-    return torch.get_num_threads()
-
-
-def endless(batches: TokenLoader) -> Iterator[tuple[Tokens, Tensor]]:
-    """Epoch after epoch."""
-    assert batches.sampler is not None
-    for epoch in count(1):
-        batches.sampler.epoch = epoch
-        yield from batches
-
-
-def branch(net: VisionTransformer) -> VisionTransformer:
-    """A copy of the network that trains by itself; what is frozen is shared."""
-    return copy.deepcopy(net, {id(p): p for p in net.parameters() if not p.requires_grad})

@@ -9,7 +9,8 @@ from typing import Any, cast
 from config import TrainConfig
 from config_file import dump_config
 from engine.heads import add_layers_head
-from engine.job import Diverged, Job, endless, side_job
+from engine.job import Diverged, Job
+from engine.side import endless, side_job
 from engine.start import Work
 from engine.verdict import Judge
 from metrics import evaluate

@@ -215,4 +215,5 @@ def moment_bytes(train: TrainConfig, trainable: int) -> int:
 def checkpoint_bytes(train: TrainConfig, net: VisionTransformer) -> int:
     """The size of best.safetensors and last.pt together."""
     total, trainable = net.parameter_counts()
-    return 2 * 4 * total + moment_bytes(train, trainable) + (4 * trainable if train.ema else 0)
+    more = moment_bytes(train, trainable) + (4 * trainable if train.ema else 0)
+    return 4 * total + 4 * trainable + more

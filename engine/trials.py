@@ -12,8 +12,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config import BATCH, SGD_FACTOR, SHORT, TrainConfig
-from engine.job import Setting, Side, side_job, train_side_by_side
+from engine.job import Setting
 from engine.kinds import Folds, sure_scale
+from engine.side import Side, side_job, train_side_by_side
 from metrics import predict
 from model import VisionTransformer
 from tokens.cache import TokenLoader

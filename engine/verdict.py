@@ -13,7 +13,8 @@ from torch import Tensor
 
 from config import RECIPES, SHORT
 from engine.heads import add_layers_head, layer_features, read_depths, solved
-from engine.job import Job, Setting, Side, side_job, train_side_by_side
+from engine.job import Job, Setting
+from engine.side import Side, side_job, train_side_by_side
 from metrics import evaluate, paired_chance, said_chance, wilson
 from model import VisionTransformer
 from tokens.cache import Loaders, TokenLoader, class_tokens

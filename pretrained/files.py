@@ -196,6 +196,11 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     metadata = own_metadata(content.get("metadata"), str(path))
     if metadata and isinstance(content.get("model"), Mapping):  # our own last.pt
         content = {"model": content["model"]}
+        if "cls_token" not in content["model"]:
+            raise UserError(
+                f"{path} keeps only what trains, for the run to go on with; its network is "
+                f"{path.with_name('best.safetensors')}"
+            )
     arrays, notes = unwrap(content)
     return arrays, {**metadata, "notes": notes}
 

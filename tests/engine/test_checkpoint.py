@@ -55,10 +55,10 @@ def test_stopped_and_resumed(finetune: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert last["progress"]["epoch"] == 3
     monkeypatch.setattr(Job, "step", original)
     train(finetune.parent / "logs/stopped/config.yaml", "train.from_checkpoint=true")
-    for file in ("best.safetensors", "last.pt"):
-        whole, stopped = (
-            read_arrays(finetune.parent / "weights" / r / file)[0] for r in ("whole", "stopped")
-        )
+    weights = finetune.parent / "weights"
+    kept = (read_arrays(weights / r / "best.safetensors")[0] for r in ("whole", "stopped"))
+    last = (torch.load(weights / r / "last.pt")["model"] for r in ("whole", "stopped"))
+    for whole, stopped in (kept, last):
         assert whole.keys() == stopped.keys()
         assert all(torch.equal(whole[n], stopped[n]) for n in whole)
 
@@ -98,7 +98,7 @@ def test_another_trunk_is_not_trained_on(finetune: Path) -> None:
     train(finetune, "train.max_epochs=1")
     other = random_weights(finetune.parent / "other.safetensors", seed=1)
     options = [f"train.checkpoint={other}", "train.from_checkpoint=true", "train.max_epochs=2"]
-    with pytest.raises(UserError, match="has other frozen weights than train.checkpoint"):
+    with pytest.raises(UserError, match="goes on from other frozen weights than train.checkpoint"):
         train(finetune, *options)
 
 
@@ -214,7 +214,19 @@ def test_resuming_what_does_not_fit(config_file: Path) -> None:
     assert "no run to go on with" in fail(config_file, f"train.from_checkpoint={none}")
 
 
-def test_last_pt_is_a_whole_model_too(config_file: Path) -> None:
+def test_last_pt_holds_what_trains_and_no_more(finetune: Path) -> None:
+    train(finetune, "train.lr=1e-3", "train.head=class")
+    file = finetune.parent / "weights/tiny/last.pt"
+    last = torch.load(file, weights_only=True)
+    names = {name.partition(".")[0] for name in last["model"]}
+    assert names == {"blocks", "norm", "head"}
+    assert {name.split(".")[1] for name in last["model"] if name.startswith("blocks")} == {"3"}
+    assert file.stat().st_size < file.with_name("best.safetensors").stat().st_size * 1.5
+    with pytest.raises(UserError, match=r"only what trains.* its network is .*best.safetensors"):
+        pretrained.load_model(file)
+
+
+def test_last_pt_is_a_whole_model_where_all_of_it_trains(config_file: Path) -> None:
     train(config_file, "train.max_epochs=1", "vit.gelu=tanh")
     last = pretrained.load_model(config_file.parent / "weights/tiny/last.pt")
     best = pretrained.load_model(config_file.parent / "weights/tiny/best.safetensors")

@@ -15,7 +15,8 @@ import utils
 from config import TrainConfig, ViTConfig
 from config_file import load_config
 from dataset import load_split
-from engine.job import Job, branch, build_criterion, build_mix, build_optimizer, build_scheduler
+from engine.job import Job, build_criterion, build_mix, build_optimizer, build_scheduler
+from engine.side import branch
 from model import VisionTransformer
 from pretrained.build import build_for
 from tests.helpers import TINY_VIT

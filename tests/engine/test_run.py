@@ -8,6 +8,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from tqdm import tqdm
 
 import training
 from engine.plots import plot_curves
@@ -72,6 +73,7 @@ def test_a_line_where_validation_improves_and_at_the_end(
     left = iter((0.2, 0.4, 0.4, 0.3, 0.5, 0.1))
     known = {"balanced_accuracy": 0.0, "loss": 1.0}
     monkeypatch.setattr(training, "evaluate", lambda *args: known | {"accuracy": next(left)})
+    monkeypatch.setattr(training, "progress_bar", tqdm)  # as on a terminal
     train(config_file, "train.max_epochs=6")
     said = capsys.readouterr()
     assert printed(said.out) == [1, 2, 5, 6]

@@ -18,9 +18,10 @@ from config import TrainConfig, ViTConfig
 from config_file import load_config
 from dataset import load_split
 from engine.checkpoint import Keeper
-from engine.job import Setting, train_side_by_side
+from engine.job import Setting
 from engine.plots import plot_search
 from engine.search import FINALISTS, choose, recipes_own, search_steps, settings
+from engine.side import train_side_by_side
 from engine.start import still_to_find
 from engine.trials import SEARCH_FOLDS, Trial, allowance, stratified_folds, try_settings
 from model import VisionTransformer

@@ -62,7 +62,7 @@ def test_the_same_weights_at_two_sizes(
     rows = rows_of(finetune)
     assert {row["pixels"] for row in rows} == {"32", "48"} and "val" not in rows[0]
     said = capsys.readouterr().out
-    assert f"train.checkpoint={weights[0]} vit.dim={rows[0]['pixels']}" in said
+    assert f"'train.checkpoint={weights[0]}' vit.dim={rows[0]['pixels']}\n" in said
 
 
 def test_the_order_is_that_of_the_training_pictures() -> None:
