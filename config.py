@@ -79,12 +79,15 @@ class Section(BaseModel):
     )
 
 
+Fit = Literal["crop", "pad", "squash"]
+
+
 class Preprocessing(Section):
     """How pixels become the network's input; it belongs to the weights and travels with them.
 
     An image is resized so that its shorter side is image_size / crop, cut to its central
-    image_size square, scaled to [0, 1], and normalised per channel by mean and std. Of pictures
-    with greys of more than 8 bits, `greys` are the values that are black and white.
+    image_size square (or all of it made that square: `fit`), scaled to [0, 1], and normalised per
+    channel by mean and std. Of greys of more than 8 bits, `greys` are black and white.
     """
 
     mean: tuple[Mean, Mean, Mean] = (0.5, 0.5, 0.5)
@@ -92,6 +95,7 @@ class Preprocessing(Section):
     image_size: Annotated[Whole, Field(ge=1, le=10_000)] = 224
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     crop: Annotated[Number, Field(ge=0.1, le=1)] = 0.875
+    fit: Fit = "crop"
     greys: tuple[float, float] | None = None
 
 
@@ -207,6 +211,7 @@ class TrainConfig(Section):
     classes: Annotated[Names | None, BeforeValidator(false_is_none)] = None
     split: Annotated[PathText | None, BeforeValidator(false_is_none)] = None
     new_images: Annotated[Literal["train"] | None, BeforeValidator(false_is_none)] = None
+    fit: Fit | Auto = "auto"
     on_bad_image: Literal["error", "skip"] = "error"
     max_pixels: Annotated[Count | None, BeforeValidator(false_is_none)] = 500_000_000
     greys: tuple[Number, Number] | Auto = "auto"

@@ -39,32 +39,69 @@ def train_transform(
     size, how = preprocessing.image_size, _interpolation(preprocessing)
     to_input = _to_input(preprocessing, channels)
     if train.transform is not None:
-        fitted = [Resize(size, how, size), v2.CenterCrop(size)]
-        return v2.Compose([Own(train.transform), *fitted, *to_input])
+        whole = preprocessing.model_copy(update={"crop": 1.0})
+        return v2.Compose([Own(train.transform), *fitted(whole), *to_input])
     jitter = train.color_jitter
     colour = [v2.ColorJitter(jitter, jitter, jitter, jitter / 10)] if jitter else []
-    crop = v2.RandomResizedCrop(
-        size, scale=(train.crop_scale, 1.0), interpolation=how, antialias=True
-    )
+    crop: list[Callable] = [
+        v2.RandomResizedCrop(size, scale=(train.crop_scale, 1.0), interpolation=how, antialias=True)
+    ]
+    if preprocessing.fit != "crop":  # the square that evaluation sees, a little larger
+        larger = preprocessing.model_copy(update={"image_size": round(size * LARGER)})
+        crop = [*fitted(larger), *crop]
     turns: list[Callable] = [v2.RandomHorizontalFlip(train.flip)]
     turns += [v2.RandomVerticalFlip(train.vertical_flip)] if train.vertical_flip else []
     if train.rotate:  # what comes in from outside is what the network takes for nothing
         fill = [round(255 * mean) for mean in preprocessing.mean]
         how = InterpolationMode.BILINEAR
         turns += [v2.RandomRotation([-train.rotate, train.rotate], how, fill=fill)]
-    return v2.Compose([crop, *turns, *colour, *to_input])
+    return v2.Compose([*crop, *turns, *colour, *to_input])
 
 
 def eval_transform(preprocessing: Preprocessing, channels: int = 3) -> v2.Compose:
-    """Resize the shorter side, cut out the centre, normalise: the same image each time."""
-    size = preprocessing.image_size
-    return v2.Compose(
-        [
-            Resize(round(size / preprocessing.crop), _interpolation(preprocessing), size),
-            v2.CenterCrop(size),
-            *_to_input(preprocessing, channels),
-        ]
-    )
+    """The square that the network sees, normalised: the same image each time."""
+    return v2.Compose([*fitted(preprocessing), *_to_input(preprocessing, channels)])
+
+
+LARGER = 8 / 7  # than the network's input: what random crops are taken from
+
+
+def fitted(preprocessing: Preprocessing) -> list[Callable]:
+    """A picture to a square of image_size: its centre (the shorter side resized to image_size /
+    crop), all of it on a ground of the weights' mean, or all of it squashed."""
+    size, how = preprocessing.image_size, _interpolation(preprocessing)
+    if preprocessing.fit == "squash":
+        return [v2.Resize([size, size], how, antialias=True)]
+    if preprocessing.fit == "pad":
+        return [Padded(size, how, [round(255 * mean) for mean in preprocessing.mean])]
+    return [Resize(round(size / preprocessing.crop), how, size), v2.CenterCrop(size)]
+
+
+class Padded(nn.Module):
+    """The longer side resized to `size`, the rest filled to a square."""
+
+    def __init__(self, size: int, interpolation: InterpolationMode, fill: list[int]) -> None:
+        super().__init__()
+        self.size, self.interpolation, self.fill = size, interpolation, fill
+
+    def forward(self, picture: Tensor) -> Tensor:
+        height, width = picture.shape[-2:]
+        sides = padded_sides(width, height, self.size)
+        picture = v2.functional.resize(
+            picture, [sides[1], sides[0]], self.interpolation, antialias=True
+        )
+        left, top = ((self.size - side) // 2 for side in sides)
+        edges = [left, top, self.size - sides[0] - left, self.size - sides[1] - top]
+        return v2.functional.pad(picture, edges, fill=self.fill)
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}, interpolation={self.interpolation}, fill={self.fill}"
+
+
+def padded_sides(width: int, height: int, size: int) -> tuple[int, int]:
+    """Width and height of a picture whose longer side became `size`."""
+    longer = max(width, height)
+    return max(1, round(width * size / longer)), max(1, round(height * size / longer))
 
 
 class Resize(v2.Resize):

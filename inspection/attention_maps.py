@@ -17,7 +17,7 @@ from torch import Tensor
 from config import Preprocessing
 from images import as_tensor
 from model import VisionTransformer, attention_kept
-from transforms import eval_transform
+from transforms import eval_transform, padded_sides
 
 PALETTE = "inferno"  # perceptually uniform, and read alike by the colour-blind
 DIMMED = 0.6  # how much white lies over what the network did not see
@@ -130,6 +130,14 @@ def seen_box(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[float
     """The part of a picture (width, height) that `eval_transform` leaves, in the picture's own
     pixels: left, top, right, bottom. Its sides may differ by the rounding of the resize."""
     width, height = size
+    if preprocessing.fit == "squash":
+        return 0.0, 0.0, float(width), float(height)
+    if preprocessing.fit == "pad":  # beyond the picture, too
+        side = preprocessing.image_size
+        own = padded_sides(width, height, side)
+        steps = width / own[0], height / own[1]  # the picture's pixels by the network's
+        left, top = (-(side - o) // 2 * s for o, s in zip(own, steps, strict=True))
+        return left, top, left + side * steps[0], top + side * steps[1]
     shorter = round(preprocessing.image_size / preprocessing.crop)
     # The longer side is cut, not rounded: torchvision's Resize.
     if width <= height:
@@ -188,11 +196,17 @@ def seen(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
 def _framed(outside: np.ndarray, inside: np.ndarray, box: tuple[float, ...]) -> Image.Image:
     """`inside` within the box, and around it a pale `outside`."""
     pixels = outside * (1 - DIMMED) + 255 * DIMMED
-    left, top, right, bottom = (round(edge) for edge in box)
+    left, top, right, bottom = clipped(box, (pixels.shape[1], pixels.shape[0]))
     pixels[top:bottom, left:right] = inside[top:bottom, left:right]
     picture = Image.fromarray((pixels + 0.5).clip(0, 255).astype(np.uint8))
     ImageDraw.Draw(picture).rectangle((left, top, right - 1, bottom - 1), outline="white")
     return picture
+
+
+def clipped(box: tuple[float, ...], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """As much of a box as lies within a picture, in whole pixels."""
+    left, top, right, bottom = (round(edge) for edge in box)
+    return max(0, left), max(0, top), min(size[0], right), min(size[1], bottom)
 
 
 @cache

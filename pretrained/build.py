@@ -99,7 +99,9 @@ def build_for(config: Config, classes: tuple[str, ...], fetch: bool = True) -> V
             f"{len(classes)} classes ({some(classes)}); set it to {len(classes)} or auto"
         )
     if config.train.mode == "scratch":
-        return VisionTransformer(vit.concrete(len(classes)), classes=classes)
+        net = VisionTransformer(vit.concrete(len(classes)), classes=classes)
+        net.preprocessing = fit_of(net.preprocessing, config)
+        return net
     assert config.train.checkpoint is not None
     named = (config.train.checkpoint, config.train.save_path, config.train.log_path)
     absent = None if fetch else missing(*named)
@@ -120,6 +122,7 @@ def build_for(config: Config, classes: tuple[str, ...], fetch: bool = True) -> V
         attention_dropout=vit.attention_dropout,
         classes=classes,
     )
+    net.preprocessing = fit_of(net.preprocessing, config)
     if config.train.mode == "finetune":
         depth = net.vit.num_layers - config.train.trained_blocks
         if depth < 0:
@@ -148,6 +151,12 @@ def _say(weights: Weights) -> None:
     log.info("weights: %s, %s layout", weights.source, weights.layout)
     for note in weights.notes:
         log.info("  %s", note)
+
+
+def fit_of(preprocessing: Preprocessing, config: Config) -> Preprocessing:
+    """The weights' preprocessing, with the fit that the config names."""
+    asked = config.train.fit
+    return preprocessing if asked == "auto" else preprocessing.model_copy(update={"fit": asked})
 
 
 def without_layers(weights: Weights) -> Weights:

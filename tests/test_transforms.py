@@ -17,14 +17,15 @@ from PIL import Image
 from torch import Tensor
 
 import training
-from config import ConfigError, Preprocessing, TrainConfig
+from config import ConfigError, Fit, Preprocessing, TrainConfig
 from config_file import load_config
 from dataset import load_split
 from engine.start import try_transform
 from images import ImageDataset, Sample, read_all
-from tests.helpers import TINY_VIT, fail, picture, plan, summary, train
+from pretrained import load_model
+from tests.helpers import TINY_VIT, fail, picture, plan, prepared, summary, train
 from training import fit
-from transforms import Own, train_transform
+from transforms import Own, eval_transform, train_transform
 from utils import UserError, command_line, setup_log
 
 SIZE = Preprocessing(image_size=32)
@@ -334,3 +335,57 @@ def test_without_them_caches_made_before_are_used(finetune: Path) -> None:
     assert plan(finetune, "train.views=2", "train.rotate=0").key == before
     assert plan(finetune, "train.views=2", "train.rotate=10").key != before
     assert plan(finetune, "train.views=2", "train.vertical_flip=0.5").key != before
+
+
+# ------------------------------------------------------------------------------ train.fit
+
+
+WIDE = torch.zeros(3, 40, 100, dtype=torch.uint8)
+WIDE[0, :, :20], WIDE[2, :, 80:] = 255, 255  # red at the left end, blue at the right one
+
+
+def square(fit: Fit, picture: Tensor = WIDE) -> Tensor:
+    return eval_transform(SIZE.model_copy(update={"fit": fit}))(picture)
+
+
+def test_a_crop_sees_the_middle_alone_and_the_others_see_all() -> None:
+    grey = (0 / 255 - 0.5) / 0.5
+    crop, pad, squash = (square(fit) for fit in ("crop", "pad", "squash"))
+    assert crop.shape == pad.shape == squash.shape == (3, 32, 32)
+    assert (crop == grey).all(), "neither end"
+    for seen, rows in ((pad, slice(10, 22)), (squash, slice(None))):
+        assert (seen[0, rows, :5] > 0.9).all() and (seen[2, rows, :5] < -0.9).all()
+        assert (seen[2, rows, -5:] > 0.9).all() and (seen[0, rows, -5:] < -0.9).all()
+    ground = torch.cat([pad[:, :9], pad[:, -9:]], 1)
+    assert ground.abs().max() < 0.01, "the weights' mean, 0 once normalised"
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+@pytest.mark.parametrize("size", [(1, 60_000), (9000, 3), (32, 32), (33, 31), (1, 1)])
+def test_a_square_of_any_picture(fit: Fit, size: tuple[int, int]) -> None:
+    assert square(fit, torch.full((3, *size), 255, dtype=torch.uint8)).shape == (3, 32, 32)
+
+
+def test_augmentation_sees_as_much_as_evaluation() -> None:
+    plain = TrainConfig(crop_scale=1.0, flip=0.0, color_jitter=0.0)
+    for how in ("pad", "squash"):
+        way = train_transform(SIZE.model_copy(update={"fit": how}), plain)
+        torch.manual_seed(0)
+        seen = torch.stack([way(WIDE) for _ in range(10)])
+        assert (seen[:, 0, 16, :2] > 0.5).all() and (seen[:, 2, 16, -2:] > 0.5).all(), how
+
+
+def test_the_fit_belongs_to_the_weights(finetune: Path) -> None:
+    before = plan(finetune).key
+    assert plan(finetune, "train.fit=crop").key == before
+    keys = {plan(finetune, f"train.fit={fit}").key for fit in ("crop", "pad", "squash")}
+    assert len(keys) == 3
+    train(finetune, "train.fit=squash", "train.lr=1e-3")
+    best = finetune.parent / "weights/tiny/best.safetensors"
+    assert load_model(best).preprocessing.fit == "squash"
+    _, _, net = prepared(finetune, f"train.checkpoint={best}")
+    assert net.preprocessing.fit == "squash", "auto: the weights' own"
+    _, _, net = prepared(finetune, f"train.checkpoint={best}", "train.fit=pad")
+    assert net.preprocessing.fit == "pad"
+    _, _, net = prepared(finetune, "train.mode=scratch", "train.fit=pad", "train.head=class")
+    assert net.preprocessing.fit == "pad"

@@ -25,7 +25,15 @@ from config import ConfigError
 from drawing import legible, style
 from engine.run import BEST, runs, trained
 from images import read_image
-from inspection.attention_maps import Maps, as_input, attention_maps, overlay, seen, seen_box
+from inspection.attention_maps import (
+    Maps,
+    as_input,
+    attention_maps,
+    clipped,
+    overlay,
+    seen,
+    seen_box,
+)
 from layout.tree import read_tree
 from model import VisionTransformer
 from pretrained.build import build
@@ -208,9 +216,9 @@ def draw_panel(
         fitting = textwrap.fill(title, max(12, int(w * 12)), max_lines=2, placeholder="...")
         axes.set_title(fitting, fontsize=9, **style([title]))
         left += w + 2 * GAP
-    box = tuple(round(edge) for edge in seen_box(size, preprocessing))
+    box = clipped(seen_box(size, preprocessing), size)
     for i, cells in enumerate(shown):
-        image = overlay(picture, cells, preprocessing).crop(box)  # type: ignore[arg-type]
+        image = overlay(picture, cells, preprocessing).crop(box)
         row, column = divmod(i, columns)
         place(image, left + column * (head + GAP), TITLE + row * (head + GAP), head, head)
     middle = (left + (columns * (head + GAP) - GAP) / 2) / wide

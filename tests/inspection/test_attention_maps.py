@@ -12,6 +12,7 @@ from benchmarks.attention import mask_cells, pasted
 from config import Preprocessing, ViTConfig
 from inspection.attention_maps import (
     attention_maps,
+    clipped,
     heads,
     on_picture,
     overlay,
@@ -254,3 +255,19 @@ def test_pretrained_attention_lies_on_the_figure() -> None:
         isinstance(block.attn, Attention) and block.attn.kept is None for block in net.blocks
     )
     assert np.mean(ratios, 0).min() > 1.4, ratios
+
+
+def test_a_map_lies_where_the_network_saw_it_whatever_the_fit() -> None:
+    cells = np.zeros((4, 4), np.float32)
+    cells[:, 0] = 1  # the left quarter of what the network sees
+    wide = (100, 40)
+    for fit, box in (("squash", (0, 0, 100, 40)), ("pad", (0, -30, 100, 70))):
+        how = Preprocessing(image_size=32, fit=fit)
+        assert seen_box(wide, how) == pytest.approx(box, abs=4)
+        laid = on_picture(wide, cells, how)
+        assert laid[:, :12].min() > 0.9 and laid[:, 40:].max() == 0, fit
+        picture = Image.new("RGB", wide, "white")
+        assert overlay(picture, cells, how).size == wide
+        assert clipped(seen_box(wide, how), wide) == (0, 0, 100, 40)
+    tall = seen_box((40, 100), Preprocessing(image_size=32, fit="pad"))
+    assert tall == pytest.approx((-30, 0, 70, 100), abs=4)
