@@ -66,6 +66,7 @@ NotNegative = Annotated[Number, Field(ge=0)]
 Mean = Annotated[Number, Field(ge=-10, le=10)]  # of values in [0, 1]: 123 is of those to 255
 Deviation = Annotated[Number, Field(ge=1e-3, le=10)]
 Auto = Literal["auto"]
+OFF = BeforeValidator(false_is_none)
 # As text in files, and as the system takes it in use: see filenames.py.
 PathText = Annotated[str, PlainValidator(_path), PlainSerializer(shown)]
 Names = Annotated[tuple[Annotated[str, BeforeValidator(_name)], ...], Field(min_length=2)]
@@ -195,8 +196,8 @@ class TrainConfig(Section):
     """How the network is trained, on what, and where the results go; config.yaml explains."""
 
     mode: Mode = "finetune"
-    checkpoint: Annotated[PathText | None, BeforeValidator(false_is_none)] = "google-in21k-augreg"
-    from_checkpoint: Annotated[bool | PathText | None, BeforeValidator(false_is_none)] = None
+    checkpoint: Annotated[PathText | None, OFF] = "google-in21k-augreg"
+    from_checkpoint: Annotated[bool | PathText | None, OFF] = None
     finetune_blocks: Annotated[Whole, Field(ge=0)] = 1
     head: Literal["class", "layers", "both"] | Auto = "auto"
     cache: Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_off)] = "auto"
@@ -205,15 +206,13 @@ class TrainConfig(Section):
     base_dir: PathText = "data/pilots"
     data: PathText = "data"
     val_fraction: Annotated[Number, Field(gt=0, lt=1)] = 0.2
-    test_fraction: Annotated[
-        Annotated[Number, Field(gt=0, lt=1)] | None, BeforeValidator(false_is_none)
-    ] = None
-    classes: Annotated[Names | None, BeforeValidator(false_is_none)] = None
-    split: Annotated[PathText | None, BeforeValidator(false_is_none)] = None
-    new_images: Annotated[Literal["train"] | None, BeforeValidator(false_is_none)] = None
+    test_fraction: Annotated[Annotated[Number, Field(gt=0, lt=1)] | None, OFF] = None
+    classes: Annotated[Names | None, OFF] = None
+    split: Annotated[PathText | None, OFF] = None
+    new_images: Annotated[Literal["train"] | None, OFF] = None
     fit: Fit | Auto = "auto"
     on_bad_image: Literal["error", "skip"] = "error"
-    max_pixels: Annotated[Count | None, BeforeValidator(false_is_none)] = 500_000_000
+    max_pixels: Annotated[Count | None, OFF] = 500_000_000
     greys: tuple[Number, Number] | Auto = "auto"
     num_workers: Annotated[Whole, Field(ge=0)] | Auto = "auto"
     views: Count | Auto = "auto"
@@ -222,7 +221,7 @@ class TrainConfig(Section):
     vertical_flip: Annotated[Number, Field(ge=0, le=1)] = 0.0
     rotate: Annotated[Number, Field(ge=0, le=180)] = 0.0
     color_jitter: Annotated[Number, Field(ge=0, le=1)] = 0.2
-    transform: Annotated[str | None, BeforeValidator(false_is_none)] = None
+    transform: Annotated[str | None, OFF] = None
     mixup: NotNegative | Auto = "auto"
     cutmix: NotNegative | Auto = "auto"
     class_weights: Literal["none", "balanced"] = "none"
@@ -241,12 +240,10 @@ class TrainConfig(Section):
     warmup_epochs: NotNegative | Auto = "auto"
     decay_epochs: NotNegative | None = None
     label_smoothing: Fraction | Auto = "auto"
-    ema: Annotated[Fraction | Auto | None, BeforeValidator(false_is_none)] = "auto"
-    clip_grad: Annotated[
-        Annotated[Number, Field(gt=0)] | Auto | None, BeforeValidator(false_is_none)
-    ] = "auto"
+    ema: Annotated[Fraction | Auto | None, OFF] = "auto"
+    clip_grad: Annotated[Annotated[Number, Field(gt=0)] | Auto | None, OFF] = "auto"
     keep: Literal["best", "last"] | Auto = "auto"
-    early_stopping: Annotated[Count | None, BeforeValidator(false_is_none)] = None
+    early_stopping: Annotated[Count | None, OFF] = None
     verdict: bool = True
     refit: bool | Auto = "auto"
     report: bool = True
@@ -261,8 +258,9 @@ class TrainConfig(Section):
     log_path: PathText = "logs"
     eval_epoch: Count = 1
     log_epoch: Count | Auto = "auto"
-    track: Annotated[Literal["wandb", "mlflow"] | None, BeforeValidator(false_is_none)] = None
+    track: Annotated[Literal["wandb", "mlflow"] | None, OFF] = None
     save_epoch: Count | Auto = "auto"
+    save: Literal["all", "trained"] = "all"
 
     @property
     def draws(self) -> int | None:
@@ -376,7 +374,7 @@ class OverfitConfig(Section):
 class InferenceConfig(Section):
     """What predicting takes where no weights are named."""
 
-    checkpoint: Annotated[PathText | None, BeforeValidator(false_is_none)] = None
+    checkpoint: Annotated[PathText | None, OFF] = None
 
 
 class Config(Section):

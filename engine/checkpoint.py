@@ -5,19 +5,21 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from config import Config, TrainConfig
 from config_file import dump_config
-from engine.job import Diverged, Job, digest_without
+from engine.job import Diverged, Job
 from engine.run import COLUMNS, MetricsLog, Run
 from engine.verdict import NOT_LEARNED
 from model import Tail, VisionTransformer
-from pretrained.write import save_model
+from pretrained.files import digest_of
+from pretrained.write import save_model, save_trained
 from utils import UserError, go_on, log, unbroken, write_json
 
 
@@ -117,8 +119,8 @@ class Keeper:
     def write(self) -> None:
         """The best first: what goes on from last.pt must find it."""
         if self.best is not None:
-            epoch, config = str(self.progress.best_epoch), dump_config(self.config)
-            save_model(self.run.best, self.job.net, self.best, config=config, epoch=epoch)
+            epoch = str(self.progress.best_epoch)
+            keep(self.run.best, self.job.net, self.config, self.best, epoch=epoch)
         if self.last is not None:
             self.run.save_last(self.last)
         self.best = self.last = None
@@ -132,6 +134,22 @@ class Keeper:
             self.metrics.close()
         finally:
             self.write()
+
+
+def keep(
+    path: Path,
+    net: VisionTransformer,
+    config: Config,
+    other: Mapping[str, Tensor] | None = None,
+    **extra: str,
+) -> None:
+    """Write the network that is kept, or what was trained of it (`train.save`); the arrays of
+    `other` take the place of its own."""
+    extra["config"] = dump_config(config)
+    if config.train.save == "trained" and config.train.mode == "finetune":
+        save_trained(path, net, str(config.train.checkpoint), other, **extra)
+    else:
+        save_model(path, net, other, **extra)
 
 
 def said_of_kept(job: Job) -> str:
@@ -164,7 +182,8 @@ def saved_state(
         return None
     if state["classes"] != list(net.classes or ()):
         raise UserError(f"{run.last} was trained on other classes: {', '.join(state['classes'])}")
-    if "frozen" in state and state["frozen"] != digest_without(net, state["model"]):
+    frozen = {n: p for n, p in net.named_parameters() if n not in state["model"]}
+    if state.get("frozen", digest_of(frozen)) != digest_of(frozen):  # older files don't say
         raise UserError(
             f"{run.last} goes on from other frozen weights than train.checkpoint; go on with "
             f"{run.folder}/config.yaml and the weights that it names"

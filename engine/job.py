@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import hashlib
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +19,7 @@ from torchvision.transforms import v2
 from config import TrainConfig
 from engine.run import Run
 from model import Tokens, VisionTransformer
+from pretrained.files import digest_of
 from pretrained.write import metadata_of
 from utils import UserError, autocast, log
 
@@ -107,7 +107,7 @@ class Job:
     @cached_property
     def frozen(self) -> str:
         """A digest of the parameters that don't."""
-        return digest_without(self.net, {name for name, _ in self.trained()})
+        return digest_of({n: p for n, p in self.net.named_parameters() if not p.requires_grad})
 
     def load_state_dict(self, state: dict[str, Any], run: Run) -> None:
         try:
@@ -121,16 +121,6 @@ class Job:
                 f"{run.folder}/config.yaml"
             ) from None
         self.scheduler.load_state_dict(state["scheduler"])
-
-
-def digest_without(net: nn.Module, names: Collection[str]) -> str:
-    """Of a network's parameters but for some, and their names."""
-    digest = hashlib.sha256()
-    for name, parameter in net.named_parameters():
-        if name not in names:
-            digest.update(name.encode())
-            digest.update(parameter.detach().cpu().contiguous().numpy().data)
-    return digest.hexdigest()
 
 
 class Diverged(UserError):

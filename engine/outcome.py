@@ -14,7 +14,6 @@ from typing import Any
 from torch import Tensor
 
 from config import TrainConfig
-from config_file import dump_config
 from dataset import PARTS, Split
 from drawing import may_fail
 from engine.answers import (
@@ -24,7 +23,7 @@ from engine.answers import (
     unseen_accuracy,
     write_unseen,
 )
-from engine.checkpoint import Progress
+from engine.checkpoint import Progress, keep
 from engine.heads import add_layers_head, by_layer, each_can_be_left_out, told_apart_from
 from engine.job import SEARCH, Average, Job, Setting
 from engine.plots import plot_layers
@@ -38,7 +37,6 @@ from images import greys_of
 from metrics import balanced_interval, confusion, evaluate, predict, score_lines, scores, wilson
 from model import VisionTransformer
 from pretrained.read import read_arrays
-from pretrained.write import save_model
 from tokens.cache import Loaders, TokenLoader
 from utils import git_commit, log, minutes, shell, versions, write_csv, write_json
 
@@ -95,7 +93,7 @@ def kept_network(
     elif head != "layers":
         arrays, _ = read_arrays(work.run.best)
         trained = {n: a for n, a in arrays.items() if not n.startswith("layers.")}
-        job.net.load_state_dict(trained)
+        job.net.load_state_dict(job.net.state_dict() | trained)
         job.average = Average(job.parameters, None)  # what was read is the average
     estimate = None
     if head != "class":
@@ -109,8 +107,7 @@ def kept_network(
             if head == "layers":
                 write_unseen(work.run.folder, work.split, left_out, labels)
     if head != "class" or job.train.keep == "last":
-        config, epoch = dump_config(work.config), str(progress.best_epoch)
-        save_model(work.run.best, job.net, config=config, epoch=epoch)
+        keep(work.run.best, job.net, work.config, epoch=str(progress.best_epoch))
     given = answers(job, loaders)
     if head != "class":
         note_scores(job, loaders["train"], given["val"], progress)

@@ -7,14 +7,13 @@ from itertools import islice
 from typing import Any, cast
 
 from config import TrainConfig
-from config_file import dump_config
+from engine.checkpoint import keep
 from engine.heads import add_layers_head
 from engine.job import Diverged, Job
 from engine.side import endless, side_job
 from engine.start import Work
 from engine.verdict import Judge
 from metrics import evaluate
-from pretrained.write import save_model
 from tokens.cache import Loaders, TokenLoader
 from utils import log, progress_bar, seed_everything
 
@@ -56,13 +55,8 @@ def refit(
         "interval": found[f"{reported}_interval"],
         "by": f"the same training on {images['train']} pictures",
     }
-    save_model(
-        work.run.best,
-        job.net,
-        config=dump_config(work.config),
-        seen=json.dumps(images),
-        measured=json.dumps(measured),
-    )
+    seen, how = json.dumps(images), json.dumps(measured)
+    keep(work.run.best, job.net, work.config, seen=seen, measured=how)
     return {"images": sum(images.values()), "parts": list(LEARNS), "val_accuracy": known}
 
 

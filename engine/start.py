@@ -216,4 +216,5 @@ def checkpoint_bytes(train: TrainConfig, net: VisionTransformer) -> int:
     """The size of best.safetensors and last.pt together."""
     total, trainable = net.parameter_counts()
     more = moment_bytes(train, trainable) + (4 * trainable if train.ema else 0)
-    return 4 * total + 4 * trainable + more
+    kept = trainable if train.save == "trained" and train.mode == "finetune" else total
+    return 4 * kept + 4 * trainable + more

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from config import Config, Preprocessing, ViTConfig
 from model import VisionTransformer
+from pretrained.files import digest_of, metadata_in, read_arrays
 from pretrained.names import Missing, missing, resolve
-from pretrained.read import Weights, layers_head, read
+from pretrained.read import Weights, convert, layers_head, read
 from utils import UserError, log, some
 
 
@@ -30,7 +31,7 @@ def load_model(
     a number gives a fresh zero head. `image_size`, in pixels, resamples the positions; None keeps
     the table's own size. Raises UserError where the weights can't be had or understood.
     """
-    weights = read(resolve(str(path_or_name)))
+    weights = whole(resolve(str(path_or_name)))
     _say(weights)
     return build(weights, num_classes=num_classes, image_size=image_size).to(device)
 
@@ -80,6 +81,27 @@ def build(
     return net.eval()
 
 
+def whole(path: Path) -> Weights:
+    """What `read` gives of a file; of one that holds only what was trained (`train.save`), with the
+    rest out of the weights that it was trained from."""
+    if path.is_dir() or "base" not in metadata_in(path):
+        return read(path)
+    arrays, metadata = read_arrays(path)
+    base = metadata["base"]
+    lacks = f"{path} holds only what was trained from {base}"
+    try:
+        rest = dict(read(resolve(base)).state)
+    except UserError as error:
+        raise UserError(f"{lacks}, which is needed as well: {error}") from None
+    patch = rest["patch_embed.proj.weight"].shape[-1]
+    rest["pos_embed"] = resample_positions(rest["pos_embed"], metadata["dim"] // patch)
+    own = ("head.", "pre_logits.", "layers.")
+    rest = {n: a for n, a in rest.items() if n not in arrays and not n.startswith(own)}
+    if digest_of(rest) != metadata["frozen"]:
+        raise UserError(f"{lacks}, which is not what it was then; put the right file there")
+    return convert(rest | arrays, metadata, str(path))
+
+
 class NotFetched(UserError):
     """Weights that are not here, of an architecture that their name does not tell."""
 
@@ -105,7 +127,7 @@ def build_for(config: Config, classes: tuple[str, ...], fetch: bool = True) -> V
     assert config.train.checkpoint is not None
     named = (config.train.checkpoint, config.train.save_path, config.train.log_path)
     absent = None if fetch else missing(*named)
-    weights = stand_in(absent) if absent else read(resolve(*named))
+    weights = stand_in(absent) if absent else whole(resolve(*named))
     if not absent:
         _say(weights)
     _check_architecture(vit, weights)

@@ -61,6 +61,9 @@ def own_metadata(header: Any, source: str) -> dict[str, Any]:
         Preprocessing, preprocessing, f"{place} preprocessing."
     ).model_dump()
     found["classes"] = _classes(header, source)
+    if "base" in header:
+        found |= {key: str(header.get(key, "")) for key in ("base", "frozen")}
+        found["dim"] = architecture.get("dim")
     if "seen" in header:
         found["seen"] = str(header["seen"])
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import zipfile
@@ -277,3 +278,21 @@ def _read_shards(index: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise UserError(f"{path} lacks {some(absent)}, which {index.name} says it holds")
         arrays |= found
     return arrays, {"notes": (f"the arrays are of {len(files)} shards",)}
+
+
+def digest_of(arrays: Mapping[str, Tensor]) -> str:
+    """Of some arrays and their names, in whatever order."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(name.encode())
+        digest.update(array.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def metadata_in(path: Path) -> dict[str, str]:
+    """The header of a safetensors file; {} of others, and of one that can't be read."""
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except Exception:  # `read_arrays` says what is wrong with it
+        return {}

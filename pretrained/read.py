@@ -323,6 +323,11 @@ def read(path: Path) -> Weights:
     """
     path = weights_in(path) if path.is_dir() else path
     arrays, own = read_arrays(path)
+    if "base" in own:
+        raise UserError(
+            f"{path} holds only what was trained from {own['base']}; pretrained.load_model puts "
+            "the two together"
+        )
     beside = json_metadata(path.parent, arrays) if "num_heads" not in own else {}
     notes = (*beside.get("notes", ()), *own.get("notes", ()))
     try:

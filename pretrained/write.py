@@ -13,6 +13,7 @@ from torch import Tensor
 
 from model import VisionTransformer
 from pretrained.build import build
+from pretrained.files import digest_of
 from pretrained.layouts import LAYOUTS
 from pretrained.read import Weights
 from utils import UserError, replacing, some
@@ -72,11 +73,35 @@ def save_model(
 ) -> None:
     """Write a model as safetensors with everything that its use needs in the metadata; the arrays
     of `other` take the place of its own. The same model gives the same bytes."""
-    arrays = net.state_dict() | dict(other or {})
+    _write(path, net.state_dict() | dict(other or {}), metadata_of(net, **extra))
+
+
+def save_trained(
+    path: Path,
+    net: VisionTransformer,
+    base: str,
+    other: Mapping[str, Tensor] | None = None,
+    **extra: str,
+) -> None:
+    """Write what was trained of a network alone, with the weights that it began with by their name
+    or path, and a digest of what is left out."""
+    frozen = [n for n, p in net.named_parameters() if not (p.requires_grad or in_head(n))]
+    arrays = {n: a for n, a in net.state_dict().items() if n not in frozen} | dict(other or {})
+    extra["base"] = str(Path(base).absolute()) if Path(base).exists() else base
+    extra["frozen"] = digest_of({n: p for n, p in net.named_parameters() if n in frozen})
+    _write(path, arrays, metadata_of(net, **extra))
+
+
+def in_head(name: str) -> bool:
+    """Whether an array is the head's over layers, which is solved for."""
+    return name.startswith("layers.")
+
+
+def _write(path: Path, arrays: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in arrays.items()}
     size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     with replacing(path, size) as temporary:
-        save_file(state, temporary, metadata_of(net, **extra))
+        save_file(state, temporary, metadata)
         sort_metadata(temporary)
 
 

@@ -36,8 +36,7 @@ from inspection.attention_maps import (
 )
 from layout.tree import read_tree
 from model import VisionTransformer
-from pretrained.build import build
-from pretrained.read import read
+from pretrained.build import build, whole
 from utils import UserError, command_line, pick_device, progress_bar, replacing
 
 LONGER, HEAD, GAP, TITLE = 3.4, 1.6, 0.12, 0.5  # inches: a picture's longer side, a head's, between
@@ -106,7 +105,7 @@ def find_checkpoint(wanted: str) -> Path:
 
 def load_classifier(checkpoint: Path) -> VisionTransformer:
     """The network of a checkpoint; UserError where it isn't one, or has no head."""
-    net = build(read(checkpoint))
+    net = build(whole(checkpoint))
     if not net.num_classes:
         raise UserError(
             f"{checkpoint} has no head, so no classes to look for; train it first, and name that "

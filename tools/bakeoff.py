@@ -33,9 +33,8 @@ from engine.start import begin, report_data
 from metrics import predict, standard_error, wilson
 from model import Tail
 from overrides import arguments
-from pretrained.build import build_for
+from pretrained.build import build_for, whole
 from pretrained.names import resolve
-from pretrained.read import read
 from tokens.builder import open_cache
 from tokens.plan import Plan, damage, known_files
 from utils import UserError, command_line, log, seed_everything, shell, write_csv
@@ -132,7 +131,7 @@ def fitting(name: str, config: Config) -> Config:
     train = config.train.model_copy(update={"checkpoint": weights})
     vit = ViTConfig()
     if found or "dim" in config.vit.model_fields_set:
-        patch = read(resolve(weights)).vit.patch_dim
+        patch = whole(resolve(weights)).vit.patch_dim
         vit = ViTConfig(dim=max(1, round(pixels / patch)) * patch)
     return config.model_copy(update={"vit": vit, "train": train})
 

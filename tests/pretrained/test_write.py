@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors import safe_open
 
 import pretrained
 from config import ViTConfig
+from config_file import load_config
 from model import VisionTransformer
 from pretrained import load_model
 from pretrained.read import convert
 from pretrained.write import metadata_of, save_model, save_weights
-from tests.helpers import TINY_VIT
+from tests.helpers import TINY_VIT, random_weights, train
 from tests.pretrained.helpers import images, randomise
 from tests.pretrained.test_layouts import timm_model
+from utils import UserError
 
 
 def test_our_checkpoint_carries_everything(tmp_path: Path) -> None:
@@ -55,3 +58,47 @@ def test_the_size_for_use_can_differ_from_the_tables(tmp_path: Path) -> None:
     save_weights(tmp_path / "w.safetensors", weights, "here")
     again = pretrained.read(tmp_path / "w.safetensors")
     assert again.vit.dim == 64 and again.preprocessing.image_size == 32
+
+
+# ------------------------------------------------------------------ what was trained alone
+
+
+@pytest.mark.parametrize("head", ["class", "both", "layers"])
+def test_a_file_of_what_was_trained_is_put_together_again(finetune: Path, head: str) -> None:
+    options = [f"train.head={head}", "train.lr=1e-3", "vit.dim=48", "train.refit=auto"]
+    train(finetune, *options)
+    train(finetune, *options, "train.save=trained", "train.run_name=small")
+    best, small = (finetune.parent / f"weights/{r}/best.safetensors" for r in ("tiny", "small"))
+    whole, again = load_model(best), load_model(small)
+    assert small.stat().st_size < 0.75 * best.stat().st_size
+    assert whole.state_dict().keys() == again.state_dict().keys()
+    assert all(map(torch.equal, whole.state_dict().values(), again.state_dict().values()))
+    assert (again.vit, again.classes, again.preprocessing) == (
+        whole.vit,
+        whole.classes,
+        whole.preprocessing,
+    )
+    assert train(finetune, *options, f"train.checkpoint={small}", "train.run_name=more") == 0
+
+
+def test_without_what_it_was_trained_from_a_sentence_says_so(finetune: Path) -> None:
+    train(finetune, "train.save=trained", "train.lr=1e-3", "train.head=class")
+    small = finetune.parent / "weights/tiny/best.safetensors"
+    base = Path(load_config(finetune)[0].train.checkpoint or "")
+    with pytest.raises(UserError, match="holds only what was trained from"):
+        pretrained.read(small)
+    random_weights(base, seed=5)
+    with pytest.raises(UserError, match="is not what it was then; put the right file there"):
+        load_model(small)
+    base.unlink()
+    with pytest.raises(UserError, match=f"trained from {base}, which is needed as well: "):
+        load_model(small)
+
+
+def test_a_stopped_run_of_it_ends_alike(finetune: Path) -> None:
+    options = ["train.save=trained", "train.lr=1e-3", "train.head=both", "train.refit=auto"]
+    train(finetune, *options)
+    best = finetune.parent / "weights/tiny/best.safetensors"
+    before = best.read_bytes()
+    train(finetune, *options, "train.from_checkpoint=true")
+    assert best.read_bytes() == before

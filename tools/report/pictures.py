@@ -128,12 +128,11 @@ def looks(record: Record, chosen: list[Prediction]) -> Iterator[dict[str, Any] |
     answer; None where the image can't be read any more. Stops early where the time is up. Raises
     UserError where the weights can't be used."""
     from inspection.attention_maps import as_input, attention_maps, overlay, seen
-    from pretrained.build import build
-    from pretrained.read import read
+    from pretrained.build import build, whole
 
     if record.weights is None or record.pictures is None:
         return
-    net = build(read(record.weights))
+    net = build(whole(record.weights))
     began = time.monotonic()
     for answer in chosen:
         if time.monotonic() > began + LOOKS_SECONDS:
