@@ -46,8 +46,9 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> tuple[C
     if problems:
         raise _listed(str(path), problems)
     assert config is not None
-    if path != given:
-        notes.insert(0, f"settings: {path}")
+    stray = given == Path("config.yaml") and Path.cwd() != ROOT
+    if path != given or stray:  # another project's file has that name, too
+        notes.insert(0, f"settings: {path.absolute()}")
     named = {override.partition("=")[0] for override in overrides or []}
     return _located(config, path.parent, named), [*notes, *advice(config.train)]
 

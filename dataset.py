@@ -113,6 +113,19 @@ def _classes(root: Path, layout: Layout, wanted: set[str] | None) -> tuple[str, 
     return names
 
 
+SHOWN = 5  # of many, in a sentence
+
+
+def unreadable(bad: list[tuple[Path, str]]) -> str:
+    """Which pictures can't be read, and why, as far as a sentence goes; what to do."""
+    listed = "; ".join(f"{path} ({reason})" for path, reason in bad[:SHOWN])
+    more = f"; and {len(bad) - SHOWN:,} more" if len(bad) > SHOWN else ""
+    remedy = "remove them, or set train.on_bad_image to skip"
+    if any("train.max_pixels" in reason for _, reason in bad):
+        remedy = "raise train.max_pixels (null: no limit), make them smaller, or " + remedy
+    return f"{len(bad):,} unreadable image{'s' if len(bad) > 1 else ''}: {listed}{more}; {remedy}"
+
+
 def _samples(
     found: list[Found],
     classes: tuple[str, ...],
@@ -123,11 +136,7 @@ def _samples(
     """The files that could be read; the others are an error, or not used."""
     bad = reading.bad
     if bad and on_bad_image == "error":
-        listed = "; ".join(f"{path} ({reason})" for path, reason in bad)
-        raise UserError(
-            f"{len(bad)} unreadable image{'s' if len(bad) > 1 else ''}: {listed}; remove them, or "
-            "set train.on_bad_image to skip"
-        )
+        raise UserError(unreadable(bad))
     unused += [(path, f"unreadable: {reason}") for path, reason in bad]
     digests, index = reading.digests, {name: i for i, name in enumerate(classes)}
     samples = [

@@ -139,9 +139,7 @@ def check_size(size: tuple[int, int], most: int | None) -> None:
     pixels = size[0] * size[1]
     if most is not None and pixels > most:
         raise TooLarge(
-            f"{size[0]:,} x {size[1]:,} pixels are {pixels / MEGA:,.6g} megapixels, more than "
-            f"train.max_pixels={most} allows; raise it (null: no limit), or make the picture "
-            "smaller"
+            f"{size[0]:,} x {size[1]:,} are {pixels:,} pixels, and train.max_pixels is {most:,}"
         )
 
 

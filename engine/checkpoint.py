@@ -204,6 +204,8 @@ def resumable(run: Run, progress: Progress) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         done = f"{progress.epoch} epoch{'' if progress.epoch == 1 else 's'} done"
+        if not progress.epoch:
+            done = "no epoch done (what is in the token cache stays there)"
         raise KeyboardInterrupt(f"stopped with {done}; go on with: {go_on(run.folder)}") from None
     except Diverged as error:
         there = [str(path) for path in (run.best, run.last) if path.exists()]

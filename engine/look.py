@@ -69,9 +69,12 @@ def first_look(work: Work, loader: TokenLoader) -> Kind:
         *(unseen.accuracy(kind) for kind in KINDS),
     )
     if train.head == "auto" and leads(unseen):
+        log.info("head auto: the one over layers alone; no block trains, and there are no epochs")
         if named:
             log.info("the head over layers is fitted to plain pictures: no augmentation is used")
         return Kind("layers")
+    if train.head == "auto":
+        log.info("head auto: both, the mean of the two; the epochs' numbers are the block's alone")
     if named:
         return Kind("both")
     if short:
@@ -116,7 +119,7 @@ def views_that_pay(work: Work) -> int:
         "views auto: a second view of %d training pictures changes the loss of those held out by "
         "%+.4f ± %.4f: %s",
         *(len(gain), -gain.mean().item(), error),
-        f"all get {many}" if pays else "one does",
+        f"no harm beyond its uncertainty: all get {many}" if pays else "it does harm: one does",
     )
     return many if pays else 1
 

@@ -97,10 +97,12 @@ class Run:
         run = cls(name or default_name(pictures, kind), log_path, save_path)
         for folder in (run.folder, run.weights):
             if folder.exists() and any(folder.iterdir()) and not run.is_half_born:
-                raise UserError(
-                    f"{folder} exists: choose another train.run_name, remove it, or go on with "
-                    f"it: {go_on(run.folder)}"
-                )
+                if (run.folder / "summary.json").exists():
+                    way = "a finished run: choose another train.run_name, or remove it"
+                else:
+                    way = "choose another train.run_name, remove it, or go on with it: "
+                    way += go_on(run.folder)
+                raise UserError(f"{folder} exists: {way}")
         return run
 
     @classmethod

@@ -323,6 +323,9 @@ def test_it_runs_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path / "here")
     config, notes = load_config("config.yaml")
     assert notes == [f"settings: {REPO / 'config.yaml'}"]
+    Path("config.yaml").write_text("train: {seed: 3}")
+    config, notes = load_config("config.yaml")
+    assert config.train.seed == 3 and notes == [f"settings: {Path('config.yaml').absolute()}"]
     assert load_config("configs/quickstart.yaml")[0].train.run_name == "quickstart"
     path = write(tmp_path, "train: {base_dir: pics, split: s.csv, data: cache, log_path: l}")
     for name in ("pics", "s.csv", "cache"):

@@ -438,3 +438,13 @@ def test_new_pictures_leave_the_validation_part_nearly_as_it_was(finetune: Path)
     after = {s.sha256 for s in prepared(finetune)[1].part("val")}
     assert len(before) == 6 and len(after) == 7 and len(before - after) <= 1
     assert {s.sha256 for s in prepared(finetune, "train.seed=1")[1].part("val")} != after
+
+
+def test_of_many_that_can_not_be_read_a_few_are_named(image_folder: Path) -> None:
+    for i in range(40):
+        (image_folder / "red" / f"bad{i:02}.png").write_bytes(b"no picture")
+    with pytest.raises(UserError) as caught:
+        load_split(settings(image_folder))
+    message = str(caught.value)
+    assert message.startswith("40 unreadable images: ") and "bad04.png" in message
+    assert "bad05.png" not in message and "; and 35 more; remove them, or set" in message

@@ -62,7 +62,10 @@ def main(argv: list[str] | None = None) -> int:
     overrides = [word for word in args.weights if is_override(word)]
     names = list(dict.fromkeys(word for word in args.weights if not is_override(word)))
     if len(names) < 2:
-        raise UserError("name two weights or more: python -m tools.bakeoff CONFIG WEIGHTS WEIGHTS")
+        raise UserError(
+            "name two weights or more: python -m tools.bakeoff CONFIG WEIGHTS WEIGHTS "
+            "[train.base_dir=pictures]"
+        )
     more = ["train.mode=finetune", "train.head=layers", f"train.checkpoint={names[0]}"]
     config, notes = load_config(args.config, [*overrides, *more])
     device = begin(config.train, notes)

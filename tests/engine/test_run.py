@@ -19,6 +19,10 @@ from tests.helpers import fail, train
 def test_an_existing_run_is_never_overwritten(config_file: Path) -> None:
     train(config_file, "train.max_epochs=1")
     before = (config_file.parent / "logs/tiny/metrics.csv").read_bytes()
+    assert "exists: a finished run: choose another train.run_name, or remove it" in fail(
+        config_file
+    )
+    (config_file.parent / "logs/tiny/summary.json").unlink()
     assert "exists: choose another train.run_name, remove it, or go on with it: python" in fail(
         config_file
     )
@@ -38,7 +42,7 @@ def test_a_run_that_was_killed_before_its_split_begins_again(
     said = fail(config_file, "train.from_checkpoint=true")
     assert "was stopped before it began; leave train.from_checkpoint out" in said
     assert train(config_file, "train.max_epochs=1") == 0
-    assert "exists: choose another" in fail(config_file), "it is a run by now"
+    assert "exists: a finished run" in fail(config_file), "it is a run by now"
 
 
 def test_a_run_to_go_on_with_is_found_by_its_name(

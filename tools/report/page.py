@@ -212,9 +212,10 @@ def training_row(record: Record) -> str:
     """What the scores of the training part were measured on."""
     if record.summary.get("head") in ("both", "layers"):
         return "The training row is of the plain pictures that the head over layers was fitted to."
-    said = (
-        "The training row is the last epoch's, with augmentation and label smoothing, as trained."
-    )
+    config = record.config
+    plain = config is not None and config.train.views == 1
+    how = "with label smoothing" if plain else "with augmentation and label smoothing"
+    said = f"The training row is the last epoch's, {how}, as trained."
     return " ".join(part for part in (said, floor(record)) if part)
 
 
