@@ -78,6 +78,7 @@ def page(record: Record, with_looks: bool) -> dict[str, Any]:
         "kept": kept,
         "curves": curves(record.metrics, kept, "step" if record.overfit else "epoch", word),
         "kept_word": word,
+        "half": record.summary.get("head") == "both",
         "training_row": training_row(record),
         "floor": floor(record),
         "part_name": PARTS[record.part],
