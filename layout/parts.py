@@ -166,7 +166,11 @@ def _see_that_it_is_no_shelf(body: Folder) -> None:
             return False
 
     if any(has_parts(folder) for folder in body.full):
-        sets = [str(folder.path) for folder in body.full if _is_set(folder)]
+        sets_here = [folder for folder in body.full if _is_set(folder)]
+        ours = [f for f in sets_here if (f.path / "training.py").exists()]  # the program itself
+        found = [f for f in sets_here if f not in ours] or sets_here
+        found.sort(key=lambda folder: -sum(1 for _ in folder.every_picture()))
+        sets = [str(folder.path) for folder in found]
         raise UserError(
             f"{body.path} holds {'a set' if len(sets) == 1 else 'sets'} of images, and is one "
             f"folder too high; did you mean {' or '.join(sets[:3])}?"

@@ -129,6 +129,15 @@ def test_what_is_no_set_is_refused_with_the_remedy(tmp_path: Path, folders: str,
     assert said.format(root=tmp_path) in refused(tree(tmp_path, folders))
 
 
+def test_the_largest_set_is_suggested_first_and_the_program_is_none(tmp_path: Path) -> None:
+    small = "a/train/x a/train/y a/val/x a/val/y"
+    root = tree(tmp_path, f"{small} vit/data/p vit/data/q vit/test/p vit/test/q")
+    tree(root, "z/train/x z/train/y z/val/x z/val/y", 9)
+    assert f"{tmp_path}/vit" in refused(root)
+    (tmp_path / "vit" / "training.py").touch()
+    assert refused(root).endswith(f"did you mean {tmp_path}/z or {tmp_path}/a?")
+
+
 def test_a_class_folder_alone_points_at_the_one_above(tmp_path: Path) -> None:
     assert f"then it takes {tmp_path})" in refused(tree(tmp_path, "cat dog") / "cat")
 
