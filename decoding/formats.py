@@ -47,8 +47,14 @@ KINDS = {
 }
 
 Image.init()
-Image.MAX_IMAGE_PIXELS = None  # `open_picture` has a limit of its own, with a way out
-warnings.filterwarnings("ignore", module=r"PIL\.")  # of metadata, which is left out
+
+
+@cache
+def _ours() -> None:
+    """Pillow's own limit is off, as `open_picture` has one with a way out; its warnings are of
+    metadata, which is left out. Both are its module's, so it is done when the first is opened."""
+    Image.MAX_IMAGE_PIXELS = None
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class TooLarge(ValueError):
@@ -117,6 +123,7 @@ def _tags(image: Image.Image) -> list[tuple[int, object]]:
 
 
 def _loaded(content: bytes, name: str, most: int | None) -> Image.Image:
+    _ours()
     formats = _formats(Path(name).suffix.lower())
     if is_heic(content):
         formats = (_heif(),)
