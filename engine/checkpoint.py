@@ -183,7 +183,7 @@ def saved_state(
     if state["classes"] != list(net.classes or ()):
         raise UserError(f"{run.last} was trained on other classes: {', '.join(state['classes'])}")
     frozen = {n: p for n, p in net.named_parameters() if n not in state["model"]}
-    if state.get("frozen", digest_of(frozen)) != digest_of(frozen):  # older files don't say
+    if "frozen" in state and state["frozen"] != digest_of(frozen):  # older files don't say
         raise UserError(
             f"{run.last} goes on from other frozen weights than train.checkpoint; go on with "
             f"{run.folder}/config.yaml and the weights that it names"

@@ -49,9 +49,9 @@ def forecast(work: Work) -> Forecast:
         step, scored = timed_step(work), timed_scores(work)
         checks = train.max_epochs / train.eval_epoch * held_out * scored
         return Forecast({"training": steps * step, "validation": checks})
-    donors = find_donors(plan) if damage(plan.path) else plan.draws
-    copied = sum(id_ in donors for id_ in plan.draws) if damage(plan.path) else 0
-    missing = len(plan.draws) - len(donors)
+    there = not damage(plan.path)
+    copied = 0 if there else len(find_donors(plan))
+    missing = 0 if there else len(plan.draws) - copied
     seconds = {"the token cache": missing * timed_trunk(work) if missing else 0.0}
     if train.head != "layers":
         step = timed_step(work)

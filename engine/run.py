@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors import safe_open
 
 from config import ConfigError
 from config_file import load_config
 from engine.plots import plot_curves
 from engine.track import TensorBoard
+from pretrained.files import metadata_in
 from utils import UserError, go_on, log_to, replacing, write_csv
 
 PLOT_SECONDS = 10
@@ -293,8 +293,7 @@ def config_of(checkpoint: Path, wanted: str, log_path: str = "logs") -> Path | N
     name = checkpoint.parent.name
     places = [Path(wanted), Path(log_path) / name]
     with contextlib.suppress(Exception):  # other weights say nothing of a run
-        with safe_open(checkpoint, "pt") as file:
-            said = yaml.safe_load(file.metadata()["config"])["train"]["log_path"]
+        said = yaml.safe_load(metadata_in(checkpoint)["config"])["train"]["log_path"]
         bases = [Path(), *checkpoint.absolute().parents[1:4]]
         places += [base / said / name for base in bases]
     found = (place / "config.yaml" for place in places)

@@ -10,12 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from config import Config, Preprocessing, ViTConfig
+from config import OF_THE_WEIGHTS, Config, Preprocessing, ViTConfig
 from model import VisionTransformer
 from pretrained.files import digest_of, metadata_in, read_arrays
 from pretrained.names import Missing, missing, resolve
 from pretrained.read import Weights, convert, layers_head, read
 from utils import UserError, log, some
+
+HEADS = ("head.", "pre_logits.", "layers.")  # of what is the head's the names begin so
 
 
 def load_model(
@@ -54,7 +56,7 @@ def build(
     fresh: set[str] = set()
     if num_classes is not None:
         changes |= {"num_classes": num_classes, "representation_size": None}
-        dropped = {name for name in state if name.startswith(("head.", "pre_logits.", "layers."))}
+        dropped = {name for name in state if name.startswith(HEADS)}
         state = {name: tensor for name, tensor in state.items() if name not in dropped}
         fresh = {"head.weight", "head.bias"} if num_classes else set()
         if dropped:
@@ -95,8 +97,7 @@ def whole(path: Path) -> Weights:
         raise UserError(f"{lacks}, which is needed as well: {error}") from None
     patch = rest["patch_embed.proj.weight"].shape[-1]
     rest["pos_embed"] = resample_positions(rest["pos_embed"], metadata["dim"] // patch)
-    own = ("head.", "pre_logits.", "layers.")
-    rest = {n: a for n, a in rest.items() if n not in arrays and not n.startswith(own)}
+    rest = {n: a for n, a in rest.items() if n not in arrays and not n.startswith(HEADS)}
     if digest_of(rest) != metadata["frozen"]:
         raise UserError(f"{lacks}, which is not what it was then; put the right file there")
     return convert(rest | arrays, metadata, str(path))
@@ -190,11 +191,12 @@ def without_layers(weights: Weights) -> Weights:
 
 
 def _check_architecture(vit: ViTConfig, weights: Weights) -> None:
-    keys = ("patch_dim", "input_channels", "hidden_dim", "num_heads", "num_layers", "ff_dim")
     differing = [
         f"{key}: {getattr(vit, key)} in the config, {getattr(weights.vit, key)} in the weights"
-        for key in keys
-        if key in vit.model_fields_set and getattr(vit, key) != getattr(weights.vit, key)
+        for key in OF_THE_WEIGHTS
+        if key != "dim"  # for which the positions are resampled
+        and key in vit.model_fields_set
+        and getattr(vit, key) != getattr(weights.vit, key)
     ]
     if differing:
         raise UserError(

@@ -55,21 +55,26 @@ def read_arrays(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     if not path.exists():
         raise UserError(f"{path}: no such weights file; fetch it, or name another")
-    with open(path, "rb") as file:
-        start = file.read(9)
     if path.name.endswith(".index.json"):
         return _read_shards(path)
     if index := _index_of(path):
         return _read_shards(index)
+    return _read_one(path)
+
+
+def _read_one(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    with open(path, "rb") as file:
+        start = file.read(9)
     try:
-        return _read_one(path, start)
+        return _by_content(path, start)
     except (zipfile.BadZipFile, SafetensorError, EOFError, ValueError, OSError) as error:
         raise UserError(
             f"{path} is damaged or cut short ({error}); remove it and fetch it again"
         ) from None
 
 
-def _read_one(path: Path, start: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _by_content(path: Path, start: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The file by what it begins with."""
     if start[:2] == b"PK":
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -266,14 +271,7 @@ def _read_shards(index: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     arrays: dict[str, Tensor] = {}
     for file, names in files.items():
         path = index.parent / file
-        with open(path, "rb") as opened:
-            start = opened.read(9)
-        try:
-            found, _ = _read_one(path, start)
-        except (zipfile.BadZipFile, SafetensorError, EOFError, ValueError, OSError) as error:
-            raise UserError(
-                f"{path} is damaged or cut short ({error}); remove it and fetch it again"
-            ) from None
+        found, _ = _read_one(path)
         if absent := sorted(set(names) - found.keys()):
             raise UserError(f"{path} lacks {some(absent)}, which {index.name} says it holds")
         arrays |= found

@@ -48,8 +48,8 @@ ON_HUB = re.compile(
 
 @dataclass(frozen=True)
 class Missing:
-    """Weights that are not on this machine: what they are fetched from, where to, and what they
-    are, where the name says it."""
+    """Weights that are fetched where they are not on this machine: from where, where to, and what
+    they are, where the name says it."""
 
     source: str
     path: Path
@@ -60,15 +60,10 @@ def missing(
     name: str, save_path: str | Path | None = None, log_path: str | Path = LOGS
 ) -> Missing | None:
     """What `resolve` would fetch for a name; None where it is here, or there is no such thing."""
-    if name in GOOGLE_FILES:
-        address = f"{GOOGLE_BUCKET}/{GOOGLE_FILES[name]}"
-        found = Missing(address, _kept(f"{name}.npz"), _google(name))
-        return None if found.path.exists() else found
+    if file := _single_file(name):
+        return None if file.path.exists() else file
     on_hub = ON_HUB.fullmatch(name)
-    if not on_hub and re.match(r"https?://", name):
-        found = Missing(name, _kept(_file_of(name)))
-        return None if found.path.exists() else found
-    places = list(dict.fromkeys([WEIGHTS if save_path is None else Path(save_path), WEIGHTS]))
+    places = _places(save_path)
     if not on_hub and (not OWNER_NAME.fullmatch(name) or find_local(name, places, Path(log_path))):
         return None
     owner_name = on_hub[1] if on_hub else name
@@ -76,6 +71,21 @@ def missing(
         return None
     folder = _kept(owner_name.replace("/", "--"))
     return None if folder.is_dir() else Missing(f"{HUB}/{owner_name}", folder)
+
+
+def _single_file(name: str) -> Missing | None:
+    """The file that one of Google's names or an address stands for, here or not."""
+    if name in GOOGLE_FILES:
+        address = f"{GOOGLE_BUCKET}/{GOOGLE_FILES[name]}"
+        return Missing(address, _kept(f"{name}.npz"), _google(name))
+    if re.match(r"https?://", name) and not ON_HUB.fullmatch(name):
+        return Missing(name, _kept(_file_of(name)))
+    return None
+
+
+def _places(save_path: str | Path | None) -> list[Path]:
+    """A run of one's own first; what was downloaded lies in weights, wherever runs are kept."""
+    return list(dict.fromkeys([WEIGHTS if save_path is None else Path(save_path), WEIGHTS]))
 
 
 def _google(name: str) -> ViTConfig:
@@ -107,15 +117,11 @@ def resolve(name: str, save_path: str | Path | None = None, log_path: str | Path
     `save_path` and `log_path` are where runs are. Raises UserError where it can't be had, saying
     which file to put where.
     """
-    # A run of one's own first; what was downloaded lies in weights, wherever runs are kept.
-    places = list(dict.fromkeys([WEIGHTS if save_path is None else Path(save_path), WEIGHTS]))
-    logs = Path(log_path)
-    if name in GOOGLE_FILES:
-        return _fetched(f"{GOOGLE_BUCKET}/{GOOGLE_FILES[name]}", _kept(f"{name}.npz"))
+    places, logs = _places(save_path), Path(log_path)
+    if file := _single_file(name):
+        return _fetched(file.source, file.path)
     if on_hub := ON_HUB.fullmatch(name):
         return _from_hub(on_hub[1])
-    if re.match(r"https?://", name):
-        return _fetched(name, _kept(_file_of(name)))
     if found := find_local(name, places, logs):
         return found
     meant = near(name, places, logs, more=GOOGLE_FILES)
