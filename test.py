@@ -60,8 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f" ({len(labels)} {args.split} images; {train.optim}, lr {train.lr:.3g}, no warm-up)")
     print(*report.checks, sep="\n")
     folder = output_folder(config, run)
-    save(report, net, folder)
-    print(f"saved: {folder} (table.csv and six plots)")
+    print(f"saved: {folder} ({', '.join(save(report, net, folder))})")
     return int(any(check.passed is False for check in report.checks))
 
 

@@ -126,6 +126,9 @@ def train_epochs(
         tracker.epoch(row)
         ends = epoch == job.epochs or progress.patience_is_over(train)
         report_epoch(metrics, train.log_epoch, ends)
+    if train.log_epoch == "auto" and metrics.rows:
+        where = metrics.path.name
+        log.info("an epoch is shown where validation is better than before; all are in %s", where)
 
 
 def prepare(work: Work) -> tuple[nn.Module, Loaders]:
@@ -203,7 +206,7 @@ def report_epoch(metrics: MetricsLog, every: int | str, ends: bool) -> None:
         row["train_loss"],
         row["train_accuracy"],
         val,
-        row["images_per_second"],
+        metrics.images_per_second,
     )
 
 

@@ -36,7 +36,7 @@ def plot_curves(
     )
     # Okabe and Ito's palette, which colour-blind readers can tell apart.
     colours = ("#0072B2", "#D55E00")
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    figure = Figure(figsize=(12, 4), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (title, lines) in zip(figure.subplots(1, 3), panels, strict=True):
         for colour, (column, label) in zip(colours, lines.items(), strict=False):
@@ -48,7 +48,7 @@ def plot_curves(
         axes.set(title=title, xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 

@@ -95,6 +95,10 @@ class Run:
         of run, where it is no training. Raises UserError where it exists: results are never
         overwritten."""
         run = cls(name or default_name(pictures, kind), log_path, save_path)
+        number = 1
+        while name is None and (run.folder.exists() or run.weights.exists()):
+            number += 1  # begun in the same second
+            run = cls(f"{default_name(pictures, kind)}-{number}", log_path, save_path)
         for folder in (run.folder, run.weights):
             if folder.exists() and any(folder.iterdir()) and not run.is_half_born:
                 if (run.folder / "summary.json").exists():
@@ -222,6 +226,13 @@ class MetricsLog:
     def last_accuracy(self) -> float | None:
         """That of the last validation; None before the first."""
         return self._validations[-1][0] if self._validations else None
+
+    @property
+    def images_per_second(self) -> float:
+        """Of all epochs: one alone takes milliseconds where tokens are cached, too few to tell."""
+        timed = [row for row in self.rows if row.get("seconds") and row.get("images_per_second")]
+        took = [(row["seconds"], row["images_per_second"]) for row in timed]
+        return sum(s * rate for s, rate in took) / max(sum(s for s, _ in took), 1e-9)
 
     def improved(self) -> bool:
         """Whether the last epoch's validation is better than every earlier one's."""

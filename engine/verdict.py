@@ -274,7 +274,7 @@ def _reasons(numbers: dict[str, Any], lr: float, recipe_lr: float) -> list[str]:
         few.append(f"{rare} of the smallest class to judge by")
     off, short = _far_off(lr, recipe_lr), None if fits else _short(numbers)
     reasons = [reason for reason in (off, short) if reason]
-    reasons += [f"too few images ({', '.join(few)})"] if few else []
+    reasons += [f"too few images ({', '.join(few)}): add pictures"] if few else []
     if reasons and (off or few or rivals_know):
         return reasons
     if numbers.get("one_answer", 0.0) > ONE_ANSWER and _unequal(numbers) and not fits:

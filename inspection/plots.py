@@ -13,14 +13,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from drawing import drawn
 from inspection.checks import Report
 from inspection.layers import Layer, Summary, minor
 from model import VisionTransformer
 from utils import replacing, write_csv
 
+PICTURES: tuple[str, ...] = (
+    "activations.png",
+    "gradients.png",
+    "updates.png",
+    "attention_distance.png",
+)
+PICTURES += ("positions.png", "filters.png")
 
-def save(report: Report, net: VisionTransformer, folder: Path) -> None:
-    """The table as CSV and the plots as PNG files."""
+
+def save(report: Report, net: VisionTransformer, folder: Path) -> list[str]:
+    """The table as CSV and the plots as PNG files; the names of those that were written."""
     moments = ("mean", "std", "norm", "largest", "outliers")
     rows = []
     for layer in report.layers:
@@ -38,6 +47,8 @@ def save(report: Report, net: VisionTransformer, folder: Path) -> None:
                 row[f"{kind}_{which}"] = value
         rows.append(row | {"marks": "; ".join(layer.marks)})
     write_csv(folder / "table.csv", rows)
+    for name in PICTURES:  # an earlier look's are not this one's
+        (folder / name).unlink(missing_ok=True)
     shown = [layer for layer in report.layers if not minor(layer.name)]
     activations = {layer.name: layer.activation for layer in shown}
     gradients = {layer.name: layer.gradient for layer in shown if layer.gradient}
@@ -48,6 +59,7 @@ def save(report: Report, net: VisionTransformer, folder: Path) -> None:
     draw_distances(report.layers, net.vit.dim, folder / "attention_distance.png")
     draw_positions(net.pos_embed, folder / "positions.png")
     draw_filters(net.patch_embed.proj.weight, folder / "filters.png")
+    return [name for name in ("table.csv", *PICTURES) if (folder / name).exists()]
 
 
 @contextlib.contextmanager
@@ -63,6 +75,7 @@ def figure_at(path: Path, width: float, height: float) -> Iterator[Any]:
         figure.savefig(temporary, format="png", dpi=100)
 
 
+@drawn("a histogram")
 def draw_histograms(rows: dict[str, Summary], title: str, path: Path) -> None:
     """A small histogram for each layer, counts on a log scale; a frozen one has none."""
     columns, height = 4, max(1, -(-len(rows) // 4))
@@ -87,6 +100,7 @@ def draw_histograms(rows: dict[str, Summary], title: str, path: Path) -> None:
             axes.set_ylim(bottom=0.5)
 
 
+@drawn("updates.png")
 def draw_updates(layers: list[Layer], path: Path) -> None:
     """log10 of update : weight by step, a line a layer, coloured by depth."""
     from matplotlib import colormaps
@@ -106,6 +120,7 @@ def draw_updates(layers: list[Layer], path: Path) -> None:
         figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=7)
 
 
+@drawn("attention_distance.png")
 def draw_distances(layers: list[Layer], size: int, path: Path) -> None:
     """Each head's mean attention distance against depth (arXiv:2010.11929, figure 7, right)."""
     found = [layer.distance for layer in layers if layer.distance is not None]
@@ -122,6 +137,7 @@ def draw_distances(layers: list[Layer], size: int, path: Path) -> None:
         axes.legend(frameon=False)
 
 
+@drawn("positions.png")
 def draw_positions(pos_embed: Tensor, path: Path) -> None:
     """Cosine similarity of some patches' positions with all (the paper's figure 7, centre)."""
     table = F.normalize(pos_embed.detach()[0, 1:].float().cpu(), dim=-1)  # N-1 D
@@ -142,6 +158,7 @@ def draw_positions(pos_embed: Tensor, path: Path) -> None:
         figure.colorbar(image, label="cosine similarity", shrink=0.8)
 
 
+@drawn("filters.png")
 def draw_filters(weight: Tensor, path: Path) -> None:
     """The first principal components of the patch embedding's filters (D, c, p, p)
     (arXiv:2010.11929, figure 7, left)."""

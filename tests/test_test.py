@@ -7,6 +7,7 @@ import math
 import os
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from PIL import Image
@@ -29,6 +30,20 @@ def test_the_program(look: Any, config_file: Path, capsys: pytest.CaptureFixture
     for name in plots:
         with Image.open(folder / f"{name}.png") as image:
             assert min(image.size) > 300
+
+
+def test_a_plot_that_cannot_be_drawn_fails_nothing(
+    look: Any, config_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = config_file.parent / "logs" / "inspect"
+    folder.mkdir(parents=True)
+    (folder / "filters.png").write_bytes(b"an earlier look's")
+    with patch("inspection.plots.torch.linalg.svd", side_effect=RuntimeError("no convergence")):
+        assert look.main(["--config", str(config_file)]) == 0
+    out = capsys.readouterr().out
+    assert "filters.png is not drawn (no convergence)" in out
+    assert out.rstrip().endswith("updates.png, attention_distance.png, positions.png)")
+    assert not (folder / "filters.png").exists()
 
 
 def test_a_runs_checkpoint_is_shown_in_its_folder(

@@ -106,12 +106,38 @@ def test_which_lines_are_printed(every: Any, validations: list[Any], lines: list
     found = []
     for epoch, scores in enumerate(validations, 1):
         known = {"val_accuracy": scores[0], "val_loss": scores[1]} if scores else {}
-        row = {"epoch": epoch, "train_loss": 1.0, "train_accuracy": 0.5, "images_per_second": 9.0}
+        row = {"epoch": epoch, "train_loss": 1.0, "train_accuracy": 0.5}
+        row |= {"seconds": 1.0, "images_per_second": 9.0}
         metrics.rows.append(row | known)
         with patch("training.log.log") as said:
             training.report_epoch(metrics, every, epoch == len(validations))
         found += [epoch] if said.call_args[0][0] == logging.INFO else []
     assert found == lines
+
+
+def test_images_per_second_are_those_of_all_epochs() -> None:
+    metrics = MetricsLog.__new__(MetricsLog)
+    metrics.rows = [
+        {"seconds": 2.0, "images_per_second": 50.0},  # 100 images
+        {"seconds": 0.5, "images_per_second": 200.0},  # 100 images
+        {"seconds": None, "images_per_second": None},  # as a file of an older version has it
+    ]
+    assert metrics.images_per_second == 200 / 2.5
+    metrics.rows = []
+    assert metrics.images_per_second == 0.0
+
+
+def test_two_runs_without_a_name_in_one_second_are_two_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.run.time.strftime", lambda *_: "20261126-101010")
+    names = []
+    for _ in range(3):
+        run = Run.create(None, str(tmp_path / "logs"), str(tmp_path / "weights"), "my pics")
+        run.folder.mkdir(parents=True)
+        (run.folder / "split.csv").write_text("")
+        names.append(run.name)
+    assert names == [f"my-pics-20261126-101010{end}" for end in ("", "-2", "-3")]
 
 
 def test_the_end_by_early_stopping_is_printed_too(

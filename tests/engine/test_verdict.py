@@ -75,7 +75,7 @@ def test_three_images_a_class_are_too_few(untuned: Path) -> None:
             path.unlink()
     result = reached(untuned, "train.val_fraction=0.3", "train.lr=3e-4", "train.max_epochs=40")
     assert result["verdict"] == TOO_FEW
-    assert result["verdict_sentence"].endswith("; too few images (3 to judge by)"), (
+    assert result["verdict_sentence"].endswith("; too few images (3 to judge by): add pictures"), (
         "a rival knows them by the two that there are to train on"
     )
 
@@ -210,12 +210,12 @@ def test_a_healthy_run_learned() -> None:
         ({"accuracy": 0.22}, NOT_LEARNED, "labels don't follow from the pictures"),
         ({"accuracy": 0.22, "train_accuracy": 0.3}, NOT_LEARNED, "too little trains"),
         ({"accuracy": 0.6, "largest_class": 0.58}, NOT_LEARNED, "a guess reaches 0.580"),
-        ({"accuracy": 1.0, "images": 5}, TOO_FEW, "; too few images (5 to judge by)"),
+        ({"accuracy": 1.0, "images": 5}, TOO_FEW, "; too few images (5 to judge by): add pictures"),
         (
             {"accuracy": 0.3, "images": 40, "train_images_of_the_rarest_class": 3}
             | {"nearest_neighbours": 0.3, "logistic_regression": 0.3},
             NOT_LEARNED,
-            "too few images (3 to train on in the smallest class)",
+            "too few images (3 to train on in the smallest class): add pictures",
         ),
         ({"accuracy": 0.2, "lr": 10.0}, NOT_LEARNED, "the learning rate 10 is too high"),
         ({"accuracy": 0.2, "lr": 1e-9}, NOT_LEARNED, "the learning rate 1e-09 is too low"),
@@ -282,7 +282,7 @@ def test_always_the_largest_class_is_not_learned() -> None:
     assert "gives 1.000 of the pictures one and the same answer" in found["verdict_sentence"]
     few = {"one_answer": 1.0, "train_accuracy": 0.95, "images_of_the_rarest_class": 1}
     assert said(**UNEQUAL | same | few)["verdict_sentence"].endswith(
-        "; likely: too few images (1 of the smallest class to judge by)"
+        "; likely: too few images (1 of the smallest class to judge by): add pictures"
     )
 
 
