@@ -24,8 +24,9 @@ PICTURES: tuple[str, ...] = (
     "gradients.png",
     "updates.png",
     "attention_distance.png",
+    "positions.png",
+    "filters.png",
 )
-PICTURES += ("positions.png", "filters.png")
 
 
 def save(report: Report, net: VisionTransformer, folder: Path) -> list[str]:
