@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from certainty.certainty import Certainty
 from config import Preprocessing, ViTConfig
 
 CELLS = 3  # a side: EXPERIMENTS.md, 2026-11-26
@@ -201,9 +202,8 @@ class VisionTransformer(nn.Module):
     """Images (B, c, dim, dim), normalised, to logits (B, C); with 0 classes, to features (B, D).
 
     `auto` keys of the architecture are settled as by `ViTConfig.concrete`. `preprocessing` says
-    how an image becomes the input, `classes` what the logits mean, where they are known. A network
-    may have a `layers` head beside the one on the class token or, with `num_classes` 0 in `vit`,
-    instead of it: docs/layers.md.
+    how an image becomes the input, `classes` what the logits mean, where known. `layers` is a head
+    beside the one on the class token or, with `num_classes` 0 in `vit`, instead of it.
     """
 
     def __init__(
@@ -235,6 +235,7 @@ class VisionTransformer(nn.Module):
             nn.Linear(R or D, vit.num_classes) if vit.num_classes else nn.Identity()
         )
         self.layers: LayersHead | None = None
+        self.certainty: Certainty | None = None  # docs/certainty.md
         self._initialise()
 
     def _initialise(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from engine.answers import (
     unseen_accuracy,
     write_unseen,
 )
+from engine.certain import make_certain
 from engine.checkpoint import Progress, keep
 from engine.heads import add_layers_head, by_layer, each_can_be_left_out, told_apart_from
 from engine.job import SEARCH, Average, Job, Setting
@@ -36,6 +38,7 @@ from filenames import name_of
 from images import greys_of
 from metrics import balanced_interval, confusion, evaluate, predict, score_lines, scores, wilson
 from model import VisionTransformer
+from pretrained.build import FOUND
 from pretrained.read import read_arrays
 from tokens.cache import Loaders, TokenLoader
 from utils import git_commit, log, minutes, shell, versions, write_csv, write_json
@@ -64,17 +67,22 @@ def conclude(
     run, split = work.run, work.split
     given, found = kept_network(work, job, loaders, judge.setting, progress)
     clock.lap("test")
+    found["certainty"] = make_certain(work, job, loaders, given["val"], judge.setting)
+    own = {"epoch": str(progress.best_epoch), "certainty": json.dumps(found["certainty"])}
+    keep(run.best, job.net, work.config, None, **own)
+    clock.lap("certainty")
     part = "test" if "test" in given else "val"
     right = (given[part][0].argmax(1) == given[part][1]).numpy()
     known = facts(split, part, found, progress, given[part], job.train)
     learned = judge.verdict(job, loaders, known, right)
     clock.lap("verdict")
-    again = refit(work, job.train, loaders, judge, found) if work.refits else None
+    again = refit(work, job, loaders, judge, found) if work.refits else None
     clock.lap("refit")
     found |= {"out_of_fold_accuracy": unseen_accuracy(run.folder), "refit": again}
     summary = summarise(job, judge, progress, clock, found | learned, split)
     write_json(run.folder / "summary.json", summary)
-    rows = [row for p, answer in given.items() for row in rows_of(split, p, *answer)]
+    temperature = job.net.certainty.temperature.cpu() if job.net.certainty else 1.0
+    rows = [row for p, (z, y) in given.items() for row in rows_of(split, p, z / temperature, y)]
     write_csv(run.folder / PREDICTIONS, rows, PREDICTED)
     reported = [row for row in rows if row["part"] == part]
     to_tensorboard(work, job.train, summary, reported)
@@ -92,7 +100,7 @@ def kept_network(
         job.average.settle()
     elif head != "layers":
         arrays, _ = read_arrays(work.run.best)
-        trained = {n: a for n, a in arrays.items() if not n.startswith("layers.")}
+        trained = {n: a for n, a in arrays.items() if not n.startswith(FOUND)}
         job.net.load_state_dict(job.net.state_dict() | trained)
         job.average = Average(job.parameters, None)  # what was read is the average
     estimate = None
@@ -106,8 +114,6 @@ def kept_network(
             tell_layers(job.net, training, work.run, estimate)
             if head == "layers":
                 write_unseen(work.run.folder, work.split, left_out, labels)
-    if head != "class" or job.train.keep == "last":
-        keep(work.run.best, job.net, work.config, epoch=str(progress.best_epoch))
     given = answers(job, loaders)
     if head != "class":
         note_scores(job, loaders["train"], given["val"], progress)

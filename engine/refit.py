@@ -6,7 +6,6 @@ import json
 from itertools import islice
 from typing import Any, cast
 
-from config import TrainConfig
 from engine.checkpoint import keep
 from engine.heads import add_layers_head
 from engine.job import Diverged, Job
@@ -21,15 +20,16 @@ LEARNS = ("train", "val")
 
 
 def refit(
-    work: Work, train: TrainConfig, loaders: Loaders, judge: Judge, found: dict[str, Any]
+    work: Work, measured_job: Job, loaders: Loaders, judge: Judge, found: dict[str, Any]
 ) -> dict[str, Any] | None:
-    """Train the measured setting `train` anew on the training and the validation part, and write
-    that network in the place of the measured one, whose scores are `found`.
+    """Train the setting of the measured job anew on the training and the validation part, and write
+    that network in the place of the measured one, whose scores are `found`, with what was found out
+    about the answers of that one.
 
     Returns what it has seen, or None where the measured network stays: the training diverged, or
     what it makes of the validation pictures, which it has learned, is worse than measured.
     """
-    loader = cast(TokenLoader, loaders["train"])
+    loader, train = cast(TokenLoader, loaders["train"]), measured_job.train
     everyone = loader.joined(cast(TokenLoader, loaders["val"]), train)
     seed_everything(train.seed)
     assert train.max_epochs != "auto"
@@ -55,8 +55,10 @@ def refit(
         "interval": found[f"{reported}_interval"],
         "by": f"the same training on {images['train']} pictures",
     }
-    seen, how = json.dumps(images), json.dumps(measured)
-    keep(work.run.best, job.net, work.config, seen=seen, measured=how)
+    job.net.certainty = measured_job.net.certainty
+    own = {"seen": images, "measured": measured, "certainty": found["certainty"]}
+    texts = {name: json.dumps(value) for name, value in own.items()}
+    keep(work.run.best, job.net, work.config, None, **texts)
     return {"images": sum(images.values()), "parts": list(LEARNS), "val_accuracy": known}
 
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from certainty.certainty import certainty_in
 from config import OF_THE_WEIGHTS, Config, Preprocessing, ViTConfig
 from model import VisionTransformer
 from pretrained.files import digest_of, metadata_in, read_arrays
@@ -17,7 +18,13 @@ from pretrained.names import Missing, missing, resolve
 from pretrained.read import Weights, convert, layers_head, read
 from utils import UserError, log, some
 
-HEADS = ("head.", "pre_logits.", "layers.")  # of what is the head's the names begin so
+HEADS = (
+    "head.",
+    "pre_logits.",
+    "layers.",
+    "certainty.",
+)  # of what is the head's the names begin so
+FOUND = ("layers.", "certainty.")  # not trained: solved for and measured at the end of a run
 
 
 def load_model(
@@ -75,10 +82,9 @@ def build(
     kept = weights.classes if num_classes is None else classes
     with torch.device("meta"):  # no random values that would be overwritten: 1.4 s for a B/16
         net = VisionTransformer(vit, preprocessing, kept)
-        net.layers = layers_head(state, vit)
+        net.layers, net.certainty = layers_head(state, vit), certainty_in(state)
     state |= {name: torch.zeros(net.get_parameter(name).shape) for name in fresh}
-    if net.layers is not None:
-        state["layers.depths"] = state["layers.depths"].long()
+    state |= {name: array.long() for name, array in state.items() if name.endswith(".depths")}
     net.load_state_dict(state, assign=True)
     return net.eval()
 
@@ -183,9 +189,10 @@ def fit_of(preprocessing: Preprocessing, config: Config) -> Preprocessing:
 
 
 def without_layers(weights: Weights) -> Weights:
-    """A head over layers is solved for, not trained: a training begins without one."""
-    state = {n: tensor for n, tensor in weights.state.items() if not n.startswith("layers.")}
-    if len(state) < len(weights.state):
+    """A head over layers is solved for, not trained, and what is known of a network's answers is
+    another's: a training begins without either."""
+    state = {n: tensor for n, tensor in weights.state.items() if not n.startswith(FOUND)}
+    if any(name.startswith("layers.") for name in weights.state):
         log.info("  the head over layers is left out: it is solved for anew")
     return replace(weights, state=state)
 

@@ -105,6 +105,9 @@ def _huggingface_table(norm1: str, norm2: str, fc1: str, fc2: str) -> Table:
 
 
 LAYERS = ("depths", "scale", "fc.weight", "fc.bias")  # of our own files alone: model.LayersHead
+CERTAINTY = ("temperature", "set_level", "held_out")  # and certainty.certainty.Certainty
+LIKENESS: tuple[str, ...] = ("depths", "centre", "spread", "basis", "inverse", "ground")
+LIKENESS += ("means", "examples", "usual", "known")
 
 
 def _timm_table() -> Table:
@@ -112,7 +115,9 @@ def _timm_table() -> Table:
     inner = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
     modules += [f"blocks.{{i}}.{name}" for name in inner]
     rows = _pairs({name: name for name in modules}, ".weight", ".bias", SAME)
-    alone = ("cls_token", "pos_embed", *(f"layers.{name}" for name in LAYERS))
+    alone = ["cls_token", "pos_embed", *(f"layers.{name}" for name in LAYERS)]
+    alone += [f"certainty.{name}" for name in CERTAINTY]
+    alone += [f"certainty.likeness.{name}" for name in LIKENESS]
     return [(name, (name,), SAME) for name in alone] + rows
 
 

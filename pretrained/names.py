@@ -16,7 +16,7 @@ from config import ViTConfig
 from pretrained.files import ENDINGS, shards_of
 from pretrained.near import find_local, near
 from pretrained.read import read
-from utils import UserError, check_disk, log, progress_bar
+from utils import UserError, check_disk, log, progress_bar, shell
 
 WEIGHTS = Path("weights")
 HOME = Path(__file__).resolve().parents[1] / "weights"
@@ -147,7 +147,8 @@ def _fetched(url: str, path: Path) -> Path:
         except UserError as error:
             here = [p for folder in (WEIGHTS, HOME) for p in sorted(folder.glob("*"))]
             files = [p for p in here if p.suffix in ENDINGS]
-            meant = f"; {files[0]} is here: train.checkpoint={files[0]}" if files else ""
+            key = shell(f"train.checkpoint={files[0]}") if files else ""
+            meant = f"; {files[0]} is here: {key}" if files else ""
             raise UserError(f"{error}{meant}") from None
     return path
 

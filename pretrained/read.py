@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from certainty.certainty import certainty_in
 from config import Preprocessing, ViTConfig
 from model import LayersHead, VisionTransformer
 from pretrained.describe import checked, json_metadata
@@ -284,7 +285,7 @@ def _account(state: dict[str, Tensor], extra: list[str], vit: ViTConfig, source:
     """Raise UserError unless the arrays are exactly those of the architecture."""
     with torch.device("meta"):
         net = VisionTransformer(vit)
-        net.layers = layers_head(state, vit)
+        net.layers, net.certainty = layers_head(state, vit), certainty_in(state)
         wanted = {k: tuple(v.shape) for k, v in net.state_dict().items()}
     problems = []
     if missing := sorted(wanted.keys() - state.keys()):

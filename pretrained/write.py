@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from certainty.certainty import PREFIX
 from model import VisionTransformer
 from pretrained.build import build
 from pretrained.files import digest_of
@@ -30,7 +31,8 @@ def export(net: VisionTransformer, layout: str) -> dict[str, Tensor]:
         )
     big_vision = layout == "big_vision"
     plan = LAYOUTS["google" if big_vision else layout]
-    state = {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}
+    whole = net.state_dict()
+    state = {n: a.detach().cpu() for n, a in whole.items() if not n.startswith(PREFIX)}
     arrays: dict[str, Tensor] = {}
     for ours, theirs, kind in plan.table:
         for i in range(net.vit.num_layers) if "{i}" in ours else (0,):

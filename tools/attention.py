@@ -21,9 +21,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from classifier import class_names, find_checkpoint, load_classifier
 from config import ConfigError
 from drawing import legible, style
-from engine.run import BEST, runs, trained
+from engine.run import BEST
 from images import read_image
 from inspection.attention_maps import (
     Maps,
@@ -36,7 +37,6 @@ from inspection.attention_maps import (
 )
 from layout.tree import read_tree
 from model import VisionTransformer
-from pretrained.build import build, whole
 from utils import UserError, command_line, pick_device, progress_bar, replacing
 
 LONGER, HEAD, GAP, TITLE = 3.4, 1.6, 0.12, 0.5  # inches: a picture's longer side, a head's, between
@@ -86,37 +86,6 @@ def show(
 
 
 # ------------------------------------------------------------------------------ what was asked for
-
-
-def find_checkpoint(wanted: str) -> Path:
-    """The file that a path, a run's name, one of its folders, or `last` stands for."""
-    found = trained(wanted)
-    if found is None and wanted == "last":
-        raise UserError("logs holds no run with weights: train one, or give --checkpoint a path")
-    if found is None:
-        near = difflib.get_close_matches(wanted, [run.name for run in runs("logs")], 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(
-            f"{wanted}: no such checkpoint{hint}; --checkpoint takes a run's {BEST}, its name or "
-            "folder, or last"
-        )
-    return found
-
-
-def load_classifier(checkpoint: Path) -> VisionTransformer:
-    """The network of a checkpoint; UserError where it isn't one, or has no head."""
-    net = build(whole(checkpoint))
-    if not net.num_classes:
-        raise UserError(
-            f"{checkpoint} has no head, so no classes to look for; train it first, and name that "
-            f"run's {BEST}"
-        )
-    return net
-
-
-def class_names(net: VisionTransformer) -> tuple[str, ...]:
-    """What the logits mean; numbers where the checkpoint doesn't say."""
-    return net.classes or tuple(f"class {i}" for i in range(net.num_classes))
 
 
 def class_index(name: str, names: tuple[str, ...]) -> int:

@@ -1,0 +1,255 @@
+"""A trained network as a classifier: from picture files to answers.
+
+    from classifier import Classifier
+
+    classifier = Classifier("last")                   # the newest run; or a run's name, or a file
+    for answer in classifier(["a.jpg", "b.png"]):
+        print(answer.label, answer.probability, answer.unlike)
+
+Everything that answering needs is in the weights file: the classes, how a picture becomes the
+network's input, how sure the answers are, and what the training pictures were like (`certainty`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from engine.run import BEST, runs, trained
+from images import as_tensor, pixels_of, read_image
+from model import Tail, VisionTransformer, entering
+from pretrained.build import build, whole
+from tokens.trunk import Trunk
+from transforms import eval_transform
+from utils import UserError, pick_device
+
+MIN_CONFIDENCE = 0.5  # below, an answer is unsure
+UNLIKE = 0.99  # of the known held-out pictures lie nearer: from here on, it is like none of them
+AHEAD = 2  # batches that are decoded while the network answers one
+
+Picture = Path | str | Image.Image | np.ndarray | Tensor
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the network says of a picture.
+
+    `probabilities` by class, calibrated; `label` and `probability` are the highest. `unlike` is the
+    share of known held-out pictures that lie nearer to the training pictures than this one (None
+    where the weights don't know), `could_be` the classes of which one is the right one in nine of
+    ten cases. `unsure`: less probable than the classifier's `min_confidence`; `strange`: as unlike
+    the training pictures as its `unlike`, or more.
+    """
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+    unlike: float | None
+    could_be: tuple[str, ...]
+    unsure: bool
+    strange: bool
+
+    @property
+    def said(self) -> str:
+        """The label, `unlike` where the picture is like nothing that was learned, or `unsure`."""
+        return "unlike" if self.strange else "unsure" if self.unsure else self.label
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A picture that can't be read, and why."""
+
+    reason: str
+
+
+class Classifier:
+    """A network with all that its answers need; `checkpoint` is a run's name or folder, a weights
+    file of any known layout, or `last`, the newest run.
+
+    Raises UserError where there are no such weights, or they have no classes.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | Path = "last",
+        *,
+        device: str = "auto",
+        min_confidence: float = MIN_CONFIDENCE,
+        unlike: float = UNLIKE,
+        flip: bool = False,
+    ) -> None:
+        self.checkpoint = find_checkpoint(str(checkpoint))
+        self.device, _ = pick_device(device)
+        self.net = load_classifier(self.checkpoint).to(self.device)
+        self.classes = class_names(self.net)
+        self.certainty = self.net.certainty
+        self.min_confidence, self.unlike, self.flip = min_confidence, unlike, flip
+        self.preprocessing = self.net.preprocessing
+        self._transform = eval_transform(self.preprocessing, self.net.vit.input_channels)
+        self.net.freeze_trunk(self.net.vit.num_layers - 1)
+        likeness = None if self.certainty is None else self.certainty.likeness
+        self._likeness = likeness
+        layers = likeness is not None or self.net.layers is not None
+        self._trunk = Trunk(self.net, self.device, layers=layers)
+        self._tail = Tail(self.net)
+
+    @property
+    def batch_size(self) -> int:
+        return self._trunk.batch_size
+
+    def __call__(self, pictures: Picture | Iterable[Picture]) -> list[Answer]:
+        """The answers to pictures, in their order: paths, PIL's pictures, pixels (h, w, 3) as
+        uint8; of one alone a list of one. Raises UserError naming one that can't be read."""
+        single = isinstance(pictures, (str, Path, Image.Image)) or hasattr(pictures, "shape")
+        some = [pictures] if single else list(pictures)  # type: ignore[arg-type]
+        found: list[Answer] = []
+        for picture, answer in self.stream(some):  # type: ignore[arg-type]
+            if isinstance(answer, Unreadable):
+                what = picture if isinstance(picture, (str, Path)) else f"picture {len(found) + 1}"
+                raise UserError(f"{what} can't be read: {answer.reason}")
+            found.append(answer)
+        return found
+
+    def stream(self, pictures: Iterable[Picture]) -> Iterator[tuple[Picture, Answer | Unreadable]]:
+        """Each picture with its answer, in order, a batch at a time: of any number of pictures only
+        some are in memory."""
+        source = iter(pictures)
+        ahead = AHEAD * self.batch_size
+        with ThreadPoolExecutor(max(1, os.cpu_count() or 1)) as pool:
+            waiting: deque[tuple[Picture, Future[Tensor | Unreadable]]] = deque()
+            try:
+                while True:
+                    while len(waiting) < ahead + self.batch_size:
+                        picture = next(source, None)
+                        if picture is None:
+                            break
+                        waiting.append((picture, pool.submit(self._input_of, picture)))
+                    if not waiting:
+                        return
+                    some = [waiting.popleft() for _ in range(min(self.batch_size, len(waiting)))]
+                    yield from self._answered([(p, future.result()) for p, future in some])
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def logits(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The network's logits (B, C) of its inputs (B, c, h, w), before any calibration, and how
+        unlike the training pictures each is (B,), on the CPU."""
+        with torch.inference_mode():
+            tokens = self._trunk(images)
+            logits = self._tail(tokens).float().cpu()
+            if self._likeness is None or tokens.layers is None:
+                return logits, None
+            features = entering(tokens.layers, self._likeness.depths.tolist())
+            return logits, self._likeness(features).cpu()
+
+    def probabilities(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Calibrated probabilities (B, C) of inputs (B, c, h, w), and how unlike they are (B,)."""
+        logits, far = self.logits(images)
+        sure = self._calibrated(logits)
+        if self.flip:
+            sure = (sure + self._calibrated(self.logits(images.flip(-1))[0])) / 2
+        return sure, far
+
+    def input_of(self, picture: Picture) -> Tensor:
+        """What the network sees of a picture (c, h, w). Raises what reading it raises."""
+        return self._transform(_pixels(picture, self.preprocessing.greys))
+
+    def _calibrated(self, logits: Tensor) -> Tensor:
+        temperature = 1.0 if self.certainty is None else self.certainty.temperature.cpu()
+        return (logits / temperature).softmax(1)
+
+    def _input_of(self, picture: Picture) -> Tensor | Unreadable:
+        try:
+            return self.input_of(picture)
+        except Exception as error:  # damaged files make Pillow raise nearly anything
+            unknown = isinstance(error, UnidentifiedImageError)
+            reason = "not an image" if unknown else str(error).partition("\n")[0]
+            return Unreadable(reason or type(error).__name__)
+
+    def _answered(
+        self, batch: Sequence[tuple[Picture, Tensor | Unreadable]]
+    ) -> Iterator[tuple[Picture, Answer | Unreadable]]:
+        inputs = [x for _, x in batch if isinstance(x, Tensor)]
+        answers = iter(self._answers(torch.stack(inputs)) if inputs else ())
+        for picture, x in batch:
+            yield picture, next(answers) if isinstance(x, Tensor) else x
+
+    def _answers(self, images: Tensor) -> Iterator[Answer]:
+        sure, far = self.probabilities(images)
+        level = 1.0 if self.certainty is None else self.certainty.set_level.item()
+        for i, row in enumerate(sure.tolist()):
+            order = sorted(range(len(row)), key=lambda c: -row[c])
+            share = None if far is None else far[i].item()
+            could_be = [c for c in order if row[c] >= level] or order[:1]
+            yield Answer(
+                label=self.classes[order[0]],
+                probability=row[order[0]],
+                probabilities=dict(zip(self.classes, row, strict=True)),
+                unlike=share,
+                could_be=tuple(self.classes[c] for c in could_be),
+                unsure=row[order[0]] < self.min_confidence,
+                strange=share is not None and share >= self.unlike,
+            )
+
+
+def _pixels(picture: Picture, greys: tuple[float, float] | None) -> Tensor:
+    """Pixels (3, h, w), uint8, as training reads them."""
+    if isinstance(picture, (str, Path)):
+        return as_tensor(read_image(Path(picture), greys))
+    if isinstance(picture, Image.Image):
+        return as_tensor(pixels_of(ImageOps.exif_transpose(picture), greys))
+    if isinstance(picture, Tensor):
+        picture = picture.detach().cpu().numpy()
+        if picture.ndim == 3 and picture.shape[0] in (1, 3, 4):
+            picture = picture.transpose(1, 2, 0)
+    if not isinstance(picture, np.ndarray):
+        raise UserError(f"{type(picture).__name__} is no picture: give a path, PIL's, or pixels")
+    if picture.ndim == 3 and picture.shape[2] == 1:
+        picture = picture[:, :, 0]
+    if picture.dtype != np.uint8 or picture.ndim not in (2, 3):
+        raise UserError(
+            f"pixels are uint8 of (h, w), (h, w, 3) or (h, w, 4), not {picture.dtype} of "
+            f"{tuple(picture.shape)}"
+        )
+    return as_tensor(pixels_of(Image.fromarray(np.ascontiguousarray(picture)), greys))
+
+
+def find_checkpoint(wanted: str) -> Path:
+    """The file that a path, a run's name, one of its folders, or `last` stands for."""
+    found = trained(wanted)
+    if found is None and wanted == "last":
+        raise UserError("logs holds no run with weights: train one, or give --checkpoint a path")
+    if found is None:
+        near = difflib.get_close_matches(wanted, [run.name for run in runs("logs")], 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(
+            f"{wanted}: no such checkpoint{hint}; --checkpoint takes a run's {BEST}, its name or "
+            "folder, or last"
+        )
+    return found
+
+
+def load_classifier(checkpoint: Path) -> VisionTransformer:
+    """The network of a checkpoint; UserError where it isn't one, or has no head."""
+    net = build(whole(checkpoint))
+    if not net.num_classes:
+        raise UserError(
+            f"{checkpoint} has no head, so no classes to look for; train it first, and name that "
+            f"run's {BEST}"
+        )
+    return net
+
+
+def class_names(net: VisionTransformer) -> tuple[str, ...]:
+    """What the logits mean; numbers where the checkpoint doesn't say."""
+    return net.classes or tuple(f"class {i}" for i in range(net.num_classes))

@@ -1,0 +1,170 @@
+"""What a finished network knows of its own answers, by the pictures that it had not learned."""
+
+from __future__ import annotations
+
+import csv
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from certainty.certainty import Certainty
+from certainty.likeness import Likeness, fit_likeness, share_below
+from certainty.sure import calibration_error, fit_temperature, set_level, without_own
+from dataset import loader_options
+from engine.answers import OUT_OF_FOLD
+from engine.heads import some_of_each
+from engine.job import Job, Setting
+from engine.start import Work
+from images import ImageDataset
+from model import VisionTransformer, entering, summaries
+from tokens.cache import Loaders, TokenLoader, layers_of
+from transforms import eval_transform
+from utils import autocast, progress_bar
+
+FEW = 100  # held-out pictures: fewer, and the training ones that a fold held out are asked as well
+MOST_FITTED = 1_500  # pictures: more, and decompositions take longer than the rest of a run's end
+
+
+def make_certain(
+    work: Work,
+    job: Job,
+    loaders: Loaders,
+    val: tuple[Tensor, Tensor],
+    setting: Setting | None,
+) -> dict[str, Any]:
+    """Give the job's network its `certainty`, of its answers `val` to the validation part; what
+    summary.json says of it."""
+    logits, labels = val
+    few = len(labels) < FEW
+    folds = _out_of_fold(work) if few else torch.empty(0, 3)
+    by_folds = few and len(folds) > 0
+    if by_folds:  # what a fold held out was made as sure as it is right
+        alone = job.train.head == "class" and setting is not None
+        temperature = 1 / setting.scale if alone and setting is not None else 1.0
+    else:
+        temperature = fit_temperature(logits, labels)
+    after = (logits / temperature).softmax(1)
+    own = after if by_folds else without_own(logits, labels)
+    likeness, shares = _alike(work, job.net, loaders, by_folds)
+    job.net.certainty = _certainty(after, labels, folds, temperature, likeness, shares)
+    job.net.certainty.to(job.device)
+    return {
+        "temperature": round(temperature, 4),
+        "temperature_by": "the training pictures, out of fold" if by_folds else "val",
+        "val_calibration_error": round(calibration_error(logits.softmax(1), labels), 6),
+        # Each picture's temperature is fitted without it, or this would flatter.
+        "val_calibration_error_calibrated": round(calibration_error(own, labels), 6),
+        "set_level": round(job.net.certainty.set_level.item(), 6),
+        "held_out": len(job.net.certainty.held_out),
+    }
+
+
+def _certainty(
+    after: Tensor,
+    labels: Tensor,
+    folds: Tensor,
+    temperature: float,
+    likeness: Likeness | None,
+    shares: Tensor | None,
+) -> Certainty:
+    sure, answer = after.max(1)
+    own = after.gather(1, labels[:, None])[:, 0]
+    asked = torch.stack([sure, own, (answer == labels).float()], 1)  # n 3
+    asked = torch.cat([asked, folds.float()])
+    far = torch.full((len(asked),), -1.0)
+    if shares is not None:
+        far[: len(shares)] = shares
+    found = Certainty(len(asked), likeness)
+    found.temperature.fill_(temperature)
+    found.set_level.fill_(set_level(asked[:, 1]))
+    found.held_out = torch.stack([asked[:, 0], asked[:, 2], far], 1)
+    return found
+
+
+def _out_of_fold(work: Work) -> Tensor:
+    """What out_of_fold.csv says of each training picture (m, 3): the answer's probability, the
+    label's, and 1 where they are the same."""
+    path = work.run.folder / OUT_OF_FOLD
+    if not path.exists():
+        return torch.empty(0, 3)
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    columns = [
+        [float(r["probability"]), float(r["label_probability"]), r["label"] == r["predicted"]]
+        for r in rows
+    ]
+    return torch.tensor(columns, dtype=torch.float32).reshape(-1, 3)
+
+
+def _alike(
+    work: Work, net: VisionTransformer, loaders: Loaders, by_folds: bool
+) -> tuple[Likeness | None, Tensor | None]:
+    """The likeness to the training pictures, and of each picture that is asked (the validation
+    part, and `by_folds` the training one) the share of known ones that lie nearer."""
+    depths = _depths(net)
+    learned = [sample.label for sample in work.split.part("train")]
+    chosen = some_of_each(np.array(learned), MOST_FITTED)
+    if not depths or len(set(learned)) < 2 or len(chosen) - len(set(learned)) < 2:
+        return None, None
+    features = _features(work, net, loaders, "train", chosen, depths)
+    held_out = _features(work, net, loaders, "val", None, depths)
+    labels = torch.tensor(learned)[torch.from_numpy(chosen)]
+    likeness, by_other_folds = fit_likeness(features, labels, depths)
+    known = likeness.scores(held_out)
+    if by_folds and len(chosen) == len(learned):
+        known = torch.cat([known, by_other_folds])
+    likeness.known = known.sort().values
+    return likeness, share_below(likeness.known, known)
+
+
+def _depths(net: VisionTransformer) -> list[int]:
+    """The blocks whose input is compared: all that stay frozen but for the first quarter."""
+    blocks = net.vit.num_layers
+    frozen = blocks if net.frozen_depth is None else net.frozen_depth
+    return list(range(max(1, blocks // 4), min(frozen, blocks - 1) + 1))
+
+
+def _features(
+    work: Work,
+    net: VisionTransformer,
+    loaders: Loaders,
+    part: str,
+    chosen: np.ndarray | None,
+    depths: list[int],
+) -> Tensor:
+    """The class and mean tokens that enter the blocks `depths` (n, P), of a part's pictures, or
+    of those `chosen`: from the cache, or where there is none computed."""
+    loader = loaders[part]
+    if isinstance(loader, TokenLoader) and loader.cache.layers is not None:
+        return entering(layers_of(loader.plain(chosen))[0], depths)
+    samples = work.split.part(part)
+    some = range(len(samples)) if chosen is None else chosen.tolist()
+    transform = eval_transform(net.preprocessing, net.vit.input_channels)
+    images = ImageDataset(samples, transform, work.split.decoded, work.train.seed)
+    batches = DataLoader(
+        Subset(images, some),
+        batch_size=work.train.eval_batch_size,
+        **loader_options(work.train, work.device),
+    )
+    found = [
+        _entering(net, batch.to(work.device), depths, work.train.bf16)
+        for batch, _ in progress_bar(batches, f"likeness, {part}", unit="batch")
+    ]
+    return torch.cat(found)
+
+
+@torch.inference_mode()
+def _entering(net: VisionTransformer, images: Tensor, depths: list[int], bf16: bool) -> Tensor:
+    was_training = net.training
+    net.eval()
+    seen = []
+    with autocast(net.device, bf16):
+        x = net.forward_trunk(images, 0)
+        for block in net.blocks[: depths[-1]]:
+            x = block(x)
+            seen.append(summaries(x.float()))
+    net.train(was_training)
+    return entering(torch.cat(seen, 1), depths).float().cpu()

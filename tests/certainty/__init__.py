@@ -1,0 +1,1 @@
+"""How sure answers are, and how like what was learned."""

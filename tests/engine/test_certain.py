@@ -1,0 +1,100 @@
+"""What a run finds out about its network's answers, and keeps with the weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import pretrained
+from certainty.sure import fit_temperature
+from engine import certain
+from pretrained.read import read_arrays
+from tests.helpers import logits, quick, random_weights, reached, summary, train
+
+
+@pytest.fixture
+def finetunes(config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    quick(monkeypatch)
+    path = random_weights(tmp_path / "from.safetensors", num_classes=0)
+    keys = ["mode=finetune", f"checkpoint={path}", f"data={tmp_path}", "max_epochs=2", "views=1"]
+    return [f"train.{key}" for key in keys] + [
+        f"vit.{name}=auto" for name in ("num_layers", "hidden_dim", "num_heads", "ff_dim", "dim")
+    ]
+
+
+@pytest.mark.parametrize("head", ["class", "layers", "both"])
+@pytest.mark.parametrize("refit", ["true", "false"])
+def test_every_head_is_certain(
+    head: str, refit: str, finetunes: list[str], config_file: Path
+) -> None:
+    found = reached(config_file, *finetunes, f"train.head={head}", f"train.refit={refit}")
+    net = pretrained.load_model(config_file.parent / "weights/tiny/best.safetensors")
+    known = net.certainty
+    assert known is not None and known.likeness is not None
+    assert known.likeness.depths.tolist() == [1, 2, 3]
+    assert known.temperature.item() == pytest.approx(found["certainty"]["temperature"], abs=1e-4)
+    _, metadata = read_arrays(config_file.parent / "weights/tiny/best.safetensors")
+    assert metadata["classes"] == list(net.classes or ())
+
+
+def test_a_large_validation_part_is_asked_alone(
+    finetunes: list[str], config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certain, "FEW", 5)
+    found = reached(config_file, *finetunes, "train.head=class", "train.refit=false")["certainty"]
+    assert found["temperature_by"] == "val" and found["held_out"] == 6
+    answers = logits(config_file, "tiny", *finetunes)
+    labels = torch.arange(3).repeat_interleave(2)
+    assert found["temperature"] == pytest.approx(fit_temperature(answers, labels), rel=1e-3)
+    known = pretrained.load_model(config_file.parent / "weights/tiny/best.safetensors").certainty
+    assert known is not None and known.likeness is not None
+    sure, answer = (answers / known.temperature).softmax(1).max(1)
+    assert torch.allclose(known.held_out[:, 0], sure, atol=1e-3)
+    assert known.held_out[:, 1].tolist() == (answer == labels).float().tolist()
+    # A picture's own score is among the known ones: its share says how many are before it.
+    assert sorted(known.held_out[:, 2].tolist()) == pytest.approx([i / 6 for i in range(6)])
+
+
+@pytest.mark.parametrize("head", ["class", "layers"])
+def test_of_few_the_training_pictures_out_of_fold_are_asked_too(
+    head: str, finetunes: list[str], config_file: Path
+) -> None:
+    keys = [f"train.head={head}", "train.lr=auto"]
+    found = reached(config_file, *finetunes, *keys)["certainty"]
+    assert found["temperature_by"] == "the training pictures, out of fold"
+    assert found["held_out"] == 6 + 30
+
+
+def test_where_all_weights_train_it_is_measured_too(config_file: Path) -> None:
+    train(config_file, "train.verdict=false")
+    found = summary(config_file)["certainty"]
+    assert found["temperature_by"] == "val" and found["held_out"] == 6
+    known = pretrained.load_model(config_file.parent / "weights/tiny/best.safetensors").certainty
+    assert known is not None and known.likeness is not None
+    assert known.likeness.depths.tolist() == [1] and len(known.likeness.known) == 6
+
+
+def test_predictions_are_as_sure_as_the_classifier(config_file: Path) -> None:
+    import csv
+
+    train(config_file, "train.verdict=false")
+    rows = list(csv.DictReader((config_file.parent / "logs/tiny/predictions.csv").open()))
+    path = config_file.parent / "weights/tiny/best.safetensors"
+    known = pretrained.load_model(path).certainty
+    assert known is not None
+    sure = known.probabilities(logits(config_file, "tiny")).max(1).values
+    assert [float(row["probability"]) for row in rows] == pytest.approx(sure.tolist(), abs=1e-4)
+    assert json.loads((config_file.parent / "logs/tiny/summary.json").read_text())["certainty"]
+
+
+def test_a_training_from_a_certain_network_begins_without_that(
+    finetunes: list[str], config_file: Path
+) -> None:
+    train(config_file, *finetunes)
+    first = config_file.parent / "weights/tiny/best.safetensors"
+    again = [key for key in finetunes if "checkpoint" not in key]
+    train(config_file, *again, f"train.checkpoint={first}", "train.run_name=second")
+    assert summary(config_file, "second")["certainty"]["held_out"] == 36
