@@ -35,7 +35,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Proof:
-    """The largest difference of a probability on the same inputs, and each picture from its file."""
+    """The largest difference of a probability on the same inputs, and each picture by its file."""
 
     inputs: float
     pictures: tuple[Picture, ...]
