@@ -34,7 +34,6 @@ from tools.export.push import check_name, files_of, push
 from tools.export.targets import TARGETS, target
 from utils import UserError, command_line, setup_log
 
-
 SHOWN = 5  # pictures that differ, on the terminal
 
 

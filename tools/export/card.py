@@ -39,11 +39,12 @@ def write_manifest(
         "temperature": temperature_of(classifier),
         "set_level": None if certainty is None else float(certainty.set_level),
         "run": run_name(origin),
-        "training": training_command(origin.run),
+        "training": training_command(given.run),
         "checkpoint_sha256": _sha256(origin.classifier.checkpoint),
         "exported": time.strftime("%Y-%m-%d"),
         "versions": versions() | library_versions(written.library),
         "git_commit": git_commit(),
+        "notes": list(written.notes),
         "proof": {
             "same_inputs": proof.inputs,
             "tolerance": proof.tolerance,
@@ -93,14 +94,16 @@ def training_command(run: Path | None) -> str | None:
             continue
         if key in ("base_dir", "checkpoint") and value:
             value = Path(value).name
-        words.append(f"train.{key}={_as_word(value)}")
+        words.append(f"train.{key}={as_word(value)}")
     return shell(*words)
 
 
-def _as_word(value: Any) -> str:
+def as_word(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(map(str, value)) + "]"
-    return {None: "null", True: "true", False: "false"}.get(value, str(value))
+    if isinstance(value, bool) or value is None:  # which 1 and 0 equal
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
 
 
 def _config(run: Path | None) -> Config | None:
@@ -118,7 +121,7 @@ def write_card(
     load = written.load.strip()
     for key, value in where.items():
         load = load.replace(f"{{{key}}}", value)
-    packages = " ".join(dict.fromkeys([*written.library.split(), "pillow"]))
+    packages = " ".join(dict.fromkeys([*written.library.split(), "numpy", "pillow"]))
     parts = [
         _front(target),
         f"# {run_name(origin)}, as {target}",
@@ -128,7 +131,7 @@ def write_card(
         _results(given, written),
         _limits(classifier),
         _proof(proof),
-        _training(origin),
+        _training(given),
     ]
     write_text(folder / "README.md", "\n\n".join(part for part in parts if part) + "\n")
 
@@ -170,6 +173,11 @@ def _results(given: Given, written: Written) -> str:
     error = certainty.get("val_calibration_error_calibrated")
     if error is not None:
         lines.append(f"- calibration error {error:.3f} (val part, each by others' temperature)")
+    if again := summary.get("refit"):
+        lines.append(
+            f"- what is exported was trained once more on all {again['images']} pictures that are "
+            "not test; these numbers were measured before"
+        )
     if sentence := summary.get("verdict_sentence"):
         lines.append(f"- {sentence}")
     return "\n".join(["## Results\n", *lines, *(f"- {note}" for note in written.notes)])
@@ -218,6 +226,6 @@ def markdown(picture: Picture) -> str:
     return f"| {picture.name} | {difference} | {'yes' if picture.same else 'no'} |"
 
 
-def _training(origin: Given) -> str:
-    command = training_command(origin.run)
+def _training(given: Given) -> str:
+    command = training_command(given.run)
     return f"## Training\n\n```\n{command}\n```" if command else ""

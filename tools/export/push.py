@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from utils import UserError
+from utils import UserError, shell
 
 PUSHED = ("hf", "timm")  # what the hub's own libraries load from there
 
@@ -39,8 +39,7 @@ def push(folder: Path, name: str, public: bool) -> str:
     except Exception as error:  # its own, requests' and httpx's are of many families
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(
-            f"{name} could not be pushed to {endpoint}: {reason}; the export is whole in {folder}. "
-            "sign in by `hf auth login` or HF_TOKEN, then "
-            f"`hf upload {name} {folder}`"
+            f"{name} could not be pushed to {endpoint}: {reason}; the export itself is whole: sign "
+            f"in (hf auth login, or HF_TOKEN) and run {shell('hf', 'upload', name, folder)}"
         ) from None
     return f"{endpoint}/{name}"
