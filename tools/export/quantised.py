@@ -1,0 +1,136 @@
+"""Smaller ONNX models: weights of 16 or 8 bits, and what that costs in accuracy."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from classifier import Answer
+from images import read_image
+from tools.export.given import Given
+from tools.export.golden import held_out_files
+from tools.export.graph import quiet
+from utils import progress_bar
+
+PRECISIONS = ("fp32", "fp16", "int8")
+LARGE = 4_096  # values of an array: smaller ones keep their 32 bits
+MOST_ASKED = 1_000  # held-out pictures, each class in its turn
+SCOPES = "pkg.torch.onnx.name_scopes"  # the modules that a node was exported from
+
+
+def with_halves(model: Any) -> Any:
+    """The model with its large arrays as float16: half the file. Each is cast back where it is
+    used, and so the products stay those of float32, which every runtime has."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    casts = []
+    for array in model.graph.initializer:
+        if array.data_type != TensorProto.FLOAT or np.prod(array.dims) < LARGE:
+            continue
+        name = array.name
+        half = numpy_helper.to_array(array).astype(np.float16)
+        array.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
+        casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([*casts, *nodes])
+    return model
+
+
+def with_bytes(model: Any) -> Any:
+    """The model with the blocks' products in 8 bits; what goes in is measured picture by picture.
+
+    A scale for each output, and weights of 7 bits: in pairs of larger ones the sums of x86's older
+    instructions overflow, and a file would answer otherwise on another machine. Heads, attention
+    and likeness stay in float32: they take little time.
+    """
+    import onnx
+
+    constant = {array.name for array in model.graph.initializer}
+    chosen = [
+        node.name
+        for node in model.graph.node
+        if node.op_type in ("MatMul", "Gemm")
+        and constant.intersection(node.input)
+        and any(p.key == SCOPES and "net.blocks." in p.value for p in node.metadata_props)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        plain, small = Path(folder) / "plain.onnx", Path(folder) / "small.onnx"
+        onnx.save(model, plain)
+        with quiet(""):  # it asks for what was done already
+            _quantised(plain, small, chosen)
+        return onnx.load(small)
+
+
+def _quantised(plain: Path, small: Path, chosen: list[str]) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(
+        plain,
+        small,
+        nodes_to_quantize=chosen,
+        per_channel=True,
+        reduce_range=True,
+        weight_type=QuantType.QInt8,
+        extra_options={"MatMulConstBOnly": True},
+    )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of held-out pictures: how many the classifier has right, how many the small model, and to how
+    many both give the same answer."""
+
+    pictures: int
+    before: int
+    after: int
+    same: int
+
+    @property
+    def loss(self) -> float:
+        """Lost accuracy; 0 where there is no picture to ask."""
+        return (self.before - self.after) / self.pictures if self.pictures else 0.0
+
+    def __str__(self) -> str:
+        if not self.pictures:
+            return "the run's held-out pictures are not there: what it costs was not measured"
+        of = self.pictures
+        return (
+            f"accuracy on {of} held-out pictures {self.after / of:.4f} (fp32 {self.before / of:.4f}"
+            f"); the same answer to {self.same}"
+        )
+
+
+def cost(given: Given, model: Path) -> Cost:
+    """What the model in a file loses to the classifier, on the run's held-out pictures."""
+    labels = list(given.classifier.classes)
+    some = [(p, label) for label, path in held_out_files(given.run).items() for p in path]
+    if len(some) > MOST_ASKED:
+        some = [some[i * len(some) // MOST_ASKED] for i in range(MOST_ASKED)]
+    truth = dict(some)
+    run = session(model)
+    pictures = before = after = same = 0
+    answers = given.classifier.stream(list(truth))
+    for path, answer in progress_bar(answers, "what 8 bits cost", len(truth), unit="picture"):
+        if not isinstance(answer, Answer):  # damaged since
+            continue
+        pixels = read_image(Path(str(path)), given.classifier.preprocessing.greys)
+        label = labels[int(run.run(["probabilities"], {"pixels": pixels[None]})[0][0].argmax())]
+        pictures += 1
+        before += answer.label == truth[path]  # type: ignore[index]
+        after += label == truth[path]  # type: ignore[index]
+        same += label == answer.label
+    return Cost(pictures, before, after, same)
+
+
+def session(model: Path) -> Any:
+    """The model of a file in ONNX Runtime, on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors: its warnings name nothing that a user can change
+    return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
