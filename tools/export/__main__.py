@@ -4,6 +4,8 @@
     python -m tools.export last --to timm --out exports/bees    timm
     python -m tools.export last --to pt2 --out exports/bees     PyTorch alone, any head
     python -m tools.export last --to npz --out exports/bees     Google's layout, for Flax
+    python -m tools.export last --to onnx --out exports/bees    one graph, from pixels to answers
+    python -m tools.export last --to web --out exports/bees     a page that answers in a browser
 
 RUN is a run's name or folder, a weights file, or last. The folder holds the model, manifest.json
 (labels, preprocessing, hashes), README.md (a model card) and golden/: pictures with the answers to
@@ -162,6 +164,23 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="golden pictures of drawn noise: none of the run's own travels along",
     )
     add(
+        "--precision",
+        choices=("fp32", "fp16", "int8"),
+        help="of the weights, with onnx (fp32) and web (int8)",
+    )
+    add(
+        "--most-loss",
+        type=float,
+        metavar="X",
+        help="accuracy that int8 may lose on the run's held-out pictures (0.01)",
+    )
+    add(
+        "--runtime",
+        type=Path,
+        metavar="DIR",
+        help="with web: the folder `dist` of onnxruntime-web (fetched with npm)",
+    )
+    add(
         "--push", metavar="OWNER/NAME", help="upload it to the Hugging Face hub (hf, timm), private"
     )
     add("--public", action="store_true", help="with --push: for everyone to see")
@@ -169,6 +188,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if (args.public or args.dry_run) and not args.push:
         parser.error("--public and --dry-run go with --push OWNER/NAME")
+    if args.to not in ("onnx", "web") and (args.precision or args.most_loss is not None):
+        parser.error("--precision and --most-loss go with --to onnx and --to web")
+    if args.runtime and args.to != "web":
+        parser.error("--runtime goes with --to web")
     return args
 
 

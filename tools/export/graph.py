@@ -23,8 +23,7 @@ from model import VisionTransformer, cells, entering, summaries
 from tools.export.picture import IR_VERSION, OPSET, picture_graph
 from utils import UserError
 
-NEEDED = "onnx, onnxruntime and onnxscript"
-REMEDY = "pip install onnx onnxruntime onnxscript"
+NEEDS = ("onnx", "onnxruntime", "onnxscript")  # PyTorch's exporter writes with the last
 INPUT, OUTPUTS = "pixels", ("probabilities", "unlike")
 MOST_BYTES = 1_900_000_000  # of one file: protobuf ends at 2 GiB
 HUE = (0.2989, 0.587, 0.114)  # torchvision's Grayscale
@@ -83,18 +82,6 @@ class Answering(nn.Module):
             red, green, blue = x.unbind(1)
             x = (red * HUE[0] + green * HUE[1] + blue * HUE[2]).floor()[:, None]
         return (x / 255 - self.mean) / self.std
-
-
-def need_libraries() -> None:
-    """Raise UserError, with the remedy, where what writes and reads the graph is not there."""
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"this export needs {NEEDED}, and {error.name} is not installed: {REMEDY}"
-        ) from None
 
 
 def answering_model(classifier: Classifier) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,12 +84,13 @@ def _quantised(plain: Path, small: Path, chosen: list[str]) -> None:
 @dataclass(frozen=True)
 class Cost:
     """Of held-out pictures: how many the classifier has right, how many the small model, and to how
-    many both give the same answer."""
+    many both give the same answer. `learned`: the run's refit was on some of them, too."""
 
     pictures: int
     before: int
     after: int
     same: int
+    learned: bool = False
 
     @property
     def loss(self) -> float:
@@ -99,9 +101,10 @@ class Cost:
         if not self.pictures:
             return "the run's held-out pictures are not there: what it costs was not measured"
         of = self.pictures
+        learned = ", which the refit has learned" if self.learned else ""
         return (
-            f"accuracy on {of} held-out pictures {self.after / of:.4f} (fp32 {self.before / of:.4f}"
-            f"); the same answer to {self.same}"
+            f"accuracy on {of} held-out pictures{learned}: {self.after / of:.4f} (fp32 "
+            f"{self.before / of:.4f}); the same answer to {self.same}"
         )
 
 
@@ -121,10 +124,19 @@ def cost(given: Given, model: Path) -> Cost:
         pixels = read_image(Path(str(path)), given.classifier.preprocessing.greys)
         label = labels[int(run.run(["probabilities"], {"pixels": pixels[None]})[0][0].argmax())]
         pictures += 1
-        before += answer.label == truth[path]  # type: ignore[index]
-        after += label == truth[path]  # type: ignore[index]
+        before += answer.label == truth[path]
+        after += label == truth[path]
         same += label == answer.label
-    return Cost(pictures, before, after, same)
+    return Cost(pictures, before, after, same, _refitted(given.run))
+
+
+def _refitted(run: Path | None) -> bool:
+    """Whether a run's weights were trained once more, with pictures that were held out before."""
+    try:
+        summary = json.loads((run / "summary.json").read_text("utf-8")) if run else {}
+    except (OSError, ValueError):
+        return False
+    return bool(summary.get("refit"))
 
 
 def session(model: Path) -> Any:

@@ -10,6 +10,8 @@ TARGETS: dict[str, str] = {
     "timm": "tools.export.timm_folder",
     "npz": "tools.export.npz",
     "pt2": "tools.export.pt2",
+    "onnx": "tools.export.onnx_folder",
+    "web": "tools.export.web",
 }
 
 

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from tools.export.given import Given, Written
+from tools.export.graph import NEEDS
 from tools.export.onnx_folder import HOW, MODEL, write_model
 from utils import UserError, write_json, write_text
 
 ORDINARY = False
+__all__ = ["NEEDS", "ORDINARY", "write"]
 FILES = Path(__file__).with_name("web_files")
 PACKAGE = "onnxruntime-web@1.30.0"  # the version that the page was tested with
 # Of the package's `dist`, and what they are called here: some servers give .mjs no script's type.
@@ -47,7 +49,12 @@ def write(given: Given, folder: Path) -> Written:
     write_json(folder / "model.json", described(given, folder / MODEL))
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     page = f"web page: {size / 1e6:.0f} MB; see it with python3 -m http.server -d FOLDER"
-    return Written("onnxruntime", HOW, written.tolerance, (*written.notes, page), LOAD.strip())
+    notes = [*written.notes, page]
+    if not getattr(given.options, "no_pictures", False):
+        notes.append(
+            "golden/ holds pictures of the run: before the folder goes public, leave it out"
+        )
+    return Written("onnxruntime", HOW, written.tolerance, tuple(notes), LOAD.strip())
 
 
 def described(given: Given, model: Path) -> dict[str, Any]:
@@ -104,7 +111,9 @@ def _packed(folder: Path) -> Path:
     otherwise = f"install Node.js, or name the folder `dist` of {PACKAGE} with --runtime"
     npm = shutil.which("npm")
     if npm is None:
-        raise UserError(f"the web page needs {PACKAGE}, and there is no npm to fetch it: {otherwise}")
+        raise UserError(
+            f"the web page needs {PACKAGE}, and there is no npm to fetch it: {otherwise}"
+        )
     try:
         done = subprocess.run(
             [npm, "pack", PACKAGE, "--silent"],

@@ -187,12 +187,14 @@ function addRow(file, found) {
 
 function summary() {
   const counts = new Map();
+  let failed = 0;
   for (const row of shown) {
-    const key = row.failed ? "not readable" : row.said;
-    counts.set(key, (counts.get(key) || 0) + 1);
+    if (row.failed) failed++;
+    else counts.set(row.said, (counts.get(row.said) || 0) + 1);
   }
   const parts = [...counts].sort((a, b) => b[1] - a[1]).slice(0, 12).map(([name, count]) => `${count} ${name}`);
-  return `${shown.length} pictures: ${parts.join(", ")}.`;
+  if (failed) parts.push(`${failed} not read`);
+  return `${shown.length} picture${shown.length > 1 ? "s" : ""}: ${parts.join(", ")}.`;
 }
 
 async function lookAt(given) {
@@ -225,7 +227,10 @@ async function lookAt(given) {
     }
   }
   ended();
-  if (!only) say("Done.");
+  if (!only) {
+    say("Done.");
+    at("status").classList.add("heard"); // the summary says it to those who see
+  }
   return undefined;
 }
 
