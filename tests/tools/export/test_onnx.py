@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import copy
+import functools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import pytest
 from classifier import Classifier
 from images import read_image
 from tests.helpers import COLOURS, picture, random_weights, train
-from tools.export import onnx_folder, quantised
+from tools.export import graph, onnx_folder, quantised
 from tools.export.given import Given
 from tools.export.proof import prove
 from utils import UserError
@@ -41,6 +44,15 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Given:
     train(config)
     classifier = Classifier(folder / "weights/tiny/best.safetensors", device="cpu")
     return Given(classifier, folder / "logs/tiny", argparse.Namespace())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def exported_once() -> Iterator[None]:
+    """PyTorch's exporter takes some seconds: the tests share what it gives."""
+    kept = functools.cache(onnx_folder.answering_model)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_folder, "answering_model", lambda c: copy.deepcopy(kept(c)))
+        yield
 
 
 def asked(given: Given, **options: Any) -> Given:
@@ -98,14 +110,14 @@ def test_the_cost_is_counted_on_held_out_pictures(given: Given, tmp_path: Path) 
 
 
 def test_a_network_of_more_than_one_file_is_refused(
-    given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    given: Given, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tools.export.graph.MOST_BYTES", 1000)
+    monkeypatch.setattr(graph, "MOST_BYTES", 1000)
     with pytest.raises(UserError, match="one ONNX file holds"):
-        onnx_folder.write(given, tmp_path / "o")
+        graph.answering_model(given.classifier)
 
 
-def test_halves_are_the_nearest_ones(given: Given, tmp_path: Path) -> None:
+def test_halves_are_the_nearest_ones() -> None:
     from onnx import helper, numpy_helper
 
     array = np.linspace(-1, 1, 5000, dtype=np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import functools
 import http.server
@@ -23,7 +24,7 @@ from PIL import Image
 from classifier import Classifier
 from tests.helpers import picture, random_weights
 from tests.tools.conftest import CHROMIUM
-from tools.export import web
+from tools.export import onnx_folder, web
 from tools.export.given import Given
 from utils import UserError
 
@@ -35,6 +36,15 @@ pytest.importorskip("onnxscript")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
     path = random_weights(tmp_path_factory.mktemp("w") / "w.safetensors", num_classes=3)
     return Classifier(path, device="cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def exported_once() -> Iterator[None]:
+    """PyTorch's exporter takes some seconds: the tests share what it gives."""
+    kept = functools.cache(onnx_folder.answering_model)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_folder, "answering_model", lambda c: copy.deepcopy(kept(c)))
+        yield
 
 
 def made(classifier: Classifier, folder: Path, runtime: Path) -> Path:
@@ -95,7 +105,9 @@ def test_a_runtime_that_is_not_there_is_said(
     with pytest.raises(UserError, match="--runtime .*are not in it"):
         web.write_runtime(tmp_path / "o", tmp_path)
     monkeypatch.setattr(web.shutil, "which", lambda name: None)
-    with pytest.raises(UserError, match="there is no npm: install Node.js, or name .*--runtime"):
+    with pytest.raises(
+        UserError, match="there is no npm to fetch it: install Node.js, or name .*--runtime"
+    ):
         web.write_runtime(tmp_path / "o", None)
     npm = tmp_path / "npm"
     npm.write_text("#!/bin/sh\necho 'npm ERR! network' >&2\nexit 1\n")
