@@ -37,8 +37,8 @@ def write(given: Given, folder: Path) -> Written:
     """The page, its model (int8 without a `--precision`) and what runs it in a browser."""
     runtime = getattr(given.options, "runtime", None)
     precision = getattr(given.options, "precision", None) or "int8"
-    written = write_model(given, folder, precision)
     write_runtime(folder / "runtime", None if runtime is None else Path(runtime))
+    written = write_model(given, folder, precision)
     classes = list(given.classifier.classes)
     for source in sorted(FILES.iterdir()):
         text = source.read_text(encoding="utf-8")
