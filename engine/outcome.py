@@ -67,7 +67,7 @@ def conclude(
     run, split = work.run, work.split
     given, found = kept_network(work, job, loaders, judge.setting, progress)
     clock.lap("test")
-    found["certainty"] = make_certain(work, job, loaders, given["val"], judge.setting)
+    found["certainty"] = make_certain(work, job, loaders, given, judge.setting)
     own = {"epoch": str(progress.best_epoch), "certainty": json.dumps(found["certainty"])}
     keep(run.best, job.net, work.config, None, **own)
     clock.lap("certainty")
