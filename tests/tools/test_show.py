@@ -79,9 +79,9 @@ def test_a_checkpoint_of_a_run(shown: Callable[..., str], home: Path) -> None:
     assert (
         f"validation accuracy {found['val_accuracy']:.4f} ({low:.3f} to {high:.3f}, 95 %)" in text
     )
-    assert f"temperature {known['temperature']:g}, found on" in text
+    assert f"temperature {known['temperature']:.3g}, found on {known['temperature_by']}" in text
     before, after = (known[f"val_calibration_error{end}"] for end in ("", "_calibrated"))
-    assert f"calibration error {before:.3f} before, {after:.3f} with it" in text
+    assert f"calibration error is {before:.3f} before and {after:.3f} after it" in text
     assert f"held out {known['held_out']} pictures, " in text
     assert "finetune, the last blocks and the head" in text and f"{home}/my images" in text
     assert f"from {home}/from.safetensors; seed 0; epoch {found['best_epoch']}" in text

@@ -22,6 +22,7 @@ SHOWN = 10  # pictures of a kind
 ANSWERED = 0.9  # of the pictures: what answering only these would mean
 ABOUT = 0.05  # about so many: where many are equally sure, no threshold parts them
 ERROR = "(15 bins, Guo et al. 2017)"
+ROUGH = 1000  # pictures: of fewer the error of 15 bins moves by hundredths
 FEWEST = 30  # pictures: of fewer, a tenth is too little to say anything of
 WORST = 20  # classes that stand in the open, where there are many
 
@@ -96,31 +97,35 @@ def matrix(record: Record, counts: Any) -> list[dict[str, Any]]:
 def how_sure(record: Record, given: list[Prediction]) -> dict[str, Any]:
     """What is shown of the reported part alone: how its probabilities were calibrated, and what
     answering only when sure would mean."""
-    known = record.certainty
+    known, images = record.certainty, record.summary.get("images") or record.images
     return {
-        "temperature": temperature(known) if known else None,
-        "surest": surest(given),
+        "temperature": temperature(known, images.get("val")) if known else None,
+        "surest": surest(given) if known else None,
         "sets": sets(known, record.part, given) if known else None,
     }
 
 
-def temperature(known: dict[str, Any]) -> str:
-    """How the probabilities were calibrated, and the calibration error before and after."""
+def temperature(known: dict[str, Any], images: int | None) -> str:
+    """How the probabilities were calibrated, and the calibration error of the validation part, of
+    so many `images`, before and after."""
     by_val = known.get("temperature_by") == "val"
     names = ("val_calibration_error", "val_calibration_error_calibrated")
     before, after = (f"{known[name]:.3f}" for name in names)
     found_on = "the validation part" if by_val else str(known.get("temperature_by"))
     if known["temperature"] == 1:
-        return (
-            f"The probabilities are those of the network, which was made as sure as it is right on "
-            f"{found_on}: its temperature is 1. The validation part's expected calibration error {ERROR} is "
-            f"{after}."
+        said = f"those of the network, which was made as sure as it is right on {found_on}"
+        errors = after
+    else:
+        said = (
+            "calibrated: the network's logits are divided by a temperature of "
+            f"{known['temperature']:.3g}, found on {found_on}"
         )
-    others = ", each picture's temperature fitted to the others" if by_val else ""
+        others = ", each picture's temperature fitted to the others" if by_val else ""
+        errors = f"{before} before and {after} after it{others}"
+    rough = f"; of {images:,} pictures that is a rough number" if images and images < ROUGH else ""
     return (
-        f"The probabilities are calibrated: the network's logits are divided by a temperature of "
-        f"{known['temperature']:.3g}, found on {found_on}. The validation part's expected "
-        f"calibration error {ERROR} is {before} before and {after} after it{others}."
+        f"The probabilities are {said}. The validation part's expected calibration error {ERROR} "
+        f"is {errors}{rough}."
     )
 
 
@@ -141,21 +146,21 @@ def answering(row: dict[str, Any], every: dict[str, Any]) -> str:
     """The wrong answers with and without a threshold, in one sentence."""
     limit = threshold_between(row["next"], row["probability"])
     those = f", those of a probability of {limit} or more" if limit else ""
-    part, whole = (wrong_of(found) for found in (row, every))
     said = (
-        f"Answering only the surest {row['answered']:,} of {every['answered']:,} pictures "
-        f"({100 * row['share']:.0f} %){those}, {part}; of all, {whole}."
+        f"Were only the surest {row['answered']:,} of {every['answered']:,} pictures "
+        f"({100 * row['share']:.0f} %) answered{those}, {wrong_of(row, 'would be')}; of all, "
+        f"{wrong_of(every)}."
     )
     if row["wrong_share"] >= every["wrong_share"]:
         said += " So the mistakes are not among the least sure answers, and it gains nothing."
     return said
 
 
-def wrong_of(row: dict[str, Any]) -> str:
-    wrong = row["wrong"]
-    if not wrong:
-        return "none is wrong"
-    return f"{wrong:,} {'is' if wrong == 1 else 'are'} wrong ({100 * row['wrong_share']:.1f} %)"
+def wrong_of(row: dict[str, Any], verb: str | None = None) -> str:
+    if not row["wrong"]:
+        return f"none {verb or 'is'} wrong"
+    verb = verb or ("is" if row["wrong"] == 1 else "are")
+    return f"{row['wrong']:,} {verb} wrong ({100 * row['wrong_share']:.1f} %)"
 
 
 def sets(known: dict[str, Any], part: str, given: list[Prediction]) -> str:
@@ -163,18 +168,18 @@ def sets(known: dict[str, Any], part: str, given: list[Prediction]) -> str:
     level = known["set_level"]
     if not level:
         return (
-            "Sets of answers that hold the right one in 90 % of all cases hold every class: there "
-            "are too few held-out pictures to leave any out."
+            "Sets of answers that hold the right class for 90 % of the pictures would hold every "
+            "class: the held-out pictures are too few to leave any out."
         )
     said = (
-        f"A set of answers, the classes of a probability of {level:.3g} or more, or else the most "
-        "probable one, holds the right one in 90 % of all cases or more, by the held-out pictures"
+        f"A set of answers (the classes of a probability of {level:.3g} or more, or else the most "
+        "probable one) is meant to hold the right class for 90 % of the pictures"
     )
     if part == "val":  # the level was found on it
         return f"{said}."
     held = sum(p.right or p.label_probability >= level for p in given)
     share = f"{held:,} of {len(given):,} ({100 * held / len(given):.1f} %)"
-    return f"{said}; of the {PARTS[part]} part's sets {share} did."
+    return f"{said}; of the {PARTS[part]} part's sets {share} do."
 
 
 def calibrated(

@@ -120,6 +120,8 @@ def head(facts: dict[str, Any]) -> str:
         return "none: features come out; train it first, for classes of your own"
     blocks = facts["head_blocks"] or []
     what = f"block{'' if len(blocks) == 1 else 's'} {some(map(str, blocks))}"
+    if len(blocks) > 2 and blocks[-1] - blocks[0] == len(blocks) - 1:
+        what = f"blocks {blocks[0]} to {blocks[-1]}"
     return HEADS[facts["head"]].format(blocks=what)
 
 
@@ -156,11 +158,14 @@ def sure(known: dict[str, Any] | None, head: str | None) -> list[tuple[str, str]
     if known is None:
         nothing = "the file doesn't say: probabilities are the softmax's, no picture is unlike"
         return [("certainty", nothing)] if head else []
-    by = f", found on {PARTS.get(known['temperature_by'], known['temperature_by'])}"
-    temperature = f"temperature {known['temperature']:g}" + (by if known["temperature_by"] else "")
+    found_on = known["temperature_by"]
+    by_val = found_on == "val"
+    temperature = f"temperature {known['temperature']:.3g}"
+    temperature += f", found on {'the validation part' if by_val else found_on}" if found_on else ""
     before, after = known["calibration_error"], known["calibration_error_calibrated"]
     if before is not None and after is not None:
-        temperature += f"; validation calibration error {before:.3f} before, {after:.3f} with it"
+        whose = ", whose" if by_val else "; the validation part's"
+        temperature += f"{whose} calibration error is {before:.3f} before and {after:.3f} after it"
     level = f"the classes of a probability of {known['set_level']:.3g} or more"
     if not known["set_level"]:
         level = "every class: the held-out pictures are too few to leave any out"
