@@ -30,7 +30,7 @@ from engine.checkpoint import Progress, keep
 from engine.heads import add_layers_head, by_layer, each_can_be_left_out, told_apart_from
 from engine.job import SEARCH, Average, Job, Setting
 from engine.plots import plot_layers
-from engine.refit import refit
+from engine.refit import measured, refit
 from engine.run import Run
 from engine.start import Work
 from engine.track import log_outcome, reached, settings_of
@@ -69,10 +69,11 @@ def conclude(
     given, found = kept_network(work, job, loaders, judge.setting, progress)
     clock.lap("test")
     found["certainty"] = make_certain(work, job, loaders, given, judge.setting)
-    own = {"epoch": str(progress.best_epoch), "certainty": json.dumps(found["certainty"])}
-    keep(run.best, job.net, work.config, None, **own)
-    clock.lap("certainty")
     part = "test" if "test" in given else "val"
+    said = {"certainty": found["certainty"], "measured": measured(part, found)}
+    own = {name: json.dumps(value) for name, value in said.items()}
+    keep(run.best, job.net, work.config, None, epoch=str(progress.best_epoch), **own)
+    clock.lap("certainty")
     right = (given[part][0].argmax(1) == given[part][1]).numpy()
     known = facts(split, part, found, progress, given[part], job.train)
     learned = judge.verdict(job, loaders, known, right)
