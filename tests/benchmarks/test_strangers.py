@@ -24,4 +24,4 @@ def test_what_is_flagged() -> None:
     assert share([0.94, 0.95, 1.0, 0.2], 0.95) == 0.5
     row = row_of("a", "b", [0.1, 0.96], [1.0, 0.97])
     assert (row["flagged_at_0.95"], row["own_flagged_at_0.95"]) == (1.0, 0.5)
-    assert (row["flagged_by_default"], row["own_flagged_by_default"]) == (0.5, 0.0)
+    assert (row["flagged_at_0.99"], row["own_flagged_at_0.99"]) == (0.5, 0.0)
