@@ -590,7 +590,13 @@ def test_the_sets_of_a_test_part_are_counted(tmp_path: Path) -> None:
     said = section(shown(without_curves(folder)), "calibration")
     n = sum(row[2] == row[3] or row[5] >= 0.25 for row in held)
     assert f"of the test part's sets {n} of 200 ({n / 2:.1f} %) do." in said
+    assert "The validation part's expected calibration error" in said
     assert said.count("alibration error") == 2, "of the validation part, and of this one"
+    errors = {"test_calibration_error": 0.2, "test_calibration_error_calibrated": 0.1}
+    said = section(shown(with_certainty(folder, **errors)), "calibration")
+    assert "The test part's expected calibration error" in said
+    assert "is 0.200 before and 0.100 after it. It is" in said, "no rough number is said of none"
+    assert said.count("alibration error") == 1
 
 
 def given(*sure: tuple[float, bool]) -> list[Prediction]:

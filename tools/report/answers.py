@@ -72,7 +72,7 @@ def told(record: Record, given: list[Prediction], by_temperature: bool = False) 
         "matrix": None if many else matrix(record, counts),
         "matrix_image": confusion_image(counts) if many else None,
         "calibration": calibrated(
-            given, by_temperature, says_error=record.part != "val" or not by_temperature
+            given, by_temperature, not by_temperature or error_of(record) != record.part
         ),
         "mistakes": pictured(record, wrong[:SHOWN]),
         "mistakes_in_all": len(wrong),
@@ -97,20 +97,32 @@ def matrix(record: Record, counts: Any) -> list[dict[str, Any]]:
 def how_sure(record: Record, given: list[Prediction]) -> dict[str, Any]:
     """What is shown of the reported part alone: how its probabilities were calibrated, and what
     answering only when sure would mean."""
-    known, images = record.certainty, record.summary.get("images") or record.images
+    known = record.certainty
     return {
-        "temperature": temperature(known, images.get("val")) if known else None,
+        "temperature": temperature(record) if known else None,
         "surest": surest(given) if known else None,
         "sets": sets(known, record.part, given) if known else None,
     }
 
 
-def temperature(known: dict[str, Any], images: int | None) -> str:
-    """How the probabilities were calibrated, and the calibration error of the validation part, of
-    so many `images`, before and after."""
+def error_of(record: Record) -> str:
+    """The part whose calibration error is said before and after: the reported one, but for a test
+    part of which summary.json has none."""
+    known = record.certainty
+    there = all(isinstance(known.get(n), (int, float)) for n in errors_of(record.part))
+    return record.part if there else "val"
+
+
+def errors_of(part: str) -> tuple[str, str]:
+    return f"{part}_calibration_error", f"{part}_calibration_error_calibrated"
+
+
+def temperature(record: Record) -> str:
+    """How the probabilities were calibrated, and the calibration error before and after."""
+    known, part = record.certainty, error_of(record)
+    images = (record.summary.get("images") or record.images).get(part)
     by_val = known.get("temperature_by") == "val"
-    names = ("val_calibration_error", "val_calibration_error_calibrated")
-    before, after = (f"{known[name]:.3f}" for name in names)
+    before, after = (f"{known[name]:.3f}" for name in errors_of(part))
     found_on = "the validation part" if by_val else str(known.get("temperature_by"))
     if known["temperature"] == 1:
         said = f"those of the network, which was made as sure as it is right on {found_on}"
@@ -120,12 +132,13 @@ def temperature(known: dict[str, Any], images: int | None) -> str:
             "calibrated: the network's logits are divided by a temperature of "
             f"{known['temperature']:.3g}, found on {found_on}"
         )
-        others = ", each picture's temperature fitted to the others" if by_val else ""
+        own = by_val and part == "val"
+        others = ", each picture's temperature fitted to the others" if own else ""
         errors = f"{before} before and {after} after it{others}"
     rough = f"; of {images:,} pictures that is a rough number" if images and images < ROUGH else ""
     return (
-        f"The probabilities are {said}. The validation part's expected calibration error {ERROR} "
-        f"is {errors}{rough}."
+        f"The probabilities are {said}. The {PARTS[part]} part's expected calibration error "
+        f"{ERROR} is {errors}{rough}."
     )
 
 

@@ -37,7 +37,7 @@ KNOWN: tuple[str, ...] = (
     "certainty",
 )
 KNOWN += ("seen", "measured", "base", "frozen", "provenance")
-FOUND_BY = ("temperature_by", "val_calibration_error", "val_calibration_error_calibrated")
+ERRORS = ("calibration_error", "calibration_error_calibrated")
 TRAINED = ("mode", "base_dir", "checkpoint", "seed")  # of a config's `train`
 
 
@@ -149,14 +149,17 @@ def certainty(known: Certainty | None, said: Any) -> dict[str, Any] | None:
         return None
     held_out, likeness = known.held_out, known.likeness
     said = said if isinstance(said, dict) else {}
-    by, *errors = (said.get(name) for name in FOUND_BY)
-    before, after = (e if isinstance(e, (int, float)) else None for e in errors)
+    by = said.get("temperature_by")
+    part = "test" if "test_calibration_error" in said else "val"
+    errors = [said.get(f"{part}_{name}") for name in ERRORS]
+    there = all(isinstance(error, (int, float)) for error in errors)
     meant = known.meant(MIN_CONFIDENCE, None if likeness is None else UNLIKE)
     return {
         "temperature": round(known.temperature.item(), 4),
         "temperature_by": by if isinstance(by, str) else None,
-        "calibration_error": before,
-        "calibration_error_calibrated": after,
+        "calibration_error": {"part": part, **dict(zip(("before", "after"), errors, strict=True))}
+        if there
+        else None,
         "set_level": round(known.set_level.item(), 6),
         "held_out": len(held_out),
         "right": int(held_out[:, 1].sum()),

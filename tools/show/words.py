@@ -162,10 +162,16 @@ def sure(known: dict[str, Any] | None, head: str | None) -> list[tuple[str, str]
     by_val = found_on == "val"
     temperature = f"temperature {known['temperature']:.3g}"
     temperature += f", found on {'the validation part' if by_val else found_on}" if found_on else ""
-    before, after = known["calibration_error"], known["calibration_error_calibrated"]
-    if before is not None and after is not None:
-        whose = ", whose" if by_val else "; the validation part's"
-        temperature += f"{whose} calibration error is {before:.3f} before and {after:.3f} after it"
+    if errors := known["calibration_error"]:
+        whose = (
+            ", whose"
+            if (by_val and errors["part"] == "val")
+            else (f"; the {PARTS[errors['part']]} part's")
+        )
+        temperature += (
+            f"{whose} calibration error is {errors['before']:.3f} before and {errors['after']:.3f} "
+            "after it"
+        )
     level = f"the classes of a probability of {known['set_level']:.3g} or more"
     if not known["set_level"]:
         level = "every class: the held-out pictures are too few to leave any out"
