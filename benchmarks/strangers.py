@@ -4,9 +4,9 @@
 
 Strangers: trained on one set of pictures, asked about another's, held-out pictures of its own
 beside them: the area under the ROC curve of `unlike`, and the share of the strangers, and of its
-own, that `unlike` 0.95, the default, and 0.99 flag. Near strangers: trained on four of characters5's
-classes, asked about the fifth, each in turn. Calibration: the error of the answers before and after
-the temperature, five seeds of three sets, on pictures that had no part in it.
+own, that are flagged from 0.95 (the default) and from 0.99 on. Near strangers: trained on four of
+characters5's classes, asked about the fifth, each in turn. Calibration: the error of the answers
+before and after the temperature, five seeds of three sets, on pictures that had no part in it.
 
 Untouched defaults but for the verdict, the report and the training on all pictures. Resumable:
 benchmarks/results/strangers.csv and calibration.csv are written after each run.
