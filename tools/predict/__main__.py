@@ -28,11 +28,11 @@ from config import ConfigError
 from config_file import load_config
 from engine.run import BEST
 from filenames import text_of
-from tools.predict.pictures import STDIN, Asked, find_pictures, home
+from tools.predict.pictures import STDIN, UNDO, Asked, find_pictures, home
 from tools.predict.rows import KINDS, AnswersFile, Row, row_of
 from tools.predict.said import NOT_ANSWERS, OFF, Table, Tally, counted, thresholds
 from tools.predict.scoring import foreign, learned, scored
-from tools.predict.sorting import HOW, UNDO, put_there, sort_into, take_back
+from tools.predict.sorting import HOW, put_there, sort_into, take_back
 from utils import UserError, command_line, progress_bar, shell
 
 MOST_NAMED = 20  # pictures that can't be read, on the terminal; a file has all
@@ -169,8 +169,9 @@ def see_the_classes(asked: Asked, classifier: Classifier, checkpoint: Path, want
     if len(lines) == len(asked.classes):
         raise UserError(f"no folder is one of the network's classes: {lines[0]}")
     note(*lines)
-    if n := learned(asked.truth, checkpoint, wanted):
-        note(f"{n} of {len(asked.truth)} pictures were trained on: the score flatters")
+    scored_ones = [p for p, label in asked.truth.items() if label in classifier.classes]
+    if n := learned(scored_ones, checkpoint, wanted):
+        note(f"{n} of the {len(scored_ones)} pictures were trained on: the score flatters")
 
 
 # ------------------------------------------------------------------------------ what comes of them

@@ -18,6 +18,7 @@ from layout.tree import read_tree
 from utils import UserError, some
 
 STDIN = "-"
+UNDO = "undo.csv"  # what a folder of sorted pictures has beside them
 
 
 @dataclass
@@ -37,8 +38,8 @@ class Asked:
             self.truth[path] = label
 
     def leave_out(self, done: Iterable[str]) -> None:
-        """Take out those that lie at the places `done`."""
-        places = set(done)
+        """Take out the pictures `done`, by whatever name."""
+        places = {full(path) for path in done}
         self.truth = {p: label for p, label in self.truth.items() if full(p) not in places}
 
     @property
@@ -118,7 +119,7 @@ def _add_folder(path: str, asked: Asked, put_there: set[str]) -> None:
         asked.notes.append(f"{path}: {skipped} pictures were sorted there, and are left out")
     elif len(asked.truth) == before and not tree.holds_any:
         asked.notes.append(f"{path} holds no pictures")
-    _note_others([place for place, _ in tree.every_other()], path, asked)
+    _note_others([other for other, _ in tree.every_other() if other.name != UNDO], path, asked)
 
 
 def _add_labelled(path: str, asked: Asked) -> None:

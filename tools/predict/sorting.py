@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from filenames import name_of, shown, text_of
-from tools.predict.pictures import full
+from tools.predict.pictures import UNDO, full
 from utils import UserError, progress_bar, replacing, unbroken, write_csv
 
-UNDO = "undo.csv"
 COLUMNS = ("how", "from", "to")
 HOW = ("copy", "link", "move")
 
