@@ -171,7 +171,10 @@ def see_the_classes(asked: Asked, classifier: Classifier, checkpoint: Path, want
     note(*lines)
     scored_ones = [p for p, label in asked.truth.items() if label in classifier.classes]
     if n := learned(scored_ones, checkpoint, wanted):
-        note(f"{n} of the {len(scored_ones)} pictures were trained on: the score flatters")
+        note(
+            f"{n} of the {len(scored_ones)} pictures were trained on: the score flatters; what its "
+            "run measured is on pictures that it had not seen"
+        )
 
 
 # ------------------------------------------------------------------------------ what comes of them
@@ -203,9 +206,10 @@ def next_steps(args: argparse.Namespace, tally: Tally) -> list[str]:
         lines.append(f"take back: {undo}")
     doubtful = sum(tally.said[name] for name in NOT_ANSWERS)
     if args.sort_into is None and doubtful:
+        those = "the one that is" if doubtful == 1 else f"the {doubtful:,} that are"
         lines.append(
-            f"next: look at the {doubtful:,} that are unsure or unlike; --sort-into DIR puts them "
-            "into folders of their own"
+            f"next: look at {those} unsure or unlike; --sort-into DIR puts such pictures into "
+            "folders of their own"
         )
     elif args.out is None and args.sort_into is None:
         lines.append(
