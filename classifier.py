@@ -174,6 +174,8 @@ class Classifier:
         except Exception as error:  # damaged files make Pillow raise nearly anything
             unknown = isinstance(error, UnidentifiedImageError)
             reason = "not an image" if unknown else str(error).partition("\n")[0]
+            if isinstance(error, OSError) and error.strerror:  # without its number and the path
+                reason = error.strerror
             return Unreadable(reason or type(error).__name__)
 
     def _answered(
