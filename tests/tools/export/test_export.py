@@ -228,6 +228,7 @@ def test_pillow_alone_reads_nearly_the_same(fit: Any, channels: int, tmp_path: P
 # ----------------------------------------------------------------------------------- the targets
 
 
+@pytest.mark.slow
 def test_pt2_takes_any_head_and_batch(tmp_path: Path) -> None:
     path = random_weights(tmp_path / "w.safetensors", num_classes=3)
     classifier = Classifier(path, device="cpu")
