@@ -55,7 +55,7 @@ def need_colour(classifier: Classifier, library: str) -> None:
     """UserError for a network of grey pictures."""
     if classifier.net.vit.input_channels != 3:
         raise UserError(
-            f"{library}'s preprocessing makes colour pictures, and the network takes grey ones; "
+            f"the preprocessing of {library} makes colour pictures, and the network takes grey ones; "
             "--to npz and --to pt2 take them"
         )
 
@@ -72,7 +72,11 @@ def with_class_head(given: Given, folder: Path) -> tuple[Given, tuple[str, ...]]
     train = config.train
     has_block = train.head != "layers" and train.finetune_blocks
     what = "the last block and the class head" if has_block else "the class head"
-    log.info("the head over layers has no place in an ordinary ViT: training %s instead", what)
+    log.info(
+        "the head over layers has no place in an ordinary ViT: training %s instead, on the tokens "
+        "that are cached, which takes as long as such a run without its cache",
+        what,
+    )
     changed = _with_class(config, given.run, folder)
     write_text(folder / "config.yaml", dump_config(changed))
     command = [sys.executable, str(TRAINING), "--config", str(folder / "config.yaml")]
@@ -84,9 +88,10 @@ def with_class_head(given: Given, folder: Path) -> tuple[Given, tuple[str, ...]]
     run = folder / "logs" / NAME
     best = folder / "weights" / NAME / "best.safetensors"
     assert given.run is not None
+    were = "were" if has_block else "was"
     before, after = _said(summary_of(given.run)), _said(summary_of(run))
     note = (
-        f"the run's head over layers has no place in an ordinary ViT: {what} was trained instead, "
+        f"the run's head over layers has no place in an ordinary ViT: {what} {were} trained instead, "
         f"on the same split. Accuracy: the run {before}, this export {after}"
     )
     return Given(Classifier(best, device="cpu"), run, given.options), (note,)
