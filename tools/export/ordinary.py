@@ -55,7 +55,7 @@ def need_colour(classifier: Classifier, library: str) -> None:
     """UserError for a network of grey pictures."""
     if classifier.net.vit.input_channels != 3:
         raise UserError(
-            f"the preprocessing of {library} makes colour pictures, and the network takes grey ones; "
+            f"the preprocessing of {library} makes colour pictures, the network takes grey ones; "
             "--to npz and --to pt2 take them"
         )
 
@@ -91,8 +91,8 @@ def with_class_head(given: Given, folder: Path) -> tuple[Given, tuple[str, ...]]
     were = "were" if has_block else "was"
     before, after = _said(summary_of(given.run)), _said(summary_of(run))
     note = (
-        f"the run's head over layers has no place in an ordinary ViT: {what} {were} trained instead, "
-        f"on the same split. Accuracy: the run {before}, this export {after}"
+        f"the run's head over layers has no place in an ordinary ViT: {what} {were} trained "
+        f"instead, on the same split. Accuracy: the run {before}, this export {after}"
     )
     return Given(Classifier(best, device="cpu"), run, given.options), (note,)
 
