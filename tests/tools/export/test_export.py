@@ -1,0 +1,340 @@
+"""tools.export: what is written, the proof that ends it, and what is left where it fails."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from classifier import Classifier
+from config import ConfigError, Preprocessing
+from tests.helpers import COLOURS, picture, random_weights, train
+from tools.export import npz, pt2, timm_folder
+from tools.export.card import as_word
+from tools.export.given import Given
+from tools.export.golden import golden_pictures
+from tools.export.ordinary import temperature_of
+from tools.export.reading import pillow_reader
+from utils import UserError, command_line
+
+export = importlib.import_module("tools.export.__main__")
+
+
+def config_of(folder: Path, head: str) -> Path:
+    """A config that trains a small network on the folder's pictures."""
+    path = folder / f"{head}.yaml"
+    path.write_text(
+        f"train: {{mode: finetune, checkpoint: '{folder}/from.safetensors', "
+        f"base_dir: '{folder}/images', data: '{folder}', test_fraction: 0.2, "
+        f"max_epochs: 2, batch_size: 8, lr: 0.01, head: {head}, views: 1, device: cpu, "
+        f"refit: false, report: false, verdict: false, run_name: {head}, "
+        f"log_path: '{folder}/logs', save_path: '{folder}/weights'}}"
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder, with a space in its name, with pictures and a run of a class head."""
+    folder = tmp_path_factory.mktemp("a home")
+    for name in COLOURS:
+        (folder / "images" / name).mkdir(parents=True)
+        for i in range(12):
+            picture(name, i).save(folder / "images" / name / f"{i:02}.png")
+    random_weights(folder / "from.safetensors", num_classes=0, gelu="tanh")
+    train(config_of(folder, "class"))
+    return folder
+
+
+@pytest.fixture
+def here(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(home)
+    return home
+
+
+def run(*arguments: str | Path) -> int:
+    return command_line(lambda: export.main([str(a) for a in arguments]), ConfigError)
+
+
+def given_of(checkpoint: Path, run: Path | None = None) -> Given:
+    options = export.parse(["last", "--to", "npz", "--out", "x"])
+    return Given(Classifier(checkpoint, device="cpu"), run, options)
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_an_export_and_its_proof(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "an export"
+    assert run("class", "--to", "npz", "--out", out) == 0
+    said = capsys.readouterr().out
+    assert "proof: 32 golden pictures in a fresh process" in said
+    assert left(tmp_path) == ["an export"]
+    assert left(out) == ["README.md", "golden", "manifest.json", "model.npz"]
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["labels"] == sorted(COLOURS) and manifest["run"] == "class"
+    assert manifest["proof"]["same_inputs"] <= 1e-5
+    assert manifest["temperature"] != 1
+    files = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
+    assert set(manifest["files"]) == files - {"manifest.json"}
+    for name, entry in manifest["files"].items():
+        assert hashlib.sha256((out / name).read_bytes()).hexdigest() == entry["sha256"]
+    card = (out / "README.md").read_text()
+    summary = json.loads((here / "logs/class/summary.json").read_text())
+    assert f"accuracy {summary['test_accuracy']:.3f}" in card
+    assert "blue, green, red" in card and "train.head=class" in card and str(here) not in card
+
+
+def test_expected_answers_are_the_classifiers(here: Path, tmp_path: Path) -> None:
+    assert run("class", "--to", "npz", "--out", tmp_path / "o") == 0
+    known = json.loads((tmp_path / "o/golden/expected.json").read_text())
+    classifier = Classifier("class", device="cpu")
+    for one in known["pictures"][::5]:
+        (answer,) = classifier(tmp_path / "o/golden/pictures" / one["name"])
+        wanted = list(answer.probabilities.values())
+        assert one["from_file"] == pytest.approx(wanted, abs=1e-6)
+        assert one["from_inputs"] == pytest.approx(wanted, abs=1e-6)
+
+
+def test_one_that_answers_otherwise_leaves_nothing(
+    here: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    own = npz.folded
+
+    def wrong(*arguments: Any) -> Any:
+        arrays = own(*arguments)
+        return arrays | {"head/bias": arrays["head/bias"] + torch.tensor([0.01, 0, 0])}
+
+    monkeypatch.setattr(npz, "folded", wrong)
+    assert run("class", "--to", "npz", "--out", tmp_path / "o") == 2
+    assert "answers otherwise than the run: on the same inputs" in capsys.readouterr().err
+    assert left(tmp_path) == []
+
+
+def test_one_that_its_library_cant_read_leaves_nothing(
+    here: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(npz, "folded", lambda *_: {"head/bias": torch.zeros(3)})
+    assert run("class", "--to", "npz", "--out", tmp_path / "o") == 2
+    assert "can't be read by its own library: KeyError" in capsys.readouterr().err
+    assert left(tmp_path) == []
+
+
+def test_stopped_it_leaves_nothing(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(npz, "folded", stop)
+    assert run("class", "--to", "npz", "--out", tmp_path / "o") == 130
+    assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["class", "--to", "npz", "--out", "images"], "images is there already"),
+        (["class", "--to", "npz", "--out", "class.yaml"], "class.yaml is there already"),
+        (["clas", "--to", "npz", "--out", "new"], "did you mean class?"),
+        (["from.safetensors", "--to", "npz", "--out", "new"], "has no head"),
+        (["class.yaml", "--to", "npz", "--out", "new"], "class.yaml"),
+        (["class", "--to", "npz", "--out", "new", "--push", "me/it"], "--push takes hf or timm"),
+        (["class", "--to", "hf", "--out", "new", "--push", "it"], "give owner/name"),
+    ],
+)
+def test_mistakes_are_said(
+    arguments: list[str], sentence: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = left(here)
+    assert run(*arguments) == 2
+    assert sentence in capsys.readouterr().err
+    assert left(here) == before
+
+
+def test_a_library_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="--to hf needs nowhere_to_be_had: pip install nowhere"):
+        export.need(("nowhere_to_be_had",), "hf")
+
+
+# --------------------------------------------------------------------------- the golden pictures
+
+
+def test_the_golden_pictures(home: Path) -> None:
+    found = dict(
+        golden_pictures(given_of(home / "weights/class/best.safetensors", home / "logs/class"))
+    )
+    assert len(found) == 32
+    # 12 a class, a fifth of them test and another val: fewer than 24, and noise fills them up.
+    plain = [name.split("-")[1].split(".")[0] for name in list(found)[:24]]
+    assert set(plain) == {*COLOURS, "noise"} and plain.count("red") >= 3
+    pictures = {name: Image.open(io.BytesIO(content)) for name, content in found.items()}
+    of = {name.split("-")[1].split(".")[0]: p for name, p in pictures.items()}
+    assert of["exif"].getexif()[0x112] == 6
+    assert of["cmyk"].mode == "CMYK" and of["grey"].mode == "L"
+    assert of["alpha"].mode == "RGBA" and of["palette"].mode == "P"
+    assert of["wide"].width == 16 * of["wide"].height and of["tiny"].size == (5, 3)
+
+
+def test_weights_without_a_run_have_noise_alone(home: Path) -> None:
+    names = [n for n, _ in golden_pictures(given_of(home / "weights/class/best.safetensors"))]
+    assert len(names) == 32 and all("noise" in name for name in names[:24])
+
+
+def test_none_of_ones_own_pictures_travels_where_it_must_not(home: Path) -> None:
+    given = given_of(home / "weights/class/best.safetensors", home / "logs/class")
+    given.options.no_pictures = True
+    assert all("noise" in name for name, _ in golden_pictures(given)[:24])
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pillow_alone_reads_nearly_the_same(fit: Any, channels: int, tmp_path: Path) -> None:
+    path = random_weights(tmp_path / "w.safetensors", num_classes=3, input_channels=channels)
+    classifier = Classifier(path, device="cpu")
+    preprocessing = Preprocessing(image_size=32, crop=0.9, fit=fit, interpolation="bicubic")
+    classifier.preprocessing = preprocessing
+    from transforms import eval_transform
+
+    classifier._transform = eval_transform(preprocessing, channels)
+    space: dict[str, Any] = {}
+    exec(pillow_reader(classifier), space)
+    for name, content in golden_pictures(given_of(path)):
+        file = tmp_path / name
+        file.write_bytes(content)
+        wanted, found = classifier.input_of(file).numpy(), space["picture_input"](file)
+        assert found.shape == wanted.shape
+        assert np.abs(found - wanted).mean() < 0.02, name  # of a range of 2
+
+
+# ----------------------------------------------------------------------------------- the targets
+
+
+@pytest.mark.slow
+def test_pt2_takes_any_head_and_batch(tmp_path: Path) -> None:
+    path = random_weights(tmp_path / "w.safetensors", num_classes=3)
+    classifier = Classifier(path, device="cpu")
+    program = pt2.exported(pt2.Probabilities(classifier), 3, 32).module()
+    for batch in (1, 5):
+        images = torch.randn(batch, 3, 32, 32)
+        assert torch.allclose(program(images), classifier.probabilities(images)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "crop"), [(224, 0.875), (32, 0.9), (224, 0.95), (518, 0.9)])
+def test_timm_resizes_to_what_torchvision_does(size: int, crop: float) -> None:
+    found = timm_folder.pretrained_cfg(Preprocessing(image_size=size, crop=crop), ("a", "b"))
+    assert int(size / found["crop_pct"]) == round(size / crop)
+
+
+def test_what_timm_cuts_off_is_the_mlps_width(tmp_path: Path) -> None:
+    path = random_weights(tmp_path / "w.safetensors", num_classes=3, hidden_dim=36, ff_dim=97)
+    found = timm_folder.model_config(Classifier(path, device="cpu"))
+    assert int(36 * found["model_args"]["mlp_ratio"]) == 97
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["hf", "timm", "pt2"])
+def test_each_target_is_proved(
+    target: str, here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "o"
+    assert run("class", "--to", target, "--out", out) == 0
+    proof = json.loads((out / "manifest.json").read_text())["proof"]
+    assert proof["same_inputs"] <= 1e-5
+    by_name = {p["name"].split("-")[1].split(".")[0]: p for p in proof["from_files"]}
+    assert len(proof["from_files"]) == 32
+    # 32 pixels of noise tell more of the resizing than a picture does.
+    assert by_name["exif"]["difference"] < 0.02 and by_name["cmyk"]["difference"] < 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
+def test_transformers_fits_pictures_as_we_do(fit: Any, tmp_path: Path) -> None:
+    from transformers import AutoImageProcessor
+
+    from tools.export.hf import processor
+    from transforms import eval_transform
+
+    how = Preprocessing(image_size=32, crop=0.9, fit=fit, mean=(0.4, 0.5, 0.6))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor(how)))
+    given = picture("red", 1, (60, 41))
+    found = AutoImageProcessor.from_pretrained(tmp_path)(given, return_tensors="pt")
+    wanted = eval_transform(how)(torch.from_numpy(np.array(given)).permute(2, 0, 1))
+    close = 0.05 if fit == "pad" else 1e-5  # it pads first, and its edges are mixed
+    assert (found["pixel_values"][0] - wanted).abs().mean() < close
+
+
+# ------------------------------------------------------------------------- a head over layers
+
+
+@pytest.mark.slow
+def test_a_head_over_layers_is_replaced_and_said(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(config_of(here, "layers"))
+    capsys.readouterr()
+    assert run("layers", "--to", "npz", "--out", tmp_path / "o") == 0
+    said = capsys.readouterr().out
+    assert "note: the run's head over layers has no place in an ordinary ViT: the class" in said
+    assert said.count("test part") >= 2
+    manifest = json.loads((tmp_path / "o/manifest.json").read_text())
+    assert manifest["run"] == "layers" and manifest["proof"]["same_inputs"] <= 1e-5
+    assert left(here / "logs") == ["class", "layers"]
+
+
+def test_without_its_pictures_it_says_what_takes_any_head(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from engine.heads import read_depths
+    from model import LayersHead
+    from pretrained.build import load_model
+    from pretrained.write import save_model
+
+    monkeypatch.chdir(tmp_path)
+    net = load_model(home / "weights/class/best.safetensors")
+    net.freeze_trunk(net.vit.num_layers - 1)
+    net.certainty = None
+    net.layers = LayersHead(read_depths(net), net.vit.hidden_dim, 3)
+    save_model(tmp_path / "weights/both/best.safetensors", net)
+    assert run("weights/both", "--to", "npz", "--out", "o") == 2
+    assert "config.yaml and split.csv are not there; --to pt2" in capsys.readouterr().err
+    shutil.copytree(home / "logs/class", tmp_path / "logs/both")
+    text = (tmp_path / "logs/both/config.yaml").read_text()
+    gone = text.replace(f"{home}/images", f"{home}/moved")
+    (tmp_path / "logs/both/config.yaml").write_text(gone)
+    assert run("both", "--to", "npz", "--out", "o") == 2
+    assert "moved any more; --to pt2 and --to onnx take any head" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_temperature_is_in_the_head(home: Path) -> None:
+    classifier = Classifier(home / "weights/class/best.safetensors", device="cpu")
+    temperature = temperature_of(classifier)
+    bias = npz.folded(classifier, "google")["head/bias"]
+    assert temperature != 1
+    assert torch.allclose(bias * temperature, classifier.net.head.bias, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("value", "word"), [(1, "1"), (True, "true"), (0, "0"), (None, "null"), ([0, 9.5], "[0,9.5]")]
+)
+def test_a_setting_as_the_command_line_takes_it(value: Any, word: str) -> None:
+    assert as_word(value) == word

@@ -1,0 +1,231 @@
+"""manifest.json and the model card of an export."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import asdict
+from hashlib import sha256
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from classifier import Classifier, class_names
+from config import Config, ConfigError
+from config_file import load_config
+from tools.export.given import Given, Written
+from tools.export.ordinary import scores, summary_of, temperature_of
+from tools.export.proof import Picture, Proof
+from utils import git_commit, shell, versions, write_json, write_text
+
+MANIFEST = "manifest.json"
+# Of this machine alone, and no part of how to train it again.
+PLACES = ("run_name", "log_path", "save_path", "data", "from_checkpoint", "split")
+
+
+def write_manifest(
+    folder: Path, target: str, origin: Given, given: Given, written: Written, proof: Proof
+) -> None:
+    """Everything that using the export takes, and the SHA-256 of each of its files; `origin` is
+    the run that was asked for, `given` what was exported of it."""
+    classifier = given.classifier
+    certainty = classifier.certainty
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    values = {
+        "format": target,
+        "labels": list(class_names(classifier.net)),
+        "preprocessing": classifier.preprocessing.model_dump(),
+        "input": ["batch", classifier.net.vit.input_channels, *[classifier.net.vit.dim] * 2],
+        "temperature": temperature_of(classifier),
+        "set_level": None if certainty is None else float(certainty.set_level),
+        "run": run_name(origin),
+        "training": training_command(given.run),
+        "checkpoint_sha256": _sha256(origin.classifier.checkpoint),
+        "exported": time.strftime("%Y-%m-%d"),
+        "versions": versions() | library_versions(written.library),
+        "git_commit": git_commit(),
+        "notes": list(written.notes),
+        "proof": {
+            "same_inputs": proof.inputs,
+            "tolerance": proof.tolerance,
+            "from_files": [asdict(picture) for picture in proof.pictures],
+        },
+        "files": {
+            path.relative_to(folder).as_posix(): {
+                "sha256": _sha256(path),
+                "bytes": path.stat().st_size,
+            }
+            for path in files
+        },
+    }
+    write_json(folder / MANIFEST, values)
+
+
+def _sha256(path: Path) -> str:
+    digest = sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def library_versions(packages: str) -> dict[str, str]:
+    found = {}
+    for name in packages.split():
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def run_name(given: Given) -> str:
+    """The run's name, or that of the weights' file where there is no run."""
+    return given.run.resolve().name if given.run else given.classifier.checkpoint.name
+
+
+def training_command(run: Path | None) -> str | None:
+    """What trains such a network again: the settings that are not the defaults."""
+    config = _config(run)
+    if config is None:
+        return None
+    usual = Config().model_dump()["train"]
+    words = ["python", "training.py", f"vit.dim={config.vit.dim}"]
+    for key, value in config.model_dump()["train"].items():
+        if value == usual[key] or key in PLACES:
+            continue
+        if key in ("base_dir", "checkpoint") and value:
+            value = Path(value).name
+        words.append(f"train.{key}={as_word(value)}")
+    return shell(*words)
+
+
+def as_word(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(map(str, value)) + "]"
+    if isinstance(value, bool) or value is None:  # which 1 and 0 equal
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
+
+
+def _config(run: Path | None) -> Config | None:
+    with contextlib.suppress(ConfigError, OSError):
+        return load_config((run or Path()) / "config.yaml")[0] if run else None
+    return None
+
+
+def write_card(
+    folder: Path, target: str, origin: Given, given: Given, written: Written, proof: Proof
+) -> None:
+    """README.md: how to load it, what it was trained on, how well it does, what it can't."""
+    classifier, names = given.classifier, class_names(given.classifier.net)
+    where = {"place": folder_name(origin), "picture": "picture.jpg"}
+    load = written.load.strip()
+    for key, value in where.items():
+        load = load.replace(f"{{{key}}}", value)
+    packages = " ".join(dict.fromkeys([*written.library.split(), "numpy", "pillow"]))
+    parts = [
+        _front(target),
+        f"# {run_name(origin)}, as {target}",
+        f"A Vision Transformer that tells {len(names)} classes apart: {_listed(names)}.",
+        f"## Use\n\n`pip install {packages}`, then\n\n```python\n{load}\n```",
+        _data(origin.run, given),
+        _results(given, written),
+        _limits(classifier),
+        _proof(proof),
+        _training(given),
+    ]
+    write_text(folder / "README.md", "\n\n".join(part for part in parts if part) + "\n")
+
+
+def folder_name(given: Given) -> str:
+    return given.options.out.name
+
+
+def _front(target: str) -> str:
+    """The hub's metadata (https://huggingface.co/docs/hub/model-cards)."""
+    library = {"hf": "transformers", "timm": "timm"}.get(target)
+    lines = ["---", "pipeline_tag: image-classification"]
+    lines += [f"library_name: {library}"] if library else []
+    return "\n".join([*lines, "---"])
+
+
+def _listed(names: tuple[str, ...], most: int = 50) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _data(run: Path | None, given: Given) -> str:
+    config, images = _config(run), summary_of(run).get("images") or {}
+    if config is None:
+        return "## Data\n\nNot known: the run's folder was not there when this was exported."
+    counts = ", ".join(f"{n} {part}" for part, n in images.items() if n)
+    of = f": {counts}" if counts else ""
+    pictures = Path(config.train.base_dir).name
+    start = Path(config.train.checkpoint or "").name
+    begun = f" Training began with the weights `{start}`." if start else ""
+    return f"## Data\n\nThe pictures of the folder `{pictures}`{of}.{begun}"
+
+
+def _results(given: Given, written: Written) -> str:
+    summary = summary_of(given.run)
+    lines = [f"- accuracy {line}" for line in scores(summary)]
+    lines = lines or ["- not known: the run's summary.json was not there"]
+    certainty = summary.get("certainty") or {}
+    error = certainty.get("val_calibration_error_calibrated")
+    if error is not None:
+        lines.append(f"- calibration error {error:.3f} (val part, each by others' temperature)")
+    if again := summary.get("refit"):
+        lines.append(
+            f"- what is exported was trained once more on all {again['images']} pictures that are "
+            "not test; these numbers were measured before"
+        )
+    if sentence := summary.get("verdict_sentence"):
+        lines.append(f"- {sentence}")
+    return "\n".join(["## Results\n", *lines, *(f"- {note}" for note in written.notes)])
+
+
+def _limits(classifier: Classifier) -> str:
+    temperature = temperature_of(classifier)
+    calibrated = (
+        f"are calibrated (temperature {temperature:.3f}, already in the model)"
+        if classifier.certainty is not None
+        else "are not calibrated: the weights hold no temperature"
+    )
+    return (
+        "## Limits\n\n"
+        f"- Its probabilities {calibrated} for pictures like those that it was measured on.\n"
+        "- It knows its classes alone and gives one of them to any picture. How unlike the "
+        "training pictures one is, this format does not say; the project's own weights do.\n"
+        "- Other preprocessing gives other answers; manifest.json and golden/ say what is right."
+    )
+
+
+def _proof(proof: Proof) -> str:
+    lines = [
+        "## Proof\n",
+        f"`python golden/check.py` answers {len(proof.pictures)} golden pictures again. When this "
+        "was exported, a fresh process without the project differed by at most "
+        f"{proof.inputs:.1e} in a probability on the same inputs. From the files, with the "
+        "library's own reading and resizing:\n",
+        table(
+            proof, "| picture | largest difference | same answer |\n| --- | --- | --- |", markdown
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def table(proof: Proof, head: str, row: Any) -> str:
+    """The pictures that the library makes something else of, the most different first."""
+    other = sorted(proof.other, key=lambda p: -(p.difference if p.difference is not None else 9))
+    if not other:
+        return f"none differs by more than {proof.tolerance:g}."
+    return "\n".join([head, *(row(picture) for picture in other)])
+
+
+def markdown(picture: Picture) -> str:
+    difference = picture.reason or f"{picture.difference:.1e}"
+    return f"| {picture.name} | {difference} | {'yes' if picture.same else 'no'} |"
+
+
+def _training(given: Given) -> str:
+    command = training_command(given.run)
+    return f"## Training\n\n```\n{command}\n```" if command else ""
