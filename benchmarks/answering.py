@@ -33,6 +33,8 @@ from utils import command_line, write_csv
 CSV = RESULTS / "answering.csv"
 CLASSES = tuple("abcde")
 BATCH = 16
+PIPELINE = "transformers' pipeline"
+FIELDS = ("way", "images_per_second", "lowest", "highest", "times_the_pipeline")
 Way = Callable[[list[str]], object]
 
 
@@ -59,20 +61,15 @@ def main(argv: list[str] | None = None) -> int:
                 started = time.perf_counter()
                 way(pictures)
                 taken[name].append(len(pictures) / (time.perf_counter() - started))
-        rows = [
-            {"way": name, "images_per_second": round(statistics.median(rates), 2)}
-            | {"lowest": round(min(rates), 2), "highest": round(max(rates), 2)}
-            for name, rates in taken.items()
-        ]
-    pipeline = next(row for row in rows if row["way"].startswith("transformers"))
-    for row in rows:
-        row["times_the_pipeline"] = round(
-            row["images_per_second"] / pipeline["images_per_second"], 2
-        )
-        print(f"{row['way']:<28}{row['images_per_second']:>8} images/s", end="")
-        print(
-            f"  {row['times_the_pipeline']:>5} x the pipeline  ({row['lowest']}-{row['highest']})"
-        )
+    rates = {name: statistics.median(found) for name, found in taken.items()}
+    rows = []
+    for name, rate in rates.items():
+        times = rate / rates[PIPELINE]
+        low, high = min(taken[name]), max(taken[name])
+        print(f"{name:<28}{rate:7.2f} images/s ({low:.2f} to {high:.2f}), ", end="")
+        print(f"{times:.2f} x the pipeline")
+        row = (name, round(rate, 3), round(low, 3), round(high, 3), round(times, 3))
+        rows.append(dict(zip(FIELDS, row, strict=True)))
     write_csv(CSV, rows)
     return 0
 
@@ -107,7 +104,7 @@ def forms(checkpoint: Path, home: Path) -> dict[str, Way]:
         "ONNX Runtime, int8": onnx(
             exported(checkpoint, home, "onnx", "--precision", "int8", "--most-loss", "1")
         ),
-        "transformers' pipeline": pipeline(exported(checkpoint, home, "hf")),
+        PIPELINE: pipeline(exported(checkpoint, home, "hf")),
         "timm": timm_loop(exported(checkpoint, home, "timm")),
     }
 
