@@ -34,7 +34,7 @@ from transforms import eval_transform
 from utils import UserError, pick_device
 
 MIN_CONFIDENCE = 0.5  # below, an answer is unsure
-UNLIKE = 0.99  # of the known held-out pictures lie nearer: from here on, it is like none of them
+UNLIKE = 0.95  # of the known held-out pictures lie nearer: EXPERIMENTS.md, 2026-11-26
 AHEAD = 2  # batches that are decoded while the network answers one
 
 Picture = Path | str | Image.Image | np.ndarray | Tensor
@@ -174,6 +174,8 @@ class Classifier:
         except Exception as error:  # damaged files make Pillow raise nearly anything
             unknown = isinstance(error, UnidentifiedImageError)
             reason = "not an image" if unknown else str(error).partition("\n")[0]
+            if isinstance(error, OSError) and error.strerror:  # without its number and the path
+                reason = error.strerror
             return Unreadable(reason or type(error).__name__)
 
     def _answered(

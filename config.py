@@ -198,6 +198,7 @@ class TrainConfig(Section):
     mode: Mode = "finetune"
     checkpoint: Annotated[PathText | None, OFF] = "google-in21k-augreg"
     from_checkpoint: Annotated[bool | PathText | None, OFF] = None
+    from_run: Annotated[PathText | None, OFF] = None
     finetune_blocks: Annotated[Whole, Field(ge=0)] = 1
     head: Literal["class", "layers", "both"] | Auto = "auto"
     cache: Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_off)] = "auto"

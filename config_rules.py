@@ -169,7 +169,16 @@ def _epochs(train: TrainConfig) -> list[Fault]:
     ]
 
 
-PATHS = ("base_dir", "checkpoint", "split", "from_checkpoint", "data", "save_path", "log_path")
+PATHS = (
+    "base_dir",
+    "checkpoint",
+    "split",
+    "from_checkpoint",
+    "from_run",
+    "data",
+    "save_path",
+    "log_path",
+)
 
 
 def _folders(train: TrainConfig) -> list[Fault]:

@@ -21,7 +21,7 @@ from config import Preprocessing, TrainConfig
 from filenames import nearest, same_name
 from images import FileIndex, ImageDataset, Reading, Sample, read_all, with_greys
 from layout.parts import Found, Layout, lay_out
-from layout.split_file import COLUMNS, PARTS, Asked, apply_split, text_below
+from layout.split_file import COLUMNS, PARTS, Asked, apply_split, read_split, text_below
 from transforms import eval_transform, train_sampler, train_transform
 from utils import UserError, some, write_csv
 
@@ -79,10 +79,14 @@ def load_split(
         takes_new = split_file is None and train.new_images == "train"
         asked = Asked(given, root, classes, wanted is not None, takes_new)
         samples = apply_split(asked, samples, unused)
+        if takes_new:
+            samples = _with_new_classes(samples, given, classes, train, notes)
         notes += _copies(samples, root, "as the split says: what is held out was seen")
     else:
         notes += _copies(samples, root, "and in the last of these alone they are used")
         samples = _keep_held_out(samples, unused, root)
+        if train.new_images:
+            notes.append("train.new_images is not used: train.split names no earlier split")
         samples = _assign_parts(samples, classes, train, notes)
     samples = with_greys(samples, reading, train.greys, notes)
     split = Split(root, classes, tuple(samples), tuple(unused), tuple(notes), reading.decoded)
@@ -202,6 +206,23 @@ def _keep_held_out(
     return kept
 
 
+def _with_new_classes(
+    samples: list[Sample],
+    split: Path,
+    classes: tuple[str, ...],
+    train: TrainConfig,
+    notes: list[str],
+) -> list[Sample]:
+    """The samples with parts for classes that an earlier split doesn't name, as of a new folder."""
+    known = {row["label"] for row in read_split(split).values()}
+    new = [sample for sample in samples if classes[sample.label] not in known]
+    if not new:
+        return samples
+    notes.append(f"new classes: {some(sorted({classes[s.label] for s in new}))}")
+    old = [sample for sample in samples if classes[sample.label] in known]
+    return old + _assign_parts(new, classes, train, notes)
+
+
 def _assign_parts(
     samples: list[Sample], classes: tuple[str, ...], train: TrainConfig, notes: list[str]
 ) -> list[Sample]:
@@ -209,8 +230,6 @@ def _assign_parts(
     asked for, cut from train if there is none."""
     there = {sample.part for sample in samples}
     fractions = {"test": train.test_fraction, "val": train.val_fraction}
-    if train.new_images:
-        notes.append("train.new_images is not used: train.split names no earlier split")
     if "test" in there and train.test_fraction:
         notes.append("train.test_fraction is not used: the folder has a test part of its own")
     cuts = {part: share for part, share in fractions.items() if share and part not in there}

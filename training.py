@@ -18,6 +18,7 @@ from torch import nn
 from config import Config, ConfigError
 from config_file import check_config, dump_config, load_config
 from dataset import make_loaders
+from engine.again import settings_of_run, take_search
 from engine.checkpoint import Keeper, Progress, resumable, saved_state
 from engine.job import Diverged, Job
 from engine.look import first_look
@@ -41,6 +42,8 @@ from utils import command_line, end_log, log, progress_bar, seed_everything, wri
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     config, notes = load_config(args.config, args.overrides)
+    if config.train.from_run and not config.train.from_checkpoint:
+        config, notes = settings_of_run(config, args.overrides)
     if args.check:
         preview(config, notes)
         return 0
@@ -60,6 +63,7 @@ def fit(config: Config, notes: Iterable[str] | None = None) -> dict[str, Any]:
     work = set_up(config, open_run(config), device)
     try:
         work.open()
+        take_search(config, work.run)
         if config.overfit_one_batch.overfit:
             summary = overfit(work, repeated_batch(work))
         else:

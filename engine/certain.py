@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -32,12 +33,12 @@ def make_certain(
     work: Work,
     job: Job,
     loaders: Loaders,
-    val: tuple[Tensor, Tensor],
+    given: Mapping[str, tuple[Tensor, Tensor]],
     setting: Setting | None,
 ) -> dict[str, Any]:
-    """Give the job's network its `certainty`, of its answers `val` to the validation part; what
-    summary.json says of it."""
-    logits, labels = val
+    """Give the job's network its `certainty`, of its answers to the validation part, one of the
+    held-out parts `given` (logits (n, C) and labels (n,)); what summary.json says of it."""
+    logits, labels = given["val"]
     few = len(labels) < FEW
     folds = _out_of_fold(work) if few else torch.empty(0, 3)
     by_folds = few and len(folds) > 0
@@ -51,12 +52,18 @@ def make_certain(
     likeness, shares = _alike(work, job.net, loaders, by_folds)
     job.net.certainty = _certainty(after, labels, folds, temperature, likeness, shares)
     job.net.certainty.to(job.device)
-    return {
+    # Each picture of val has a temperature that was fitted without it, or this would flatter.
+    errors = {"val": (logits.softmax(1), own, labels)}
+    if "test" in given:
+        z, y = given["test"]
+        errors["test"] = z.softmax(1), (z / temperature).softmax(1), y
+    found: dict[str, Any] = {}
+    for part, (before, calibrated, y) in errors.items():
+        found[f"{part}_calibration_error"] = round(calibration_error(before, y), 6)
+        found[f"{part}_calibration_error_calibrated"] = round(calibration_error(calibrated, y), 6)
+    return found | {
         "temperature": round(temperature, 4),
         "temperature_by": "the training pictures, out of fold" if by_folds else "val",
-        "val_calibration_error": round(calibration_error(logits.softmax(1), labels), 6),
-        # Each picture's temperature is fitted without it, or this would flatter.
-        "val_calibration_error_calibrated": round(calibration_error(own, labels), 6),
         "set_level": round(job.net.certainty.set_level.item(), 6),
         "held_out": len(job.net.certainty.held_out),
     }

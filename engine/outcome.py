@@ -17,6 +17,7 @@ from torch import Tensor
 from config import TrainConfig
 from dataset import PARTS, Split
 from drawing import may_fail
+from engine.again import compare_with_run, tell_comparison
 from engine.answers import (
     PREDICTED,
     PREDICTIONS,
@@ -29,7 +30,7 @@ from engine.checkpoint import Progress, keep
 from engine.heads import add_layers_head, by_layer, each_can_be_left_out, told_apart_from
 from engine.job import SEARCH, Average, Job, Setting
 from engine.plots import plot_layers
-from engine.refit import refit
+from engine.refit import measured, refit
 from engine.run import Run
 from engine.start import Work
 from engine.track import log_outcome, reached, settings_of
@@ -67,11 +68,12 @@ def conclude(
     run, split = work.run, work.split
     given, found = kept_network(work, job, loaders, judge.setting, progress)
     clock.lap("test")
-    found["certainty"] = make_certain(work, job, loaders, given["val"], judge.setting)
-    own = {"epoch": str(progress.best_epoch), "certainty": json.dumps(found["certainty"])}
-    keep(run.best, job.net, work.config, None, **own)
-    clock.lap("certainty")
+    found["certainty"] = make_certain(work, job, loaders, given, judge.setting)
     part = "test" if "test" in given else "val"
+    said = {"certainty": found["certainty"], "measured": measured(part, found)}
+    own = {name: json.dumps(value) for name, value in said.items()}
+    keep(run.best, job.net, work.config, None, epoch=str(progress.best_epoch), **own)
+    clock.lap("certainty")
     right = (given[part][0].argmax(1) == given[part][1]).numpy()
     known = facts(split, part, found, progress, given[part], job.train)
     learned = judge.verdict(job, loaders, known, right)
@@ -79,12 +81,14 @@ def conclude(
     again = refit(work, job, loaders, judge, found) if work.refits else None
     clock.lap("refit")
     found |= {"out_of_fold_accuracy": unseen_accuracy(run.folder), "refit": again}
-    summary = summarise(job, judge, progress, clock, found | learned, split)
-    write_json(run.folder / "summary.json", summary)
     temperature = job.net.certainty.temperature.cpu() if job.net.certainty else 1.0
     rows = [row for p, (z, y) in given.items() for row in rows_of(split, p, z / temperature, y)]
+    found["against_run"] = compare_with_run(work.config, part, rows)
+    summary = summarise(job, judge, progress, clock, found | learned, split)
+    write_json(run.folder / "summary.json", summary)
     write_csv(run.folder / PREDICTIONS, rows, PREDICTED)
     reported = [row for row in rows if row["part"] == part]
+    tell_comparison(summary["against_run"])
     to_tensorboard(work, job.train, summary, reported)
     report_end(summary, run)
     return summary

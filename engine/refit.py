@@ -49,17 +49,19 @@ def refit(
         return None
     images = {part: len(work.split.part(part)) for part in LEARNS}
     reported = "test" if found.get("test_accuracy") is not None else "val"
-    measured = {
-        "part": reported,
-        "accuracy": found[f"{reported}_accuracy"],
-        "interval": found[f"{reported}_interval"],
-        "by": f"the same training on {images['train']} pictures",
-    }
+    said = measured(reported, found)
+    said["by"] = f"the same training on {images['train']} pictures"
     job.net.certainty = measured_job.net.certainty
-    own = {"seen": images, "measured": measured, "certainty": found["certainty"]}
+    own = {"seen": images, "measured": said, "certainty": found["certainty"]}
     texts = {name: json.dumps(value) for name, value in own.items()}
     keep(work.run.best, job.net, work.config, None, **texts)
     return {"images": sum(images.values()), "parts": list(LEARNS), "val_accuracy": known}
+
+
+def measured(part: str, found: dict[str, Any]) -> dict[str, Any]:
+    """What a weights file says of the accuracy on the reported part, by the scores `found`."""
+    names = ("accuracy", "interval")
+    return {"part": part, **{name: found[f"{part}_{name}"] for name in names}}
 
 
 def learn_all(job: Job, everyone: TokenLoader, steps: int) -> None:

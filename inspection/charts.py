@@ -6,6 +6,7 @@ on light and on dark.
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from typing import Any
 
 import numpy as np
 from markupsafe import Markup
+
+from metrics import wilson
 
 INK, MUTED, LINE, HIT, MISS = "#010203", "#020304", "#030405", "#040506", "#050607"
 SERIES = tuple(f"#0607{i:02x}" for i in range(8))
@@ -44,9 +47,13 @@ STYLE: Any = {
     "legend.fontsize": 8.5,
 }
 SIZE = (4.3, 2.7)  # inches: small, so that the text is legible where a phone fits it to its width
-CONFIDENCE = "confidence (probability of the answer)"
+CONFIDENCE = {
+    False: "confidence (probability of the answer)",
+    True: "confidence (calibrated probability of the answer)",
+}
 BELOW: Any = {"loc": "outside lower center", "ncols": 3}  # a legend, where it hides nothing
 LONGEST = 30  # characters in a legend
+MOST_POINTS = 300  # of a curve: a picture each would make a page of megabytes
 MARKED = 40  # points of a line; more of them would hide it
 
 Line = tuple[str, str, str, str]  # a column of metrics.csv, its label, colour and dashes
@@ -171,7 +178,7 @@ def by_layer(rows: Sequence[dict[str, float]], guess: float | None) -> dict[str,
         return {"svg": as_svg(figure, said)}
 
 
-def reliability(found: dict[str, Any]) -> dict[str, Any]:
+def reliability(found: dict[str, Any], calibrated: bool = False) -> dict[str, Any]:
     """Accuracy by confidence, a bar a bin, and how far it is from the bin's mean confidence."""
     from matplotlib import rc_context
 
@@ -184,18 +191,19 @@ def reliability(found: dict[str, Any]) -> dict[str, Any]:
         (perfect,) = axes.plot((0, 1), (0, 1), "--", color=MUTED, lw=1.1)
         axes.vlines(left + 0.46 / bins, right, sure, color=MISS, lw=1.6)
         (dots,) = axes.plot(left + 0.46 / bins, sure, "o", color=MISS, ms=4)
-        axes.set(xlim=(0, 1), ylim=(0, 1.04), xlabel=CONFIDENCE)
+        axes.set(xlim=(0, 1), ylim=(0, 1.04), xlabel=CONFIDENCE[calibrated])
         figure.legend([bars, dots, perfect], ["accuracy", "mean confidence", "perfect"], **BELOW)
         axes.set_title("Right how often, when so sure", pad=8)
         _grid(axes)
+        of = " of calibrated probabilities" if calibrated else ""
         said = (
-            f"Reliability diagram: mean confidence {found['mean_confidence']:.3f}, accuracy "
-            f"{found['mean_accuracy']:.3f}, expected calibration error {found['error']:.3f}"
+            f"Reliability diagram{of}: mean confidence {found['mean_confidence']:.3f}, accuracy "
+            f"{found['mean_accuracy']:.3f}"
         )
         return {"svg": as_svg(figure, said)}
 
 
-def confidences(found: dict[str, Any]) -> dict[str, Any]:
+def confidences(found: dict[str, Any], calibrated: bool = False) -> dict[str, Any]:
     """How many right and wrong answers there are by confidence."""
     from matplotlib import rc_context
     from matplotlib.ticker import LogLocator
@@ -211,7 +219,7 @@ def confidences(found: dict[str, Any]) -> dict[str, Any]:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if images.max() < 100 else (1,)))
         axes.yaxis.set_major_formatter("{x:,.0f}")
         axes.minorticks_off()
-        axes.set(xlim=(0, 1), ylim=(0.7, 1.6 * images.max()), xlabel=CONFIDENCE)
+        axes.set(xlim=(0, 1), ylim=(0.7, 1.6 * images.max()), xlabel=CONFIDENCE[calibrated])
         figure.legend(**BELOW)
         axes.set_title("Pictures, by how sure (log scale)", pad=8)
         _grid(axes)
@@ -221,6 +229,46 @@ def confidences(found: dict[str, Any]) -> dict[str, Any]:
             f"{wrong[half:].sum()} with a probability above {half / bins:.2f}"
         )
         return {"svg": as_svg(figure, said)}
+
+
+def risk_by_coverage(rows: Sequence[dict[str, Any]], marked: float | None) -> dict[str, Any]:
+    """The share of wrong answers by the share that is answered, the surest first, with its 95 %
+    interval; a dotted line where the share `marked` is answered."""
+    from matplotlib import rc_context
+
+    step = math.ceil(len(rows) / MOST_POINTS)
+    rows = rows[-1::-step][::-1]  # the last, of all pictures, among them
+    shares, wrong = ([row[key] for row in rows] for key in ("share", "wrong_share"))
+    spans = [wilson(row["wrong_share"], row["answered"]) for row in rows]
+    top = 1.25 * max(*wrong, spans[-1][1])
+    with rc_context(STYLE):
+        figure, axes = _figure()
+        low, high = zip(*spans, strict=True)
+        band: Any = {"step": "post", "color": HIT, "alpha": 0.2, "lw": 0}
+        axes.fill_between(shares, low, high, label="95 % interval", **band)
+        axes.step(shares, wrong, where="post", lw=1.7, color=HIT, label="wrong answers")
+        axes.plot(shares[-1:], wrong[-1:], "o", ms=4, color=HIT)
+        if marked is not None:
+            axes.axvline(
+                marked, color=MUTED, ls=":", lw=1.2, label=f"{100 * marked:.0f} % answered"
+            )
+        axes.set(xlim=(0, 1.02), ylim=(0, min(1.02, top)))
+        axes.set(xlabel="share of the pictures that is answered, the surest first")
+        axes.xaxis.set_major_formatter(_percent)
+        axes.yaxis.set_major_formatter(_percent)
+        figure.legend(**BELOW)
+        axes.set_title("Wrong answers, when only the surest count", pad=8)
+        _grid(axes)
+        half = next(row for row in rows if row["share"] >= 0.5)
+        said = (
+            f"Risk by coverage: of all answers {100 * wrong[-1]:.1f} % are wrong, of the surest "
+            f"{100 * half['share']:.0f} % {100 * half['wrong_share']:.1f} %"
+        )
+        return {"svg": as_svg(figure, said)}
+
+
+def _percent(share: float, _: Any) -> str:
+    return f"{100 * share:g} %"
 
 
 def _grid(axes: Any) -> None:

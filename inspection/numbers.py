@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
+from certainty.sure import risk_coverage
 from inspection.record import Prediction
 from metrics import paired_chance, wilson
 
@@ -79,6 +81,40 @@ def calibration(predictions: list[Prediction]) -> dict[str, Any]:
         "mean_confidence": float(sure.mean()),
         "mean_accuracy": float(right.mean()),
     }
+
+
+def surest_first(predictions: list[Prediction]) -> list[dict[str, Any]]:
+    """What answering only the surest pictures would mean: a row for each probability that occurs,
+    the highest first, with how many are answered from there on, and how many of those wrongly.
+
+    Pictures of one probability stand or fall together.
+    """
+    given = sorted(predictions, key=lambda p: -p.probability)
+    sure = torch.tensor([p.probability for p in given], dtype=torch.double)
+    shares, wrong = risk_coverage(sure, torch.tensor([p.right for p in given]))
+    lower = [*sure[1:].tolist(), -1.0]
+    return [
+        {
+            "probability": given[i].probability,
+            "next": lower[i],
+            "answered": i + 1,
+            "wrong": round(wrong[i].item() * (i + 1)),
+            "share": shares[i].item(),
+            "wrong_share": wrong[i].item(),
+        }
+        for i in range(len(given))
+        if lower[i] < given[i].probability
+    ]
+
+
+def threshold_between(below: float, above: float) -> str | None:
+    """The shortest number that is more than `below` and not more than `above`; None where six
+    digits can't tell them apart."""
+    for digits in range(2, 7):
+        rounded = math.floor(above * 10**digits + 1e-9) / 10**digits
+        if below < rounded <= above:
+            return f"{rounded:.{digits}f}"
+    return None
 
 
 def mcnemar(

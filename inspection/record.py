@@ -21,6 +21,8 @@ from metrics import confusion
 Identity = tuple[str, str, int]
 PARTS = {"test": "test", "val": "validation"}  # the first that was predicted is reported
 
+CERTAIN = ("temperature", "val_calibration_error", "val_calibration_error_calibrated", "set_level")
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -107,6 +109,15 @@ class Record:
         given = self.predictions if predictions is None else predictions
         labels, answers = zip(*((p.label, p.predicted) for p in given), strict=True)
         return confusion(labels, answers, self.classes)
+
+    @property
+    def certainty(self) -> dict[str, Any]:
+        """What was found out about the answers at the run's end; {} where an older version, or a
+        damaged file, doesn't say. With it, the predictions' probabilities are calibrated."""
+        found = self.summary.get("certainty")
+        if not isinstance(found, dict):
+            return {}
+        return found if all(isinstance(found.get(n), (int, float)) for n in CERTAIN) else {}
 
     @property
     def overfit(self) -> bool:

@@ -34,7 +34,8 @@ def text_below(root: Path, path: Path) -> str:
 def apply_split(
     asked: Asked, samples: list[Sample], unused: list[tuple[Path, str]]
 ) -> list[Sample]:
-    """The parts that a split.csv says; every file that it names must be there, unchanged."""
+    """The parts that a split.csv says; every file that it names must be there, unchanged. Where new
+    images are taken, those of a class that it doesn't name keep their own part."""
     root, file, classes = asked.root, asked.file, asked.classes
     here = {text_below(root, s.path): s for s in samples}
     alike = {same_name(path): path for path in here}  # another system may spell its letters in NFD
@@ -56,10 +57,13 @@ def apply_split(
         )
     used = [replace(s, part=rows[p]["part"]) for p, s in here.items() if p in rows]
     held = {s.sha256: s.path for s in used if s.part != "train"}
+    split = {row["label"] for row in rows.values()}
     for path, sample in here.items():
         if path in rows:
             continue
-        if asked.takes_new and sample.sha256 in held:
+        if asked.takes_new and classes[sample.label] not in split:
+            used.append(sample)  # a class of which nothing is held out yet
+        elif asked.takes_new and sample.sha256 in held:
             same = text_below(root, held[sample.sha256])
             unused.append((sample.path, f"new, but the same file as {same}"))
         elif asked.takes_new and sample.part in ("", "train"):

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.serialization import safe_globals
@@ -55,11 +56,15 @@ def read_arrays(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     if not path.exists():
         raise UserError(f"{path}: no such weights file; fetch it, or name another")
-    if path.name.endswith(".index.json"):
-        return _read_shards(path)
     if index := _index_of(path):
         return _read_shards(index)
     return _read_one(path)
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that a weights file's arrays lie in: itself, or an index and all its shards."""
+    index = _index_of(path)
+    return [index, *(index.parent / file for file in shards_of(index))] if index else [path]
 
 
 def _read_one(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -94,9 +99,19 @@ def _by_content(path: Path, start: bytes) -> tuple[dict[str, Tensor], dict[str, 
             return arrays, own_metadata(file.metadata() or {}, str(path))
     if start[:1] == b"\x80":
         return _read_torch(path)
-    raise UserError(
-        f"{path} is not a weights file (.npz, .safetensors or PyTorch): it begins with {start!r}"
-    )
+    what = "is empty" if not start else f"begins with {start!r}"
+    if kind := picture_kind(path):
+        what = f"is a picture ({kind})"
+    raise UserError(f"{path} is not a weights file (.npz, .safetensors or PyTorch): it {what}")
+
+
+def picture_kind(path: Path) -> str | None:
+    """The format of a picture, as Pillow calls it; None for what is none."""
+    try:
+        with Image.open(path) as picture:
+            return picture.format
+    except Exception:  # what is no picture makes Pillow raise nearly anything
+        return None
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
@@ -231,7 +246,10 @@ def _not_loaded(path: Path, message: str) -> str:
 
 
 def _index_of(path: Path) -> Path | None:
-    """The index of a shard, model-00001-of-00002.safetensors; None for a file that is whole."""
+    """An index itself, and that of a shard, model-00001-of-00002.safetensors; None for a file that
+    is whole."""
+    if path.name.endswith(".index.json"):
+        return path
     shard = re.fullmatch(r"(.+?)-(\d{5})-of-(\d{5})(\.[a-z]+)", path.name)
     if shard is None or int(shard[3]) <= 1:
         return None

@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import pretrained
 from config_file import load_config
 from dataset import load_split, make_loaders
-from metrics import evaluate
-from tests.helpers import picture, summary, train
+from metrics import evaluate, predict
+from tests.helpers import CPU, picture, summary, train
 
 
 def test_every_held_out_image_and_what_the_network_says_of_it(config_file: Path) -> None:
@@ -30,14 +31,21 @@ def test_every_held_out_image_and_what_the_network_says_of_it(config_file: Path)
         split = {r["path"]: r for r in csv.DictReader(file) if r["part"] != "train"}
     assert {r["path"] for r in rows} == set(split) and len(rows) == len(split)
     result = summary(config_file)
+    net = pretrained.load_model(config_file.parent / "weights/tiny/best.safetensors")
+    assert net.certainty is not None
+    train_config = load_config(config_file, ["train.test_fraction=0.25"])[0].train
+    loaders = make_loaders(load_split(train_config), train_config, net.preprocessing, 3, CPU)
     for part in ("val", "test"):
+        logits, labels = predict(net, loaders[part], CPU)
+        assert F.cross_entropy(logits, labels).item() == pytest.approx(result[f"{part}_loss"])
         mine = [r for r in rows if r["part"] == part]
         assert all(split[r["path"]]["part"] == part for r in mine)
         assert all(split[r["path"]]["label"] == r["label"] for r in mine)
         right = sum(r["label"] == r["predicted"] for r in mine)
         assert right / len(mine) == pytest.approx(result[f"{part}_accuracy"], abs=1e-6)
         loss = sum(-math.log(float(r["label_probability"])) for r in mine) / len(mine)
-        assert loss == pytest.approx(result[f"{part}_loss"], rel=1e-4)
+        calibrated = F.cross_entropy(logits / net.certainty.temperature, labels)
+        assert loss == pytest.approx(calibrated.item(), rel=1e-4)
     assert all(
         (r["label"] == r["predicted"]) == (r["probability"] == r["label_probability"]) for r in rows
     )

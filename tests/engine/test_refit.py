@@ -44,7 +44,10 @@ def test_what_is_reported_is_measured_before(finetune: Path, head: str) -> None:
     kept = metadata(best(finetune))
     assert json.loads(kept["seen"]) == {"train": trained, "val": val}
     assert json.loads(kept["measured"])["accuracy"] == found["test_accuracy"]
-    assert "seen" not in metadata(best(finetune, "once"))
+    one = metadata(best(finetune, "once"))
+    assert "seen" not in one
+    of = {"part": "test", "accuracy": found["test_accuracy"], "interval": found["test_interval"]}
+    assert json.loads(one["measured"]) == of
 
 
 def test_it_is_the_training_of_all_pictures(finetune: Path) -> None:

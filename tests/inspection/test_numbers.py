@@ -43,6 +43,37 @@ def test_the_calibration_error_is_torchmetrics() -> None:
     assert numbers.calibration(given)["error"] == pytest.approx(float(theirs), abs=1e-6)
 
 
+def test_answering_only_the_surest_counted_one_by_one() -> None:
+    rng = np.random.default_rng(0)
+    sure = rng.integers(40, 60, 200) / 60  # many are equally sure
+    right = rng.random(200) < sure
+    given = [answer("a", "a" if r else "b", float(s)) for r, s in zip(right, sure, strict=True)]
+    rows = numbers.surest_first(given)
+    assert [row["probability"] for row in rows] == sorted({p.probability for p in given})[::-1]
+    for row in rows:
+        kept = [p for p in given if p.probability >= row["probability"]]
+        wrong = sum(not p.right for p in kept)
+        assert (row["answered"], row["wrong"]) == (len(kept), wrong)
+        assert row["share"] == pytest.approx(len(kept) / 200)
+        assert row["wrong_share"] == pytest.approx(wrong / len(kept))
+    assert rows[-1]["answered"] == 200 and rows[-1]["next"] < 0
+
+
+@pytest.mark.parametrize(
+    ("below", "above", "said"),
+    [
+        (0.61, 0.6149, "0.614"),
+        (0.6149, 0.6151, "0.615"),
+        (0.5, 0.9, "0.90"),
+        (0.58, 0.58, None),
+        (0.999_999_1, 0.999_999_2, None),
+        (-1.0, 0.0, "0.00"),
+    ],
+)
+def test_a_threshold_parts_two_probabilities(below: float, above: float, said: str | None) -> None:
+    assert numbers.threshold_between(below, above) == said
+
+
 def test_mcnemar_counts_where_two_networks_differ() -> None:
     right, wrong = answer("a", "a"), answer("a", "b")
     first = {str(i): right if i < 9 else wrong for i in range(20)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from PIL import Image
 from config import Config
 from engine.run import find_run
 from filenames import text_of
-from inspection.record import read_run
+from inspection.record import Prediction, read_run
 from model import VisionTransformer
 from pretrained.write import save_model
 from tests.helpers import TINY_VIT, picture
@@ -25,7 +26,7 @@ from tests.tools.helpers import PREDICTED, answer, made_up, make_run, write_rows
 from tools import compare
 from tools.report import __main__ as report
 from tools.report import pictures
-from tools.report.answers import calibrated
+from tools.report.answers import calibrated, surest
 from utils import UserError
 
 SIZES, SCHEMES = (390, 1440), ("light", "dark")
@@ -57,6 +58,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_rows(folder / "out_of_fold.csv", PREDICTED, unseen)
     layers = [[1, 0.3, 0.2, 0.5], [2, 0.85, 0.7, 0.95], [3, 0.9, 0.8, 0.97]]
     write_rows(folder / "layers.csv", ("block", "left_out_accuracy", "low", "high"), layers)
+    return with_certainty(folder)
+
+
+def with_certainty(folder: Path, **changes: Any) -> Path:
+    """The run as it says how sure its answers are; older versions don't."""
+    known = {"temperature": 1.32, "temperature_by": "val", "val_calibration_error": 0.0512}
+    known |= {"val_calibration_error_calibrated": 0.0308, "set_level": 0.25, "held_out": 40}
+    path = folder / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"certainty": known | changes}))
     return folder
 
 
@@ -232,7 +242,7 @@ def test_what_is_drawn_is_named_and_what_scrolls_is_reached(
         links = page.run("[...document.querySelectorAll('nav a')].map(a => a.hash.slice(1))")
         there = page.run("[...document.querySelectorAll('section')].map(s => s.id)")
         ids = page.run("[...document.querySelectorAll('[id]')].map(e => e.id)")
-    assert len(charts) == 9 and all(charts) and "Loss by epoch" in charts[0]
+    assert len(charts) == 10 and all(charts) and "Loss by epoch" in charts[0]
     assert scrolls and all(
         index == 0 and role == "region" and label for index, role, label in scrolls
     )
@@ -495,6 +505,124 @@ def test_few_pictures_do_not_say_how_sure_it_is(
     assert ("calibration error" in calibrated(given)["sentence"]) == ("too few" not in said)
 
 
+def section(page: str, name: str) -> str:
+    """The text of a section, without its markup and its drawings."""
+    part = page[page.index(f'id="{name}"') :]
+    part = re.sub(r"<svg.*?</svg>|<[^>]+>", " ", part[: part.index("</section>")], flags=re.DOTALL)
+    return " ".join(html.unescape(part).split())
+
+
+def test_what_answering_only_when_sure_would_mean(pages: dict[str, Path], run: Path) -> None:
+    """The sentence, counted again."""
+    with open(run / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    said = section(unbroken(pages["report"]), "calibration")
+    found = re.search(
+        r"Were only the surest (\d+) of 40 pictures \((\d+) %\) answered, those of a probability "
+        r"of (0\.\d+) or more, (\d+) would be wrong \(([\d.]+) %\); of all, (\d+) are wrong",
+        said,
+    )
+    assert found is not None
+    kept = [row for row in rows if float(row["probability"]) >= float(found[3])]
+    wrong = sum(row["label"] != row["predicted"] for row in kept)
+    assert (int(found[1]), int(found[4])) == (len(kept), wrong)
+    assert found[2] == f"{100 * len(kept) / 40:.0f}" and abs(len(kept) / 40 - 0.9) <= 0.05
+    assert found[5] == f"{100 * wrong / len(kept):.1f}"
+    assert int(found[6]) == sum(row["label"] != row["predicted"] for row in rows)
+
+
+def test_probabilities_are_said_to_be_calibrated(pages: dict[str, Path], run: Path) -> None:
+    page = unbroken(pages["report"])
+    said = section(page, "calibration")
+    assert (
+        "The probabilities are calibrated: the network's logits are divided by a temperature of "
+        "1.32, found on the validation part."
+    ) in said
+    assert "is 0.051 before and 0.031 after it, each picture's temperature fitted to the" in said
+    assert "of 40 pictures that is a rough number" in said
+    assert said.count("alibration error") == 1, "of the same part there is one, not two"
+    assert "the classes of a probability of 0.25 or more" in said and "sets" not in said
+    drawn = page[page.index('id="calibration"') : page.index('id="mistakes"')]
+    assert drawn.count("confidence (calibrated probability of the answer)") == 2
+    assert "Reliability diagram of calibrated probabilities" in drawn
+    assert "Risk by coverage: of all answers" in drawn
+    others = page[page.index('id="unseen"') : page.index('id="layers"')]
+    assert "confidence (calibrated" not in others and "Expected calibration error" in others
+
+
+@pytest.mark.parametrize("known", [None, 5, {"temperature": "hot"}, {"temperature": 1.3}])
+def test_an_older_run_says_nothing_of_a_temperature(run: Path, tmp_path: Path, known: Any) -> None:
+    folder = without_curves(shutil.copytree(run, tmp_path / "old"))
+    summary = json.loads((folder / "summary.json").read_text()) | {"certainty": known}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    page = shown(folder, looks=False)
+    said = section(page, "calibration")
+    assert "temperature" not in said and "Were only" not in said
+    assert "Expected calibration error" in said and "calibrated" not in page
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"temperature_by": "the training pictures, out of fold", "temperature": 0.7},
+            "temperature of 0.7, found on the training pictures, out of fold. The val",
+        ),
+        (
+            {"temperature_by": "the training pictures, out of fold", "temperature": 1.0},
+            "those of the network, which was made as sure as it is right on the training pictures",
+        ),
+        ({"set_level": 0.0}, "would hold every class: the held-out pictures are too few"),
+    ],
+)
+def test_how_a_temperature_was_found(
+    run: Path, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    folder = without_curves(shutil.copytree(run, tmp_path / "run"))
+    said = section(shown(with_certainty(folder, **changes), looks=False), "calibration")
+    assert words in said and "fitted to the others" not in said or "set_level" in changes
+
+
+def test_the_sets_of_a_test_part_are_counted(tmp_path: Path) -> None:
+    rows = made_up(["a", "b"], 40)
+    held = [["test", *row[1:]] for row in made_up(["a", "b"], 200, seed=2, right=0.6)]
+    folder = with_certainty(make_run(tmp_path / "run", [*rows, *held], ["a", "b"]))
+    said = section(shown(without_curves(folder)), "calibration")
+    n = sum(row[2] == row[3] or row[5] >= 0.25 for row in held)
+    assert f"of the test part's sets {n} of 200 ({n / 2:.1f} %) do." in said
+    assert "The validation part's expected calibration error" in said
+    assert said.count("alibration error") == 2, "of the validation part, and of this one"
+    errors = {"test_calibration_error": 0.2, "test_calibration_error_calibrated": 0.1}
+    said = section(shown(with_certainty(folder, **errors)), "calibration")
+    assert "The test part's expected calibration error" in said
+    assert "is 0.200 before and 0.100 after it. It is" in said, "no rough number is said of none"
+    assert said.count("alibration error") == 1
+
+
+def given(*sure: tuple[float, bool]) -> list[Prediction]:
+    return [answer("a", "a" if right else "b", p) for p, right in sure]
+
+
+def test_no_sentence_where_it_would_say_nothing() -> None:
+    many = [(0.5 + i / 100, True) for i in range(40)]
+    assert surest(given(*many)) is None, "none is wrong"
+    assert surest(given(*many[:20], (0.4, False))) is None, "few pictures"
+    tied = surest(given(*[(0.9, True)] * 30, *[(0.6, False)] * 10))
+    assert tied is not None and tied["sentence"] is None, "no threshold leaves nine in ten"
+    assert len(tied["charts"]) == 1
+    one = surest(given(*many, (0.4, False), (0.3, True)))
+    assert one is not None and "none would be wrong; of all, 1 is wrong (2.4 %)." in one["sentence"]
+
+
+def test_a_threshold_that_gains_nothing_says_so() -> None:
+    sure = surest(given(*[(0.99 - i / 100, i > 3) for i in range(40)]))
+    assert sure is not None
+    assert (
+        "4 would be wrong (11.1 %); of all, 4 are wrong (10.0 %). So the mistakes are not"
+        in (sure["sentence"])
+    )
+
+
 @pytest.mark.parametrize(
     ("train", "there"),
     [
@@ -574,7 +702,7 @@ def test_no_number_is_broken_in_lines(
 def test_colours_are_the_pages_own(pages: dict[str, Path]) -> None:
     """No colour of a chart is fixed, or it could not be read on dark."""
     charts = re.findall(r"<svg class=\"chart\".*?</svg>", unbroken(pages["report"]), re.DOTALL)
-    assert len(charts) == 9
+    assert len(charts) == 10
     for chart in charts:
         assert not re.findall(r"(?:fill|stroke): #\w+", chart)
         assert "var(--hit)" in chart and "var(--muted)" in chart

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
 
+from certainty.certainty import Certainty
 from classifier import Classifier
 from config import Config
 from config_file import dump_config, load_config
+from engine.run import read_metrics
 from filenames import name_of
-from pretrained.write import export, sort_metadata
+from metrics import wilson
+from pretrained.write import export, save_model, sort_metadata
 from tools.export.given import Given
 from utils import UserError, log, write_text
 
@@ -55,24 +60,32 @@ def need_colour(classifier: Classifier, library: str) -> None:
     """UserError for a network of grey pictures."""
     if classifier.net.vit.input_channels != 3:
         raise UserError(
-            f"{library}'s preprocessing makes colour pictures, and the network takes grey ones; "
+            f"the preprocessing of {library} makes colour pictures, the network takes grey ones; "
             "--to npz and --to pt2 take them"
         )
 
 
 def with_class_head(given: Given, folder: Path) -> tuple[Given, tuple[str, ...]]:
-    """The same run with a class head instead of one over layers, trained anew on the same tokens
-    below `folder`, and what to say of it; what has a class head alone stays as it is.
+    """The same run with a class head instead of one over layers, and what to say of it.
+
+    Of two heads it is the one on the class token; for a head over layers alone one is trained on
+    the same tokens, below `folder`. What has a class head alone stays as it is.
 
     Raises UserError where what the training needs is gone, or it fails.
     """
     if given.classifier.net.layers is None:
         return given, ()
+    if given.classifier.net.vit.num_classes:
+        return _without_layers(given, folder)
     config = _config_of(given)
     train = config.train
     has_block = train.head != "layers" and train.finetune_blocks
     what = "the last block and the class head" if has_block else "the class head"
-    log.info("the head over layers has no place in an ordinary ViT: training %s instead", what)
+    log.info(
+        "the head over layers has no place in an ordinary ViT: training %s instead, on the tokens "
+        "that are cached, which takes as long as such a run without its cache",
+        what,
+    )
     changed = _with_class(config, given.run, folder)
     write_text(folder / "config.yaml", dump_config(changed))
     command = [sys.executable, str(TRAINING), "--config", str(folder / "config.yaml")]
@@ -84,12 +97,42 @@ def with_class_head(given: Given, folder: Path) -> tuple[Given, tuple[str, ...]]
     run = folder / "logs" / NAME
     best = folder / "weights" / NAME / "best.safetensors"
     assert given.run is not None
+    were = "were" if has_block else "was"
     before, after = _said(summary_of(given.run)), _said(summary_of(run))
     note = (
-        f"the run's head over layers has no place in an ordinary ViT: {what} was trained instead, "
-        f"on the same split. Accuracy: the run {before}, this export {after}"
+        f"the run's head over layers has no place in an ordinary ViT: {what} {were} trained "
+        f"instead, on the same split. Accuracy: the run {before}, this export {after}"
     )
     return Given(Classifier(best, device="cpu"), run, given.options), (note,)
+
+
+def _without_layers(given: Given, folder: Path) -> tuple[Given, tuple[str, ...]]:
+    """Of two heads the one on the class token, as sure as it is in the mean of both."""
+    net = copy.deepcopy(given.classifier.net)
+    assert net.layers is not None
+    alone = Certainty(0)
+    alone.temperature.fill_(1 / net.layers.scale.item())
+    net.layers, net.certainty = None, alone
+    path = folder / "class-head.safetensors"
+    save_model(path, net)
+    both, block = _said(summary_of(given.run)), _of_the_block(given.run)
+    note = (
+        "the head over layers has no place in an ordinary ViT: the other of the two, on the class "
+        f"token, answers alone. Accuracy: both {both}; the class head alone {block}"
+    )
+    return replace(given, classifier=Classifier(path, device="cpu")), (note,)
+
+
+def _of_the_block(run: Path | None) -> str:
+    """The class head's own accuracy, by the epochs of the run, which are the block's."""
+    rows = read_metrics((run or Path()) / "metrics.csv")
+    best = summary_of(run).get("best_epoch")
+    found = [row["val_accuracy"] for row in rows if row["epoch"] == best]
+    if not found or found[0] is None:
+        return "unknown"
+    images = (summary_of(run).get("images") or {}).get("val")
+    low, high = wilson(found[0], images) if images else (0.0, 1.0)
+    return f"{found[0]:.3f} (95 %: {low:.3f} to {high:.3f}) of {images} pictures, val part"
 
 
 def _config_of(given: Given) -> Config:

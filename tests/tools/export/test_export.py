@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import importlib
 import io
@@ -22,7 +23,7 @@ from tools.export import npz, pt2, timm_folder
 from tools.export.card import as_word
 from tools.export.given import Given
 from tools.export.golden import golden_pictures
-from tools.export.ordinary import temperature_of
+from tools.export.ordinary import temperature_of, with_class_head
 from tools.export.reading import pillow_reader
 from utils import UserError, command_line
 
@@ -228,6 +229,7 @@ def test_pillow_alone_reads_nearly_the_same(fit: Any, channels: int, tmp_path: P
 # ----------------------------------------------------------------------------------- the targets
 
 
+@pytest.mark.slow
 def test_pt2_takes_any_head_and_batch(tmp_path: Path) -> None:
     path = random_weights(tmp_path / "w.safetensors", num_classes=3)
     classifier = Classifier(path, device="cpu")
@@ -312,6 +314,8 @@ def test_without_its_pictures_it_says_what_takes_any_head(
     net.freeze_trunk(net.vit.num_layers - 1)
     net.certainty = None
     net.layers = LayersHead(read_depths(net), net.vit.hidden_dim, 3)
+    net.head = torch.nn.Identity()
+    net.vit = net.vit.model_copy(update={"num_classes": 0})
     save_model(tmp_path / "weights/both/best.safetensors", net)
     assert run("weights/both", "--to", "npz", "--out", "o") == 2
     assert "config.yaml and split.csv are not there; --to pt2" in capsys.readouterr().err
@@ -322,6 +326,34 @@ def test_without_its_pictures_it_says_what_takes_any_head(
     assert run("both", "--to", "npz", "--out", "o") == 2
     assert "moved any more; --to pt2 and --to onnx take any head" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
+
+
+def test_of_two_heads_the_one_on_the_class_token_answers(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As sure as it is in the mean of both, and nothing is trained."""
+    from engine.heads import read_depths
+    from model import LayersHead
+    from pretrained.build import load_model
+    from pretrained.write import save_model
+
+    monkeypatch.chdir(tmp_path)
+    net = load_model(home / "weights/class/best.safetensors")
+    alone = load_model(home / "weights/class/best.safetensors")
+    net.freeze_trunk(net.vit.num_layers - 1)
+    net.layers = LayersHead(read_depths(net), net.vit.hidden_dim, 3)
+    torch.nn.init.constant_(net.layers.scale, 2.5)
+    net.certainty = None
+    save_model(tmp_path / "weights/two/best.safetensors", net)
+    shutil.copytree(home / "logs/class", tmp_path / "logs/two")
+    given = Given(Classifier("two", device="cpu"), tmp_path / "logs/two", argparse.Namespace())
+    found, (note,) = with_class_head(given, tmp_path)
+    assert "the class head alone 0." in note or "the class head alone 1." in note
+    assert temperature_of(found.classifier) == pytest.approx(0.4)
+    images = torch.randn(2, 3, net.vit.dim, net.vit.dim)
+    with torch.no_grad():
+        wanted = (2.5 * alone(images)).softmax(1)
+    assert torch.allclose(found.classifier.probabilities(images)[0], wanted, atol=1e-4)
 
 
 def test_a_temperature_is_in_the_head(home: Path) -> None:

@@ -1,0 +1,118 @@
+"""A finished run gone on with: more pictures, or more classes (`train.from_run`)."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from config import Config
+from config_file import load_config
+from engine.answers import PREDICTIONS
+from engine.job import SEARCH
+from engine.run import Run, find_run
+from metrics import paired_chance, said_chance
+from utils import UserError, log
+
+NEEDED = ("config.yaml", "split.csv", "summary.json", PREDICTIONS)
+
+
+def settings_of_run(config: Config, overrides: Sequence[str]) -> tuple[Config, list[str]]:
+    """The config of the run that `train.from_run` names, for its folder of pictures as it is now,
+    with the command line's overrides; and the notes to show.
+
+    What was held out stays so, new pictures of its classes are trained on, and new classes are
+    split as a new folder is. Raises UserError where there is no such run, or it is not finished.
+    """
+    train = config.train
+    assert train.from_run is not None
+    run = find_run(train.from_run, train.log_path)
+    if lacking := [name for name in NEEDED if not (run / name).is_file()]:
+        raise UserError(
+            f"train.from_run: {run} is not a finished run, it has no {', '.join(lacking)}; "
+            "finish it, or name another"
+        )
+    kept = [o for o in overrides if o.partition("=")[0] not in ("train.from_run", "train.split")]
+    ours = [f"train.from_run={run}", f"train.split={run / 'split.csv'}", "train.new_images=train"]
+    ours += ["vit.num_classes=auto"]
+    found, notes = load_config(run / "config.yaml", [*ours, *kept])
+    named = any(override.startswith("train.run_name=") for override in kept)
+    if not named:
+        new = found.train.model_copy(update={"run_name": None})
+        found = found.model_copy(update={"train": new})
+    return found, [f"settings: those of {run}, and its split", *notes]
+
+
+def take_search(config: Config, run: Run) -> None:
+    """The setting that the earlier run found: nothing is tried again."""
+    if config.train.from_run and not run.resumes:
+        there = Path(config.train.from_run) / SEARCH
+        if there.is_file():
+            shutil.copyfile(there, run.folder / SEARCH)
+            log.info("the setting is what %s found (%s)", there.parent.name, SEARCH)
+
+
+def compare_with_run(
+    config: Config, part: str, rows: list[dict[str, Any]]
+) -> dict[str, Any] | None:
+    """What became of the pictures of a part that the earlier run has answered, too, by its
+    predictions.csv and by `rows`; None where there are none."""
+    if not config.train.from_run:
+        return None
+    run = Path(config.train.from_run)
+    try:
+        with open(run / PREDICTIONS, newline="", encoding="utf-8") as file:
+            before = {row["path"]: row for row in csv.DictReader(file) if row["part"] == part}
+    except (OSError, KeyError):
+        log.info("%s has gone: what it answered is not compared", run / PREDICTIONS)
+        return None
+    both = [(before[row["path"]], row) for row in rows if row["path"] in before]
+    if not both:
+        return None
+    was = [old["predicted"] == old["label"] for old, _ in both]
+    now = [new["predicted"] == new["label"] for _, new in both]
+    only_new = sum(n and not w for w, n in zip(was, now, strict=True))
+    only_old = sum(w and not n for w, n in zip(was, now, strict=True))
+    classes: dict[str, list[int]] = {}
+    for (_, new), w, n in zip(both, was, now, strict=True):
+        counts = classes.setdefault(new["label"], [0, 0, 0])
+        counts[0] += 1
+        counts[1] += w
+        counts[2] += n
+    return {
+        "run": run.name,
+        "part": part,
+        "images": len(both),
+        "before": round(sum(was) / len(both), 6),
+        "now": round(sum(now) / len(both), 6),
+        "only_now": only_new,
+        "only_before": only_old,
+        "p": round(paired_chance(only_new, only_old), 6),
+        "classes": {
+            name: dict(zip(("images", "right_before", "right_now"), counts, strict=True))
+            for name, counts in sorted(classes.items())
+        },
+    }
+
+
+def tell_comparison(found: dict[str, Any] | None) -> None:
+    """One line with both accuracies on the same pictures, and one for the class that lost most."""
+    if found is None:
+        return
+    p = said_chance(found["p"])
+    log.info(
+        "on the %d %s pictures that %s answered, too: %.4f then, %.4f now (%d right only now, %d "
+        "only then; McNemar's exact test, %s)",
+        *(found[key] for key in ("images", "part", "run", "before", "now")),
+        *(found["only_now"], found["only_before"], p),
+    )
+    lost = {n: c["right_before"] - c["right_now"] for n, c in found["classes"].items()}
+    worst = max(lost, key=lambda name: lost[name])
+    if lost[worst] > 0:
+        counts = found["classes"][worst]
+        log.info(
+            "  of %s %d of %d are right, %d were", worst, counts["right_now"], counts["images"],
+            counts["right_before"],
+        )  # fmt: skip

@@ -1,0 +1,111 @@
+"""A finished run with more pictures, and with another class."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+import training
+from tests.helpers import fail, picture, quick, random_weights, summary
+from utils import UserError
+
+
+@pytest.fixture
+def finished(config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The config of a run that is done; the working folder is that of its logs."""
+    quick(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    raw = yaml.safe_load(config_file.read_text())
+    raw.pop("vit")
+    path = random_weights(tmp_path / "from.safetensors", num_classes=0)
+    raw["train"] |= {"mode": "finetune", "checkpoint": str(path), "data": str(tmp_path)}
+    raw["train"] |= {"max_epochs": 2, "views": 1, "verdict": False, "lr": "auto", "head": "both"}
+    config_file.write_text(yaml.safe_dump(raw))
+    training.main(["--config", str(config_file)])
+    return config_file
+
+
+def parts(run: str) -> dict[str, tuple[str, str]]:
+    with open(f"logs/{run}/split.csv", newline="") as file:
+        return {row["path"]: (row["label"], row["part"]) for row in csv.DictReader(file)}
+
+
+def test_more_pictures_of_its_classes(
+    finished: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(3):
+        picture("red", 100 + i).save(image_folder / "red" / f"new{i}.png")
+    capsys.readouterr()
+    training.main(["train.from_run=tiny", "train.run_name=more"])
+    said = capsys.readouterr().out
+    assert "settings: those of logs/tiny, and its split" in said
+    assert "36 are copied from an older cache" in said
+    assert "the setting is what tiny found (search.csv)" in said and "lr auto" not in said
+    assert "on the 6 val pictures that tiny answered, too" in said
+    before, after = parts("tiny"), parts("more")
+    assert {p: after[p] for p in before} == before
+    assert {after[p] for p in after.keys() - before.keys()} == {("red", "train")}
+    assert Path("logs/more/search.csv").read_text() == Path("logs/tiny/search.csv").read_text()
+
+
+def test_a_new_class_is_split_as_a_new_folder_is(finished: Path, image_folder: Path) -> None:
+    (image_folder / "grey").mkdir()
+    for i in range(10):
+        picture("blue", 50 + i).convert("L").save(image_folder / "grey" / f"{i}.png")
+    training.main(["train.from_run=logs/tiny", "train.run_name=more"])
+    before, after = parts("tiny"), parts("more")
+    assert {p: after[p] for p in before} == before
+    new = [after[p] for p in after.keys() - before.keys()]
+    assert sorted(new) == [("grey", "train")] * 8 + [("grey", "val")] * 2
+    found = json.loads(Path("logs/more/summary.json").read_text())["against_run"]
+    assert found["run"] == "tiny" and found["images"] == 6
+    assert list(found["classes"]) == ["blue", "green", "red"], "the old ones alone"
+    counts = [found["classes"][name] for name in found["classes"]]
+    assert sum(c["right_before"] for c in counts) == round(found["before"] * 6)
+    assert sum(c["right_now"] for c in counts) == round(found["now"] * 6)
+
+
+def test_it_goes_on_after_a_stop(finished: Path) -> None:
+    """What goes on is the new run, by its own config and split."""
+    training.main(["train.from_run=last", "train.run_name=more"])
+    config = "logs/more/config.yaml"
+    training.main(["--config", config, "train.run_name=more", "train.from_checkpoint=true"])
+    assert parts("more") == parts("tiny")
+
+
+def test_a_run_without_a_name_gets_one_of_its_own(finished: Path) -> None:
+    training.main(["train.from_run=tiny"])
+    names = {path.name for path in Path("logs").iterdir() if path.is_dir()}
+    assert len(names) == 2 and any(name.startswith("images-") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("gone", "sentence"),
+    [
+        ("summary.json", "is not a finished run, it has no summary.json"),
+        ("", "tinny: no such run; did you mean tiny?"),
+    ],
+)
+def test_what_is_no_finished_run_is_said(gone: str, sentence: str, finished: Path) -> None:
+    if gone:
+        Path("logs/tiny", gone).unlink()
+    with pytest.raises(UserError) as caught:
+        training.main([f"train.from_run={'tiny' if gone else 'tinny'}"])
+    assert sentence in str(caught.value)
+
+
+def test_a_picture_that_was_learned_and_is_gone_is_named(
+    finished: Path, image_folder: Path
+) -> None:
+    (image_folder / "red" / "00.png").unlink()
+    assert "red/00.png (not there)" in fail(finished, "train.from_run=tiny")
+
+
+def test_an_ordinary_run_is_compared_with_none(finished: Path) -> None:
+    assert summary(finished)["against_run"] is None
+    shutil.rmtree("logs/tiny")

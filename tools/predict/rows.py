@@ -1,0 +1,211 @@
+"""The answers as rows of a CSV file or as JSON lines, whole at any moment, and gone on with.
+
+Rows are appended a batch at a time, each batch in one piece, instead of under a temporary name:
+what is done must be there after any stop. While a file is unfinished, one beside it says with what
+settings it was begun.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from classifier import Answer, Unreadable
+from filenames import name_of, shown, text_of
+from utils import UserError, unbroken, write_json
+
+KINDS = (".csv", ".jsonl")
+BETWEEN = " | "  # classes in one cell
+
+
+class Row(NamedTuple):
+    """One picture's answer. `said` is the class, `unsure` or `unlike`, `label` the class that is
+    most probable, `top` the most probable ones; of one that can't be read only `problem` is set."""
+
+    path: str
+    truth: str | None
+    said: str | None = None
+    label: str | None = None
+    probability: float | None = None
+    unlike: float | None = None
+    could_be: tuple[str, ...] = ()
+    top: tuple[tuple[str, float], ...] = ()
+    problem: str | None = None
+
+
+def row_of(path: str, truth: str | None, answer: Answer | Unreadable, top: int) -> Row:
+    """The row of an answer, numbers rounded as in a run's predictions.csv."""
+    if isinstance(answer, Unreadable):
+        reason = "".join(c if c.isprintable() else " " for c in shown(answer.reason))
+        return Row(path, truth, problem=reason)
+    order = sorted(answer.probabilities.items(), key=lambda item: -item[1])
+    return Row(
+        path,
+        truth,
+        answer.said,
+        answer.label,
+        round(answer.probability, 6),
+        None if answer.unlike is None else round(answer.unlike, 6),
+        answer.could_be,
+        tuple((label, round(sure, 6)) for label, sure in order[:top]),
+    )
+
+
+class AnswersFile:
+    """A file of answers, .csv or .jsonl, that is begun, or with `resume` gone on with.
+
+    `settings` are what its rows depend on. Raises UserError where the file is there and isn't to be
+    gone on with, or was begun otherwise.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any], batch_size: int, resume: bool) -> None:
+        self.path, self.settings = path, settings
+        self.beside = path.with_name(f"{path.name}.unfinished")
+        self.finished = False
+        if path.exists():
+            self._see_that_it_goes_on(resume)
+            self.finished = not self.beside.exists()
+        else:
+            write_json(self.beside, settings)
+        if not self.finished:
+            # Whole batches: those that follow are what they would have been, to the last digit.
+            with open(path, "ab") as file:
+                file.truncate(self._end_of(batch_size))
+                if not file.tell() and (header := self._header()):
+                    file.write(header)
+
+    def rows(self) -> Iterator[Row]:
+        """What the file holds: of each row what a summary needs."""
+        for record, _ in self._records():
+            value = {key: cell or None for key, cell in record.items()}
+            path, truth = name_of(record["path"]), value.get("truth")
+            yield Row(path, truth, value["answer"], value["label"], problem=value["problem"])
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Append a batch."""
+        content = self._written(rows)
+        with unbroken(), open(self.path, "ab", buffering=0) as file:
+            before = os.path.getsize(self.path)
+            try:
+                written = file.write(content)
+                if written != len(content):
+                    raise OSError(28, os.strerror(28), str(self.path))
+            except OSError as error:  # a full disk
+                file.truncate(before)
+                raise OSError(error.errno, error.strerror, str(self.path)) from None
+
+    def finish(self) -> None:
+        self.finished = True
+        self.beside.unlink(missing_ok=True)
+
+    # ------------------------------------------------------------------------- how it is written
+
+    @property
+    def _is_csv(self) -> bool:
+        return self.path.suffix.lower() == ".csv"
+
+    def _columns(self) -> list[str]:
+        more = [f"{kind}_{i + 1}" for i in range(1, self.settings["top"]) for kind in LABELLED]
+        truth = ["truth"] if self.settings["truth"] else []
+        known = ["path", *truth, "answer", "label", "probability", "unlike", "could_be"]
+        return [*known, *more, "problem"]
+
+    def _header(self) -> bytes:
+        return _as_csv([self._columns()]) if self._is_csv else b""
+
+    def _written(self, rows: Iterable[Row]) -> bytes:
+        records = [self._record(row) for row in rows]
+        if self._is_csv:
+            return _as_csv([[record.get(name) for name in self._columns()] for record in records])
+        lines = [json.dumps(record, ensure_ascii=False) for record in records]
+        return "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")
+
+    def _record(self, row: Row) -> dict[str, Any]:
+        found: dict[str, Any] = {"path": text_of(row.path)}
+        if self.settings["truth"]:
+            found["truth"] = row.truth
+        found |= {"answer": row.said, "label": row.label, "probability": row.probability}
+        found["unlike"] = row.unlike
+        if self._is_csv:
+            found["could_be"] = BETWEEN.join(row.could_be)
+            for i, values in enumerate(row.top[1:], 2):
+                found |= {f"{k}_{i}": v for k, v in zip(LABELLED, values, strict=True)}
+        else:
+            found["could_be"] = list(row.could_be)
+            found["top"] = [dict(zip(LABELLED, values, strict=True)) for values in row.top]
+        return found | {"problem": row.problem}
+
+    # ---------------------------------------------------------------------------- how it is read
+
+    def _records(self) -> Iterator[tuple[dict[str, Any], int]]:
+        """Each whole row with the byte at which it ends."""
+        end = 0
+
+        def lines(file: Iterable[bytes]) -> Iterator[str]:
+            nonlocal end
+            for line in file:
+                if not line.endswith(b"\n"):  # a stop in the middle of a row
+                    return
+                end += len(line)
+                yield line.decode("utf-8")
+
+        columns = self._columns()
+        with open(self.path, "rb") as file:
+            if not self._is_csv:
+                for line in lines(file):
+                    yield json.loads(line), end
+                return
+            for place, cells in enumerate(csv.reader(lines(file))):
+                if place and len(cells) == len(columns):
+                    yield dict(zip(columns, cells, strict=True)), end
+
+    def _end_of(self, batch_size: int) -> int:
+        """Where the last whole batch ends."""
+        kept = 0
+        if self._is_csv and self.path.exists():
+            with open(self.path, "rb") as file:
+                first = file.readline()
+            kept = len(first) if first == self._header() else 0
+        for count, (_, end) in enumerate(self._records() if self.path.exists() else (), 1):
+            if count % batch_size == 0:
+                kept = end
+        return kept
+
+    def _see_that_it_goes_on(self, resume: bool) -> None:
+        if not resume:
+            way = "finish it with --resume, " if self.beside.exists() else ""
+            raise UserError(f"{self.path} exists: {way}remove it, or name another file")
+        with open(self.path, "rb") as file:
+            first = file.readline()
+        ours = self._header().startswith(first) if self._is_csv else _is_answer(first)
+        if self.beside.exists():
+            begun = json.loads(self.beside.read_text(encoding="utf-8"))
+            differ = [key for key in self.settings if begun.get(key) != self.settings[key]]
+            if differ:
+                said = ", ".join(f"{key} {begun.get(key)}" for key in differ)
+                raise UserError(
+                    f"{self.path} was begun with {said}: give the same, or name another file"
+                )
+        elif not ours:
+            raise UserError(f"{self.path} was not written by this command: name another file")
+
+
+LABELLED = ("label", "probability")
+
+
+def _as_csv(rows: Iterable[Iterable[Any]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def _is_answer(line: bytes) -> bool:
+    try:
+        return not line or {"path", "answer", "problem"} <= json.loads(line).keys()
+    except (ValueError, AttributeError):
+        return False
