@@ -39,20 +39,21 @@ def make_certain(
     """Give the job's network its `certainty`, of its answers to the validation part, one of the
     held-out parts `given` (logits (n, C) and labels (n,)); what summary.json says of it."""
     logits, labels = given["val"]
-    few = len(labels) < FEW
-    folds = _out_of_fold(work) if few else torch.empty(0, 3)
-    by_folds = few and len(folds) > 0
-    if by_folds:  # what a fold held out was made as sure as it is right
+    folds = _out_of_fold(work)
+    known = len(folds) > 0
+    if known:  # what a fold held out was made as sure as it is right
         alone = job.train.head == "class" and setting is not None
         temperature = 1 / setting.scale if alone and setting is not None else 1.0
     else:
         temperature = fit_temperature(logits, labels)
     after = (logits / temperature).softmax(1)
-    own = after if by_folds else without_own(logits, labels)
+    own = after if known else without_own(logits, labels)
+    by_folds = known and len(labels) < FEW
+    folds = folds if by_folds else folds[:0]
     likeness, shares = _alike(work, job.net, loaders, by_folds)
     job.net.certainty = _certainty(after, labels, folds, temperature, likeness, shares)
     job.net.certainty.to(job.device)
-    # Each picture of val has a temperature that was fitted without it, or this would flatter.
+    # A temperature of val's is fitted without the picture in question, or this would flatter.
     errors = {"val": (logits.softmax(1), own, labels)}
     if "test" in given:
         z, y = given["test"]
@@ -63,7 +64,7 @@ def make_certain(
         found[f"{part}_calibration_error_calibrated"] = round(calibration_error(calibrated, y), 6)
     return found | {
         "temperature": round(temperature, 4),
-        "temperature_by": "the training pictures, out of fold" if by_folds else "val",
+        "temperature_by": "the training pictures, out of fold" if known else "val",
         "set_level": round(job.net.certainty.set_level.item(), 6),
         "held_out": len(job.net.certainty.held_out),
     }

@@ -68,6 +68,19 @@ def test_of_few_the_training_pictures_out_of_fold_are_asked_too(
     assert found["held_out"] == 6 + 30
 
 
+@pytest.mark.parametrize("head", ["class", "both"])
+def test_what_the_folds_say_of_the_temperature_counts_for_more_than_val(
+    head: str, finetunes: list[str], config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training pictures are more; a head that was made as sure as it is right stays so."""
+    monkeypatch.setattr(certain, "FEW", 5)
+    found = reached(config_file, *finetunes, f"train.head={head}", "train.lr=auto")
+    sure = found["certainty"]
+    assert sure["temperature_by"] == "the training pictures, out of fold"
+    wanted = 1 / found["chosen"]["scale"] if head == "class" else 1.0
+    assert sure["temperature"] == pytest.approx(wanted, abs=1e-4) and sure["held_out"] == 6
+
+
 def test_where_all_weights_train_it_is_measured_too(config_file: Path) -> None:
     train(config_file, "train.verdict=false")
     found = summary(config_file)["certainty"]
