@@ -6,7 +6,8 @@ Strangers: trained on one set of pictures, asked about another's, held-out pictu
 beside them: the area under the ROC curve of `unlike`, and the share of the strangers, and of its
 own, that are flagged from 0.95 (the default) and from 0.99 on. Near strangers: trained on four of
 characters5's classes, asked about the fifth, each in turn. Calibration: the error of the answers
-before and after the temperature, five seeds of three sets, on pictures that had no part in it.
+before and after the temperature of a class head (`train.head=class`; a head over layers, and the
+mean of both, have theirs by their fit), five seeds of three sets, on pictures without a part in it.
 
 Untouched defaults but for the verdict, the report and the training on all pictures. Resumable:
 benchmarks/results/strangers.csv and calibration.csv are written after each run.
@@ -107,7 +108,8 @@ def calibrate(known: dict[str, Path], sets: dict[str, Path]) -> None:
             folder = known[name]
             if name == "signdigits":
                 folder = few_shots(sets[name], WORK.parent / f"signdigits-50-{seed}", 50, seed)
-            found = summary(name, folder, str(seed), f"train.seed={seed}")
+            more = (f"train.seed={seed}", "train.head=class")
+            found = summary(name, folder, f"class-{seed}", *more)
             part = "test" if found["test_accuracy"] is not None else "val"
             sure = found["certainty"]
             row = {"set": name, "seed": seed, "part": part, "temperature": sure["temperature"]}
