@@ -44,7 +44,11 @@ class Proof:
     @property
     def other(self) -> tuple[Picture, ...]:
         """The pictures that the library's own reading and resizing makes something else of."""
-        return tuple(p for p in self.pictures if not (p.difference or 1) <= self.tolerance)
+        return tuple(
+            p
+            for p in self.pictures
+            if p.difference is None or not p.difference <= self.tolerance  # NaN is not
+        )
 
 
 def prove(given: Given, folder: Path, written: Written) -> Proof:

@@ -24,6 +24,7 @@ from tools.export.card import as_word
 from tools.export.given import Given
 from tools.export.golden import golden_pictures
 from tools.export.ordinary import temperature_of, with_class_head
+from tools.export.proof import Picture, Proof
 from tools.export.reading import pillow_reader
 from utils import UserError, command_line
 
@@ -354,6 +355,15 @@ def test_of_two_heads_the_one_on_the_class_token_answers(
     with torch.no_grad():
         wanted = (2.5 * alone(images)).softmax(1)
     assert torch.allclose(found.classifier.probabilities(images)[0], wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("difference", "differs"),
+    [(0.0, False), (1e-5, False), (2e-5, True), (float("nan"), True), (None, True)],
+)
+def test_which_pictures_differ(difference: float | None, differs: bool) -> None:
+    proof = Proof(0.0, (Picture("a.jpg", difference, True),), 1e-5)
+    assert bool(proof.other) == differs
 
 
 def test_a_temperature_is_in_the_head(home: Path) -> None:
