@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from model import Tail, VisionTransformer, entering
 from pretrained.build import build, whole
 from tokens.trunk import Trunk
 from transforms import eval_transform
-from utils import UserError, pick_device
+from utils import UserError, log, pick_device
 
 MIN_CONFIDENCE = 0.5  # below, an answer is unsure
 UNLIKE = 0.95  # of the known held-out pictures lie nearer: EXPERIMENTS.md, 2026-11-26
@@ -85,11 +86,14 @@ class Classifier:
         *,
         device: str = "auto",
         min_confidence: float = MIN_CONFIDENCE,
-        unlike: float = UNLIKE,
+        unlike: float | None = UNLIKE,
         flip: bool = False,
     ) -> None:
+        _check_thresholds(min_confidence, unlike)
         self.checkpoint = find_checkpoint(str(checkpoint))
-        self.device, _ = pick_device(device)
+        self.device, fallback = pick_device(device)
+        if fallback:
+            log.info(fallback)
         self.net = load_classifier(self.checkpoint).to(self.device)
         self.classes = class_names(self.net)
         self.certainty = self.net.certainty
@@ -111,11 +115,15 @@ class Classifier:
         """The answers to pictures, in their order: paths, PIL's pictures, pixels (h, w, 3) as
         uint8; of one alone a list of one. Raises UserError naming one that can't be read."""
         single = isinstance(pictures, (str, Path, Image.Image)) or hasattr(pictures, "shape")
+        if not (single or isinstance(pictures, Iterable)) or isinstance(pictures, bytes):
+            kind = type(pictures).__name__
+            raise UserError(f"{kind} is no picture: give a path, PIL's, pixels, or a list of them")
         some = [pictures] if single else list(pictures)  # type: ignore[arg-type]
         found: list[Answer] = []
         for picture, answer in self.stream(some):  # type: ignore[arg-type]
             if isinstance(answer, Unreadable):
-                what = picture if isinstance(picture, (str, Path)) else f"picture {len(found) + 1}"
+                named = isinstance(picture, (str, Path)) and str(picture)
+                what = picture if named else f"picture {len(found) + 1}"
                 raise UserError(f"{what} can't be read: {answer.reason}")
             found.append(answer)
         return found
@@ -129,10 +137,7 @@ class Classifier:
             waiting: deque[tuple[Picture, Future[Tensor | Unreadable]]] = deque()
             try:
                 while True:
-                    while len(waiting) < ahead + self.batch_size:
-                        picture = next(source, None)
-                        if picture is None:
-                            break
+                    for picture in islice(source, ahead + self.batch_size - len(waiting)):
                         waiting.append((picture, pool.submit(self._input_of, picture)))
                     if not waiting:
                         return
@@ -200,8 +205,17 @@ class Classifier:
                 unlike=share,
                 could_be=tuple(self.classes[c] for c in could_be),
                 unsure=row[order[0]] < self.min_confidence,
-                strange=share is not None and share >= self.unlike,
+                strange=share is not None and self.unlike is not None and share >= self.unlike,
             )
+
+
+def _check_thresholds(min_confidence: float, unlike: float | None) -> None:
+    for name, value in (("min_confidence", min_confidence), ("unlike", unlike)):
+        if name == "unlike" and value is None:
+            continue
+        if not isinstance(value, (int, float)) or not 0 <= value <= 1:
+            off = "; None is off" if name == "unlike" else ""
+            raise UserError(f"{name} is {value!r}: it takes a number from 0 to 1{off}")
 
 
 def _pixels(picture: Picture, greys: tuple[float, float] | None) -> Tensor:
@@ -218,7 +232,8 @@ def _pixels(picture: Picture, greys: tuple[float, float] | None) -> Tensor:
         raise UserError(f"{type(picture).__name__} is no picture: give a path, PIL's, or pixels")
     if picture.ndim == 3 and picture.shape[2] == 1:
         picture = picture[:, :, 0]
-    if picture.dtype != np.uint8 or picture.ndim not in (2, 3):
+    of_colours = picture.ndim == 3 and picture.shape[2] in (3, 4)
+    if picture.dtype != np.uint8 or not (picture.ndim == 2 or of_colours) or not picture.size:
         raise UserError(
             f"pixels are uint8 of (h, w), (h, w, 3) or (h, w, 4), not {picture.dtype} of "
             f"{tuple(picture.shape)}"

@@ -65,6 +65,9 @@ def command_line(main: Callable[[], int | None], *more: type[Exception]) -> int:
         if error.errno == errno.EROFS:
             print(f"error: {error.filename} is on a read-only disk", file=sys.stderr)
             return 2
+        if error.errno == errno.ENOENT and error.filename:
+            print(f"error: {error.filename} is not there and can't be made", file=sys.stderr)
+            return 2
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         where = f" while writing {error.filename}" if error.filename else ""
@@ -220,6 +223,8 @@ def pick_device(wanted: str) -> tuple[torch.device, str | None]:
         "cpu": True,
     }
     best = next(name for name, there in has.items() if there)
+    if wanted not in ("auto", *has):
+        raise UserError(f"device: {wanted!r} is none of auto, {', '.join(has)}")
     if wanted == "auto":
         return torch.device(best), None
     if has[wanted]:

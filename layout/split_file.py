@@ -44,7 +44,12 @@ def apply_split(
         for path, row in read_split(file).items()
         if row["label"] in classes or not asked.has_others
     }
-    wrong = [f"{p} (not there)" for p in rows if p not in here]
+    gone = [p for p in rows if p not in here]
+    if asked.takes_new:  # a folder that has grown may have lost some, too
+        unused += [(root / p, f"{file} has it, and it is gone") for p in gone]
+        rows = {path: row for path, row in rows.items() if path in here}
+        gone = []
+    wrong = [f"{p} (not there)" for p in gone]
     wrong += [f"{p} (changed)" for p in rows.keys() & here if rows[p]["sha256"] != here[p].sha256]
     for path in rows.keys() & here:
         if rows[path]["label"] != classes[here[path].label]:

@@ -130,11 +130,54 @@ def test_a_bad_picture_is_named(classifier: Classifier, trained: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [3.5, np.zeros((8, 8, 3), np.float32), np.zeros((2, 3, 8, 8), np.uint8)]
+    "given",
+    [
+        3.5,
+        np.zeros((8, 8, 3), np.float32),
+        np.zeros((2, 3, 8, 8), np.uint8),
+        np.zeros((0, 8, 3), np.uint8),
+        np.zeros((8, 8, 2), np.uint8),
+    ],
 )
 def test_what_is_no_picture_is_said(given: Any, classifier: Classifier) -> None:
     with pytest.raises(UserError, match=r"no picture|pixels are uint8"):
         classifier([given])
+
+
+def test_nothing_is_dropped_silently(classifier: Classifier, trained: Path) -> None:
+    good = trained / "images/red/03.png"
+    with pytest.raises(UserError, match=r"picture 2 can't be read: NoneType is no picture"):
+        classifier([good, None, good])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("given", [None, 3, b"abc"])
+def test_what_is_no_list_of_pictures_is_said(given: Any, classifier: Classifier) -> None:
+    with pytest.raises(UserError, match=r"is no picture: give a path"):
+        classifier(given)
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        ({"device": "gpu"}, "device: 'gpu' is none of auto, cuda, mps, cpu"),
+        ({"unlike": 2}, "unlike is 2: it takes a number from 0 to 1; None is off"),
+        ({"min_confidence": "0.5"}, "min_confidence is '0.5': it takes a number from 0 to 1"),
+        ({"min_confidence": float("nan")}, "min_confidence is nan"),
+    ],
+)
+def test_what_can_not_be_meant_is_said(
+    keys: dict[str, Any], sentence: str, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trained)
+    with pytest.raises(UserError) as caught:
+        Classifier("tiny", **keys)
+    assert sentence in str(caught.value)
+
+
+def test_unlike_is_off_by_none(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(trained)
+    answer = Classifier("tiny", device="cpu", unlike=None)(picture("red", 1))[0]
+    assert answer.unlike is not None and not answer.strange
 
 
 def test_of_many_pictures_few_are_in_memory(
@@ -185,7 +228,7 @@ def test_thresholds(classifier: Classifier, trained: Path) -> None:
     path = trained / "images/red/03.png"
     sure, far = classifier(path)[0].probability, classifier(path)[0].unlike
     assert far is not None
-    classifier.min_confidence, classifier.unlike = sure, 1.1
+    classifier.min_confidence, classifier.unlike = sure, None
     assert classifier(path)[0].said == "red"
     classifier.min_confidence = sure + 1e-3
     assert classifier(path)[0].unsure and classifier(path)[0].said == "unsure"

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import training
-from tests.helpers import fail, picture, quick, random_weights, summary
+from tests.helpers import picture, quick, random_weights, summary
 from utils import UserError
 
 
@@ -99,11 +99,18 @@ def test_what_is_no_finished_run_is_said(gone: str, sentence: str, finished: Pat
     assert sentence in str(caught.value)
 
 
-def test_a_picture_that_was_learned_and_is_gone_is_named(
-    finished: Path, image_folder: Path
+def test_what_is_gone_is_left_out_and_named(
+    finished: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (image_folder / "red" / "00.png").unlink()
-    assert "red/00.png (not there)" in fail(finished, "train.from_run=tiny")
+    before = parts("tiny")
+    gone = next(path for path, (_, part) in before.items() if part == "train")
+    (image_folder / gone).unlink()
+    training.main(["train.from_run=tiny", "train.run_name=more"])
+    assert parts("more") == {path: row for path, row in before.items() if path != gone}
+    assert (
+        f"{gone}: logs/tiny/split.csv has it, and it is gone"
+        in Path("logs/more/run.log").read_text()
+    )
 
 
 def test_an_ordinary_run_is_compared_with_none(finished: Path) -> None:

@@ -126,14 +126,20 @@ def write_card(
         _front(target),
         f"# {run_name(origin)}, as {target}",
         f"A Vision Transformer that tells {len(names)} classes apart: {_listed(names)}.",
-        f"## Use\n\n`pip install {packages}`, then\n\n```python\n{load}\n```",
+        f"## Use\n\n`pip install {packages}`, then, {_place(load, target)},\n\n"
+        f"```python\n{load}\n```",
         _data(origin.run, given),
         _results(given, written),
-        _limits(classifier),
+        _limits(classifier, target),
         _proof(proof),
         _training(given),
     ]
     write_text(folder / "README.md", "\n\n".join(part for part in parts if part) + "\n")
+
+
+def _place(load: str, target: str) -> str:
+    """Where the code finds the files."""
+    return "in this folder" if target in ("onnx", "web") else "in the folder that holds this one"
 
 
 def folder_name(given: Given) -> str:
@@ -183,18 +189,22 @@ def _results(given: Given, written: Written) -> str:
     return "\n".join(["## Results\n", *lines, *(f"- {note}" for note in written.notes)])
 
 
-def _limits(classifier: Classifier) -> str:
+def _limits(classifier: Classifier, target: str) -> str:
     temperature = temperature_of(classifier)
     calibrated = (
         f"are calibrated (temperature {temperature:.3f}, already in the model)"
         if classifier.certainty is not None
         else "are not calibrated: the weights hold no temperature"
     )
+    knows = classifier.certainty is not None and classifier.certainty.likeness is not None
+    far = "this format does not say; the project's own weights may"
+    if target in ("onnx", "web") and knows:
+        far = "the second output, `unlike`, says: near 1, like none of them"
     return (
         "## Limits\n\n"
         f"- Its probabilities {calibrated} for pictures like those that it was measured on.\n"
         "- It knows its classes alone and gives one of them to any picture. How unlike the "
-        "training pictures one is, this format does not say; the project's own weights do.\n"
+        f"training pictures one is, {far}.\n"
         "- Other preprocessing gives other answers; manifest.json and golden/ say what is right."
     )
 

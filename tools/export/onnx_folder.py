@@ -71,7 +71,7 @@ from PIL import Image, ImageOps
 
 model = onnxruntime.InferenceSession("model.onnx")
 classes = json.loads(model.get_modelmeta().custom_metadata_map["classes"])
-picture = ImageOps.exif_transpose(Image.open("a.jpg")).convert("RGB")  # of any size
+picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")  # of any size
 probabilities = model.run(["probabilities"], {"pixels": np.asarray(picture)[None]})[0][0]
 print(classes[probabilities.argmax()], probabilities.max())
 """

@@ -101,10 +101,11 @@ class Cost:
         if not self.pictures:
             return "the run's held-out pictures are not there: what it costs was not measured"
         of = self.pictures
-        learned = ", which the refit has learned" if self.learned else ""
+        held = "pictures that were held out, and that the refit has learned since"
+        which = held if self.learned else "held-out pictures"
         return (
-            f"accuracy on {of} held-out pictures{learned}: {self.after / of:.4f} (fp32 "
-            f"{self.before / of:.4f}); the same answer to {self.same}"
+            f"accuracy on {of} {which}: {self.after / of:.4f} (fp32 {self.before / of:.4f}); the "
+            f"same answer to {self.same}"
         )
 
 
