@@ -13,6 +13,7 @@ network's input, how sure the answers are, and what the training pictures were l
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -213,7 +214,8 @@ def _check_thresholds(min_confidence: float, unlike: float | None) -> None:
     for name, value in (("min_confidence", min_confidence), ("unlike", unlike)):
         if name == "unlike" and value is None:
             continue
-        if not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        most = math.inf if name == "unlike" else 1  # above 1 is off, too
+        if not isinstance(value, (int, float)) or not 0 <= value <= most:
             off = "; None is off" if name == "unlike" else ""
             raise UserError(f"{name} is {value!r}: it takes a number from 0 to 1{off}")
 

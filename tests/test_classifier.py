@@ -160,7 +160,7 @@ def test_what_is_no_list_of_pictures_is_said(given: Any, classifier: Classifier)
     ("keys", "sentence"),
     [
         ({"device": "gpu"}, "device: 'gpu' is none of auto, cuda, mps, cpu"),
-        ({"unlike": 2}, "unlike is 2: it takes a number from 0 to 1; None is off"),
+        ({"unlike": -1}, "unlike is -1: it takes a number from 0 to 1; None is off"),
         ({"min_confidence": "0.5"}, "min_confidence is '0.5': it takes a number from 0 to 1"),
         ({"min_confidence": float("nan")}, "min_confidence is nan"),
     ],

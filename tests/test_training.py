@@ -73,7 +73,7 @@ def test_finetune_changes_the_last_block_and_head_only(config_file: Path, head: 
     before = pretrained.read(weights).state
     after, _ = read_arrays(config_file.parent / "weights/tiny/best.safetensors")
     changed = {n for n in after if n not in before or not torch.equal(after[n], before[n])}
-    own = ("blocks.1.", "norm.", "head.", *(["layers."] if head == "both" else []))
+    own = ("blocks.1.", "norm.", "head.", "certainty.", *(["layers."] if head == "both" else []))
     assert changed == {n for n in after if n.startswith(own)}
 
 

@@ -158,7 +158,7 @@ def test_what_is_broken_is_named(
         return net
 
     monkeypatch.setattr(look, "build_for", build)
-    monkeypatch.setattr(look, "save", lambda *args: None)
+    monkeypatch.setattr(look, "save", lambda *args: [])
     own = [] if mode == "scratch" else [f"train.checkpoint={weights}"]
     lr = [] if mode == "scratch" else ["train.lr=auto"]
     given = [f"train.mode={mode}", *own, *lr, *overrides]

@@ -17,6 +17,7 @@ from dataset import make_loaders
 from engine.run import read_metrics
 from metrics import evaluate
 from model import VisionTransformer
+from pretrained.build import FOUND
 from pretrained.read import read_arrays
 from tests.helpers import CPU, REPO, logits, picture, prepared, train
 
@@ -93,7 +94,7 @@ def test_the_cached_run_is_an_ordinary_one(
     before = pretrained.read(finetune.parent / "random.safetensors").state
     after, _ = read_arrays(weights / "best.safetensors")
     changed = {n for n in after if n not in before or not torch.equal(after[n], before[n])}
-    assert changed == {n for n in after if n.startswith(("blocks.3.", "norm.", "head."))}
+    assert changed == {n for n in after if n.startswith(("blocks.3.", "norm.", "head.", *FOUND))}
     config, split, _ = prepared(finetune)
     net = pretrained.load_model(weights / "best.safetensors")
     loaders = make_loaders(split, config.train, net.preprocessing, 3, CPU)
