@@ -13,7 +13,6 @@ network's input, how sure the answers are, and what the training pictures were l
 from __future__ import annotations
 
 import difflib
-import math
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -171,8 +170,7 @@ class Classifier:
         return self._transform(_pixels(picture, self.preprocessing.greys))
 
     def _calibrated(self, logits: Tensor) -> Tensor:
-        temperature = 1.0 if self.certainty is None else self.certainty.temperature.cpu()
-        return (logits / temperature).softmax(1)
+        return logits.softmax(1) if self.certainty is None else self.certainty.probabilities(logits)
 
     def _input_of(self, picture: Picture) -> Tensor | Unreadable:
         try:
@@ -214,8 +212,7 @@ def _check_thresholds(min_confidence: float, unlike: float | None) -> None:
     for name, value in (("min_confidence", min_confidence), ("unlike", unlike)):
         if name == "unlike" and value is None:
             continue
-        most = math.inf if name == "unlike" else 1  # above 1 is off, too
-        if not isinstance(value, (int, float)) or not 0 <= value <= most:
+        if not isinstance(value, (int, float)) or not 0 <= value <= 1:
             off = "; None is off" if name == "unlike" else ""
             raise UserError(f"{name} is {value!r}: it takes a number from 0 to 1{off}")
 

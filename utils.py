@@ -6,6 +6,7 @@ import contextlib
 import csv
 import ctypes
 import errno
+import hashlib
 import io
 import json
 import logging
@@ -183,6 +184,22 @@ def write_csv(
         writer = csv.DictWriter(file, list(rows[0] if columns is None else columns))
         writer.writeheader()
         writer.writerows(rows)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a table as text, by their columns' names."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def sha256_of(path: Path, block_read: Callable[[int], object] = lambda size: None) -> str:
+    """A file's digest, a block at a time; `block_read` is told the bytes of each."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+            block_read(len(block))
+    return digest.hexdigest()
 
 
 # --------------------------------------------------------------------------- seeds and devices

@@ -14,7 +14,6 @@ run again. docs/learning-curve.png is drawn of what is there.
 from __future__ import annotations
 
 import argparse
-import csv
 import shutil
 import statistics
 from collections.abc import Iterator, Sequence
@@ -26,7 +25,7 @@ import numpy as np
 from benchmarks.folders import linked
 from benchmarks.machine import RESULTS, ROOT
 from tools.repeat import finished
-from utils import command_line, replacing, write_csv
+from utils import command_line, read_csv, replacing, write_csv
 
 SIZES, DRAWS, TESTED = (5, 10, 20, 50, 100), 5, 80
 SETS = {"characters5": "configs/characters5.yaml", "signdigits": "configs/signdigits-50.yaml"}
@@ -66,10 +65,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def read() -> list[dict[str, Any]]:
-    if not CSV.exists():
-        return []
-    with open(CSV, newline="") as file:
-        return list(csv.DictReader(file))
+    return read_csv(CSV) if CSV.exists() else []
 
 
 def drawn(source: Path, name: str, size: int, draw: int) -> Path:

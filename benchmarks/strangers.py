@@ -16,7 +16,6 @@ benchmarks/results/strangers.csv and calibration.csv are written after each run.
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,7 +29,7 @@ from classifier import Answer, Classifier
 from config_file import load_config
 from layout.tree import read_tree
 from tools.repeat import finished
-from utils import command_line, write_csv
+from utils import command_line, read_csv, write_csv
 
 MOST = 400  # pictures of a set that are asked
 WORK = Path("logs") / "strangers"
@@ -134,8 +133,7 @@ def held_out(run: str) -> list[Path]:
     """The pictures of a run that it neither learned nor knows distances of: its test part, or, of
     a run without one, its validation part, whose distances are the known ones."""
     name = run if (WORK / run).is_dir() else f"{run}-0"
-    with open(WORK / name / "predictions.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(WORK / name / "predictions.csv")
     parts = {row["part"] for row in rows}
     part = "test" if "test" in parts else "val"
     root = Path(load_config(WORK / name / "config.yaml")[0].train.base_dir)
@@ -189,10 +187,7 @@ def auroc(known: list[float], strange: list[float]) -> float:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return read_csv(path) if path.exists() else []
 
 
 def told() -> str:

@@ -24,7 +24,7 @@ class Meant:
 
     def __str__(self) -> str:
         of = f"{self.answered} of {self.images} held-out pictures answered"
-        return f"{of}, {self.right} of them right" if self.answered else f"{of}"
+        return f"{of}, {self.right} of them right" if self.answered else of
 
 
 class Certainty(nn.Module):
@@ -45,7 +45,7 @@ class Certainty(nn.Module):
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Calibrated (B, C), of a network's logits."""
-        return (logits.float() / self.temperature).softmax(1)
+        return (logits.float() / self.temperature.to(logits.device)).softmax(1)
 
     def meant(self, min_confidence: float, unlike: float | None) -> Meant:
         """What answering only from `min_confidence` on, and only pictures that are less `unlike`

@@ -88,8 +88,7 @@ class Likeness(nn.Module):
         """`far` and `askew` (m, 2) of features (m, P)."""
         z, rest = self.whitened(features)
         far = ((z**2).sum(1, keepdim=True) + (self.means**2).sum(1) - 2 * z @ self.means.T).min(1)
-        length = ((z**2).sum(1) + rest).sqrt().clamp(min=1e-9)
-        cosines = (z / length[:, None]) @ self.examples.float().T  # m n
+        cosines = _over_length(z, rest) @ self.examples.float().T  # m n
         near = cosines.topk(min(NEIGHBOURS, cosines.shape[1]), 1).values.mean(1)
         return torch.stack([far.values + rest, 1 - near], 1)
 
@@ -160,11 +159,14 @@ def _fitted(features: Tensor, labels: Tensor, depths: list[int]) -> Likeness:
     found.depths, found.centre, found.spread = torch.tensor(depths), centre.float(), spread.float()
     found.basis, found.inverse, found.ground = basis.half(), inverse.float(), ground.float()
     found.means = (means @ basis.T * inverse).float()
-    z = x @ basis.T * inverse
-    rest = ((x**2).sum(1) - ((x @ basis.T) ** 2).sum(1)).clamp(min=0) / ground
-    length = ((z**2).sum(1) + rest).sqrt().clamp(min=1e-9)
-    found.examples = (z / length[:, None]).half()
+    found.examples = _over_length(*found.whitened(features)).half()
     return found
+
+
+def _over_length(z: Tensor, rest: Tensor) -> Tensor:
+    """Whitened coordinates (m, Q) over the length of the whole vectors, of which `rest` (m,) is the
+    squared part outside the basis."""
+    return z / ((z**2).sum(1) + rest).sqrt().clamp(min=1e-9)[:, None]
 
 
 def _orthonormal(rows: Tensor, least: float) -> Tensor:

@@ -52,10 +52,14 @@ def calibration_error(probabilities: Tensor, labels: Tensor) -> float:
     """The expected calibration error of answers (n, C): the mean gap between how sure and how right
     they are, in BINS equal bins (arXiv:1706.04599, equation 3)."""
     sure, answer = probabilities.double().max(1)
-    right = (answer == labels).double()
+    return binned_error(sure, answer == labels)
+
+
+def binned_error(sure: Tensor, right: Tensor) -> float:
+    """That of answers by their probabilities (n,) and whether they are right (n,)."""
     place = ((sure * BINS).ceil().long() - 1).clamp(0, BINS - 1)
-    gaps = torch.zeros(BINS, dtype=torch.double).index_add_(0, place, right - sure)
-    return (gaps.abs().sum() / len(labels)).item()
+    gaps = torch.zeros(BINS, dtype=torch.double).index_add_(0, place, right.double() - sure)
+    return (gaps.abs().sum() / len(sure)).item()
 
 
 def set_level(own: Tensor) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from engine.answers import PREDICTIONS
 from engine.job import SEARCH
 from engine.run import Run, find_run
 from metrics import paired_chance, said_chance
-from utils import UserError, log
+from utils import UserError, log, read_csv
 
 NEEDED = ("config.yaml", "split.csv", "summary.json", PREDICTIONS)
 
@@ -63,8 +62,8 @@ def compare_with_run(
         return None
     run = Path(config.train.from_run)
     try:
-        with open(run / PREDICTIONS, newline="", encoding="utf-8") as file:
-            before = {row["path"]: row for row in csv.DictReader(file) if row["part"] == part}
+        answered = read_csv(run / PREDICTIONS)
+        before = {row["path"]: row for row in answered if row["part"] == part}
     except (OSError, KeyError):
         log.info("%s has gone: what it answered is not compared", run / PREDICTIONS)
         return None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from dataset import Split
-from utils import write_csv
+from utils import read_csv, write_csv
 
 PREDICTED = ("part", "path", "label", "predicted", "probability", "label_probability")
 PREDICTIONS = "predictions.csv"  # the held-out parts, by the network that was measured
@@ -41,6 +40,5 @@ def unseen_accuracy(folder: Path) -> float | None:
     """The share of out_of_fold.csv's answers that are right; None where there is no such file."""
     if not (folder / OUT_OF_FOLD).exists():
         return None
-    with open(folder / OUT_OF_FOLD, newline="", encoding="utf-8") as file:
-        right = [row["label"] == row["predicted"] for row in csv.DictReader(file)]
+    right = [row["label"] == row["predicted"] for row in read_csv(folder / OUT_OF_FOLD)]
     return sum(right) / len(right)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +22,7 @@ from images import ImageDataset
 from model import VisionTransformer, entering, summaries
 from tokens.cache import Loaders, TokenLoader, layers_of
 from transforms import eval_transform
-from utils import autocast, progress_bar
+from utils import autocast, progress_bar, read_csv
 
 FEW = 100  # held-out pictures: fewer, and the training ones that a fold held out are asked as well
 MOST_FITTED = 1_500  # pictures: more, and decompositions take longer than the rest of a run's end
@@ -98,11 +97,9 @@ def _out_of_fold(work: Work) -> Tensor:
     path = work.run.folder / OUT_OF_FOLD
     if not path.exists():
         return torch.empty(0, 3)
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
     columns = [
         [float(r["probability"]), float(r["label_probability"]), r["label"] == r["predicted"]]
-        for r in rows
+        for r in read_csv(path)
     ]
     return torch.tensor(columns, dtype=torch.float32).reshape(-1, 3)
 

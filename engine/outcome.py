@@ -81,7 +81,8 @@ def conclude(
     again = refit(work, job, loaders, judge, found) if work.refits else None
     clock.lap("refit")
     found |= {"out_of_fold_accuracy": unseen_accuracy(run.folder), "refit": again}
-    temperature = job.net.certainty.temperature.cpu() if job.net.certainty else 1.0
+    assert job.net.certainty is not None
+    temperature = job.net.certainty.temperature.cpu()
     rows = [row for p, (z, y) in given.items() for row in rows_of(split, p, z / temperature, y)]
     found["against_run"] = compare_with_run(work.config, part, rows)
     summary = summarise(job, judge, progress, clock, found | learned, split)

@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from certainty.sure import risk_coverage
+from certainty.sure import BINS, binned_error, risk_coverage
 from inspection.record import Prediction
 from metrics import paired_chance, wilson
-
-BINS = 15  # as Guo et al.
 
 
 def per_class(counts: np.ndarray, classes: list[str]) -> list[dict[str, Any]]:
@@ -77,7 +75,7 @@ def calibration(predictions: list[Prediction]) -> dict[str, Any]:
         "right": np.bincount(place, right, BINS).astype(int),
         "accuracy": accuracy,
         "confidence": confidence,
-        "error": float((images * np.abs(accuracy - confidence)).sum() / len(predictions)),
+        "error": binned_error(torch.from_numpy(sure), torch.from_numpy(right)),
         "mean_confidence": float(sure.mean()),
         "mean_accuracy": float(right.mean()),
     }

@@ -18,13 +18,8 @@ from pretrained.names import Missing, missing, resolve
 from pretrained.read import Weights, convert, layers_head, read
 from utils import UserError, log, some
 
-HEADS = (
-    "head.",
-    "pre_logits.",
-    "layers.",
-    "certainty.",
-)  # of what is the head's the names begin so
 FOUND = ("layers.", "certainty.")  # not trained: solved for and measured at the end of a run
+HEADS = ("head.", "pre_logits.", *FOUND)  # of what is the head's the names begin so
 
 
 def load_model(

@@ -50,14 +50,9 @@ def new_files_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def image_folder(tmp_path: Path) -> Path:
     """Three classes of twelve pictures."""
-    from tests.helpers import COLOURS, picture
+    from tests.helpers import pictures_of
 
-    root = tmp_path / "images"
-    for name in COLOURS:
-        (root / name).mkdir(parents=True)
-        for i in range(12):
-            picture(name, i).save(root / name / f"{i:02}.png")
-    return root
+    return pictures_of(tmp_path / "images")
 
 
 @pytest.fixture

@@ -65,6 +65,31 @@ def train(config_file: Path, *overrides: str) -> int:
     return training.main(["--config", str(config_file), *overrides])
 
 
+def pictures_of(folder: Path, each: int = 12) -> Path:
+    """Three classes of noisy pictures below a folder."""
+    for name in COLOURS:
+        (folder / name).mkdir(parents=True)
+        for i in range(each):
+            picture(name, i).save(folder / name / f"{i:02}.png")
+    return folder
+
+
+def small_run(home: Path, images: Path, run: str, **keys: Any) -> Path:
+    """Finetune a small network on a folder of pictures, its logs and weights below `home`; the
+    config's file. `keys` of `train` take the place of these."""
+    weights = home / "from.safetensors"
+    if not weights.exists():
+        random_weights(weights, num_classes=0)
+    own = {"mode": "finetune", "checkpoint": str(weights), "base_dir": str(images)}
+    own |= {"data": str(home), "log_path": str(home / "logs"), "save_path": str(home / "weights")}
+    quick_ones = {"max_epochs": 2, "batch_size": 8, "lr": 0.01, "views": 1, "device": "cpu"}
+    bare = {"refit": False, "report": False, "verdict": False, "run_name": run}
+    config = home / f"{run}.yaml"
+    config.write_text(yaml.safe_dump({"train": own | quick_ones | bare | keys}))
+    train(config)
+    return config
+
+
 def prepared(config_file: Path, *overrides: str) -> tuple[Config, Any, Any]:
     config, _ = load_config(config_file, list(overrides))
     split = load_split(config.train)

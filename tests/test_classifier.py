@@ -16,7 +16,7 @@ from PIL import Image
 
 import classifier as module
 from classifier import Answer, Classifier, Unreadable
-from tests.helpers import COLOURS, picture, random_weights, train
+from tests.helpers import COLOURS, picture, pictures_of, random_weights, small_run
 from utils import UserError
 
 
@@ -24,19 +24,7 @@ from utils import UserError
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `images`, and a run in `logs` and `weights`."""
     folder = tmp_path_factory.mktemp("home")
-    for name in COLOURS:
-        (folder / "images" / name).mkdir(parents=True)
-        for i in range(12):
-            picture(name, i).save(folder / "images" / name / f"{i:02}.png")
-    path = random_weights(folder / "from.safetensors", num_classes=0)
-    config = folder / "tiny.yaml"
-    config.write_text(
-        f"train: {{mode: finetune, checkpoint: {path}, base_dir: {folder}/images, data: {folder}, "
-        f"max_epochs: 2, batch_size: 8, lr: 0.01, head: both, views: 1, device: cpu, "
-        f"refit: false, report: false, verdict: false, run_name: tiny, log_path: {folder}/logs, "
-        f"save_path: {folder}/weights}}"
-    )
-    train(config)
+    small_run(folder, pictures_of(folder / "images"), "tiny", head="both")
     return folder
 
 

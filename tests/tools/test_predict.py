@@ -22,7 +22,7 @@ import pytest
 from classifier import Answer, Classifier, Unreadable
 from config import ConfigError
 from filenames import name_of, text_of
-from tests.helpers import COLOURS, REPO, picture, random_weights, train
+from tests.helpers import COLOURS, REPO, pictures_of, random_weights, small_run
 from tools.predict import __main__ as predict
 from tools.predict import sorting
 from tools.predict.pictures import find_pictures
@@ -38,19 +38,7 @@ Capture = pytest.CaptureFixture[str]
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with labelled `images`, and a run called tiny."""
     folder = tmp_path_factory.mktemp("home")
-    for name in COLOURS:
-        (folder / "images" / name).mkdir(parents=True)
-        for i in range(8):
-            picture(name, i).save(folder / "images" / name / f"{i:02}.png")
-    path = random_weights(folder / "from.safetensors", num_classes=0)
-    config = folder / "tiny.yaml"
-    config.write_text(
-        f"train: {{mode: finetune, checkpoint: {path}, base_dir: {folder}/images, data: {folder}, "
-        f"max_epochs: 2, batch_size: 8, lr: 0.01, head: both, views: 1, device: cpu, "
-        f"refit: false, report: false, verdict: false, run_name: tiny, log_path: {folder}/logs, "
-        f"save_path: {folder}/weights}}"
-    )
-    train(config)
+    small_run(folder, pictures_of(folder / "images", 8), "tiny", head="both")
     return folder
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import pretrained
 from config import PRESETS, Preprocessing, ViTConfig
-from tests.helpers import COLOURS, FIXTURES, picture, random_weights, train
+from tests.helpers import COLOURS, FIXTURES, pictures_of, random_weights, small_run, train
 from tools.show import __main__ as show
 from tools.show.facts import KNOWN, facts_of
 from tools.show.words import WIDTH, said
@@ -28,19 +28,8 @@ from utils import UserError, command_line
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with runs in `logs` and `weights`: `once`, and `all`, trained once more on all."""
     folder = tmp_path_factory.mktemp("home")
-    for name in COLOURS:
-        (folder / "my images" / name).mkdir(parents=True)
-        for i in range(12):
-            picture(name, i).save(folder / "my images" / name / f"{i:02}.png")
-    path = random_weights(folder / "from.safetensors", num_classes=0)
-    config = folder / "tiny.yaml"
-    config.write_text(
-        f"train: {{mode: finetune, checkpoint: {path}, base_dir: '{folder}/my images', "
-        f"data: {folder}, max_epochs: 2, batch_size: 8, lr: 0.01, views: 1, device: cpu, "
-        f"report: false, verdict: false, refit: false, head: both, run_name: once, "
-        f"log_path: {folder}/logs, save_path: {folder}/weights}}"
-    )
-    train(config)
+    config = small_run(folder, pictures_of(folder / "my images"), "once", head="both")
+    config = config.rename(folder / "tiny.yaml")
     train(config, "train.run_name=all", "train.refit=true", "train.head=layers")
     train(config, "train.run_name=part", "train.save=trained", "train.head=class")
     return folder

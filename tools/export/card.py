@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import asdict
-from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from config_file import load_config
 from tools.export.given import Given, Written
 from tools.export.ordinary import scores, summary_of, temperature_of
 from tools.export.proof import Picture, Proof
-from utils import git_commit, shell, versions, write_json, write_text
+from utils import git_commit, sha256_of, shell, versions, write_json, write_text
 
 MANIFEST = "manifest.json"
 # Of this machine alone, and no part of how to train it again.
@@ -40,7 +39,7 @@ def write_manifest(
         "set_level": None if certainty is None else float(certainty.set_level),
         "run": run_name(origin),
         "training": training_command(given.run),
-        "checkpoint_sha256": _sha256(origin.classifier.checkpoint),
+        "checkpoint_sha256": sha256_of(origin.classifier.checkpoint),
         "exported": time.strftime("%Y-%m-%d"),
         "versions": versions() | library_versions(written.library),
         "git_commit": git_commit(),
@@ -52,21 +51,13 @@ def write_manifest(
         },
         "files": {
             path.relative_to(folder).as_posix(): {
-                "sha256": _sha256(path),
+                "sha256": sha256_of(path),
                 "bytes": path.stat().st_size,
             }
             for path in files
         },
     }
     write_json(folder / MANIFEST, values)
-
-
-def _sha256(path: Path) -> str:
-    digest = sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def library_versions(packages: str) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from itertools import zip_longest
 from pathlib import Path
@@ -16,6 +15,7 @@ from config_file import load_config
 from filenames import name_of
 from images import read_image
 from tools.export.given import Given
+from utils import read_csv
 
 PICTURES = 32
 LONGER = 256  # pixels of the longer side, at most: they travel along
@@ -60,8 +60,7 @@ def held_out_files(run: Path | None) -> dict[str, list[Path]]:
         root = Path(load_config(run / "config.yaml")[0].train.base_dir).expanduser()
     except ConfigError:  # of an older version
         return {}
-    with open(run / "split.csv", newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("part") in HELD_OUT]
+    rows = [row for row in read_csv(run / "split.csv") if row.get("part") in HELD_OUT]
     found: dict[str, list[Path]] = {}
     for row in sorted(rows, key=lambda row: HELD_OUT.index(row["part"])):
         path = root / name_of(row["path"])

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from classifier import Classifier
 from model import VisionTransformer, cells, entering, summaries
+from tools.export.ordinary import temperature_of
 from tools.export.picture import IR_VERSION, OPSET, picture_graph
 from utils import UserError
 
@@ -154,7 +155,7 @@ def metadata(classifier: Classifier, precision: str) -> dict[str, str]:
     found: dict[str, Any] = {
         "classes": list(classifier.classes),
         "preprocessing": classifier.preprocessing.model_dump(mode="json"),
-        "temperature": 1.0 if certainty is None else certainty.temperature.item(),
+        "temperature": temperature_of(classifier),
         "set_level": 1.0 if certainty is None else certainty.set_level.item(),
         "min_confidence": classifier.min_confidence,
         "unlike": classifier.unlike,

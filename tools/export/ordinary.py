@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
 import json
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from filenames import name_of
 from metrics import wilson
 from pretrained.write import export, save_model, sort_metadata
 from tools.export.given import Given
-from utils import UserError, log, write_text
+from utils import UserError, log, read_csv, write_text
 
 TRAINING = Path(__file__).resolve().parents[2] / "training.py"
 NAME = "class-head"
@@ -145,8 +144,7 @@ def _config_of(given: Given) -> Config:
     root = Path(config.train.base_dir)
     if not root.is_dir():
         raise UserError(gone.format(f"its pictures are not at {root} any more"))
-    with open(run / "split.csv", newline="", encoding="utf-8") as file:
-        paths = [root / name_of(row["path"]) for row in csv.DictReader(file)]
+    paths = [root / name_of(row["path"]) for row in read_csv(run / "split.csv")]
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise UserError(gone.format(f"{len(missing)} of its pictures are gone ({missing[0]}, ...)"))

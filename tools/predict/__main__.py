@@ -14,7 +14,6 @@ picture that is as far from the training pictures as --unlike it is `unlike`.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -30,11 +29,12 @@ from engine.run import BEST
 from filenames import text_of
 from tools.predict.pictures import STDIN, UNDO, Asked, find_pictures, home
 from tools.predict.rows import KINDS, AnswersFile, Row, row_of
-from tools.predict.said import NOT_ANSWERS, OFF, Table, Tally, counted, thresholds
+from tools.predict.said import NOT_ANSWERS, Table, Tally, counted, thresholds
 from tools.predict.scoring import foreign, learned, scored
 from tools.predict.sorting import HOW, put_there, sort_into, take_back
-from utils import UserError, command_line, progress_bar, shell
+from utils import UserError, command_line, progress_bar, sha256_of, shell
 
+USUAL = object()  # the classifier's own threshold, which nobody asked for
 MOST_NAMED = 20  # pictures that can't be read, on the terminal; a file has all
 
 
@@ -51,11 +51,11 @@ def main(argv: list[str] | None = None) -> int:
         checkpoint,
         device=args.device,
         min_confidence=args.min_confidence,
-        unlike=UNLIKE if args.unlike is None else args.unlike,
+        unlike=UNLIKE if args.unlike is USUAL else args.unlike,
         flip=args.flip,
     )
     args.top = min(args.top, len(classifier.classes))
-    note(f"by {checkpoint}", *thresholds(classifier, args.unlike is not None))
+    note(f"by {checkpoint}", *thresholds(classifier, args.unlike is not USUAL))
     if args.truth:
         see_the_classes(asked, classifier, checkpoint, wanted)
     tally = Tally(answers=None if args.sort_into is None else [])
@@ -155,9 +155,8 @@ def open_file(
 ) -> AnswersFile | None:
     if args.out is None:
         return None
-    with open(checkpoint, "rb") as weights:
-        digest = hashlib.sha256(weights.read()).hexdigest()
-    settings: dict[str, Any] = {"checkpoint": str(checkpoint), "sha256": digest, "top": args.top}
+    settings: dict[str, Any] = {"checkpoint": str(checkpoint), "sha256": sha256_of(checkpoint)}
+    settings |= {"top": args.top}
     settings |= {"min_confidence": classifier.min_confidence, "unlike": classifier.unlike}
     settings |= {"flip": args.flip, "truth": args.truth}
     return AnswersFile(args.out, settings, classifier.batch_size, args.resume)
@@ -242,7 +241,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add(
         "--unlike",
-        type=lambda text: OFF if text == "off" else share(text),
+        type=lambda text: None if text == "off" else share(text),
+        default=USUAL,
         metavar="P",
         help="a picture with so many known ones nearer to the training pictures, or more, is "
         f"unlike; or off ({UNLIKE})",

@@ -14,7 +14,6 @@ from utils import some
 
 WIDEST = 30  # letters of a class's name in the table
 NOT_ANSWERS = ("unsure", "unlike")
-OFF = 2.0  # more unlike than anything can be
 
 
 @dataclass
@@ -82,8 +81,8 @@ def thresholds(classifier: Classifier, asked_unlike: bool) -> list[str]:
         far = None if certainty.likeness is None else classifier.unlike
         meant = certainty.meant(classifier.min_confidence, far)
         limits = f"unsure below {classifier.min_confidence:g}"
-        if far is not None:
-            limits += f", unlike from {far:g}" if far < OFF else ", unlike never said"
+        if certainty.likeness is not None:
+            limits += ", unlike never said" if far is None else f", unlike from {far:g}"
         lines.append(f"{limits}: {meant}")
     return lines
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,7 +11,7 @@ from engine.run import config_of
 from filenames import nearest
 from metrics import said, wilson
 from pretrained.files import metadata_in
-from utils import some
+from utils import read_csv, some
 
 Counts = Counter[tuple[str, str, str]]  # the folder's class, the label, what was said
 
@@ -88,8 +87,7 @@ def learned(paths: Iterable[str], checkpoint: Path, wanted: str) -> int:
         return 0
     again = "seen" in metadata_in(checkpoint)  # refit has trained on the validation part, too
     parts = ("train", "val") if again else ("train",)
-    with open(split, newline="", encoding="utf-8") as file:
-        known = {row["sha256"] for row in csv.DictReader(file) if row["part"] in parts}
+    known = {row["sha256"] for row in read_csv(split) if row["part"] in parts}
     found = 0
     for path in paths:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,9 +21,8 @@ from pretrained.describe import own_metadata
 from pretrained.files import files_of, metadata_in, read_arrays
 from pretrained.names import missing
 from pretrained.read import layers_head
-from utils import UserError, progress_bar, shell
+from utils import UserError, progress_bar, sha256_of, shell
 
-BLOCK_OF_A_FILE = 1 << 20  # bytes that are hashed at once
 OURS = ("num_heads", "gelu", "eps")  # a file's own metadata has them where it is ours
 # What our files say of themselves; any other key is another program's.
 KNOWN: tuple[str, ...] = (
@@ -214,12 +212,7 @@ def hashed(files: list[Path]) -> list[dict[str, Any]]:
     rows = []
     with progress_bar(total=sum(sizes), desc="sha256", unit="B", unit_scale=True) as bar:
         for path, size in zip(files, sizes, strict=True):
-            digest = hashlib.sha256()
-            with open(path, "rb") as file:
-                while block := file.read(BLOCK_OF_A_FILE):
-                    digest.update(block)
-                    bar.update(len(block))
-            rows.append({"file": str(path), "bytes": size, "sha256": digest.hexdigest()})
+            rows.append({"file": str(path), "bytes": size, "sha256": sha256_of(path, bar.update)})
     return rows
 
 

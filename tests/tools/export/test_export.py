@@ -18,7 +18,7 @@ from PIL import Image
 
 from classifier import Classifier
 from config import ConfigError, Preprocessing
-from tests.helpers import COLOURS, picture, random_weights, train
+from tests.helpers import COLOURS, picture, pictures_of, random_weights, small_run
 from tools.export import npz, pt2, timm_folder
 from tools.export.card import as_word
 from tools.export.given import Given
@@ -31,29 +31,13 @@ from utils import UserError, command_line
 export = importlib.import_module("tools.export.__main__")
 
 
-def config_of(folder: Path, head: str) -> Path:
-    """A config that trains a small network on the folder's pictures."""
-    path = folder / f"{head}.yaml"
-    path.write_text(
-        f"train: {{mode: finetune, checkpoint: '{folder}/from.safetensors', "
-        f"base_dir: '{folder}/images', data: '{folder}', test_fraction: 0.2, "
-        f"max_epochs: 2, batch_size: 8, lr: 0.01, head: {head}, views: 1, device: cpu, "
-        f"refit: false, report: false, verdict: false, run_name: {head}, "
-        f"log_path: '{folder}/logs', save_path: '{folder}/weights'}}"
-    )
-    return path
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder, with a space in its name, with pictures and a run of a class head."""
     folder = tmp_path_factory.mktemp("a home")
-    for name in COLOURS:
-        (folder / "images" / name).mkdir(parents=True)
-        for i in range(12):
-            picture(name, i).save(folder / "images" / name / f"{i:02}.png")
+    pictures_of(folder / "images")
     random_weights(folder / "from.safetensors", num_classes=0, gelu="tanh")
-    train(config_of(folder, "class"))
+    small_run(folder, folder / "images", "class", head="class", test_fraction=0.2)
     return folder
 
 
@@ -291,7 +275,7 @@ def test_transformers_fits_pictures_as_we_do(fit: Any, tmp_path: Path) -> None:
 def test_a_head_over_layers_is_replaced_and_said(
     here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train(config_of(here, "layers"))
+    small_run(here, here / "images", "layers", head="layers", test_fraction=0.2)
     capsys.readouterr()
     assert run("layers", "--to", "npz", "--out", tmp_path / "o") == 0
     said = capsys.readouterr().out

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import copy
-import functools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,7 @@ import pytest
 
 from classifier import Classifier
 from images import read_image
-from tests.helpers import COLOURS, picture, random_weights, train
+from tests.helpers import COLOURS, pictures_of, small_run
 from tools.export import graph, onnx_folder, quantised
 from tools.export.given import Given
 from tools.export.proof import prove
@@ -23,36 +20,16 @@ from utils import UserError
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
+pytestmark = pytest.mark.usefixtures("exported_once")
 
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> Given:
     """A run with both heads and a likeness, in a folder with a space in its name."""
     folder = tmp_path_factory.mktemp("a home")
-    for name in COLOURS:
-        (folder / "images" / name).mkdir(parents=True)
-        for i in range(12):
-            picture(name, i).save(folder / "images" / name / f"{i:02}.png")
-    weights = random_weights(folder / "from.safetensors", num_classes=0)
-    config = folder / "tiny.yaml"
-    config.write_text(
-        f"train: {{mode: finetune, checkpoint: '{weights}', base_dir: '{folder}/images', "
-        f"data: '{folder}', max_epochs: 2, batch_size: 8, lr: 0.01, head: both, views: 1, "
-        f"device: cpu, refit: false, report: false, verdict: false, run_name: tiny, "
-        f"log_path: '{folder}/logs', save_path: '{folder}/weights'}}"
-    )
-    train(config)
+    small_run(folder, pictures_of(folder / "images"), "tiny", head="both")
     classifier = Classifier(folder / "weights/tiny/best.safetensors", device="cpu")
     return Given(classifier, folder / "logs/tiny", argparse.Namespace())
-
-
-@pytest.fixture(autouse=True, scope="module")
-def exported_once() -> Iterator[None]:
-    """PyTorch's exporter takes some seconds: the tests share what it gives."""
-    kept = functools.cache(onnx_folder.answering_model)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnx_folder, "answering_model", lambda c: copy.deepcopy(kept(c)))
-        yield
 
 
 def asked(given: Given, **options: Any) -> Given:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import csv
 import functools
 import http.server
@@ -24,27 +23,19 @@ from PIL import Image
 from classifier import Classifier
 from tests.helpers import picture, random_weights
 from tests.tools.conftest import CHROMIUM
-from tools.export import onnx_folder, web
+from tools.export import web
 from tools.export.given import Given
 from utils import UserError
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
+pytestmark = pytest.mark.usefixtures("exported_once")
 
 
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
     path = random_weights(tmp_path_factory.mktemp("w") / "w.safetensors", num_classes=3)
     return Classifier(path, device="cpu")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def exported_once() -> Iterator[None]:
-    """PyTorch's exporter takes some seconds: the tests share what it gives."""
-    kept = functools.cache(onnx_folder.answering_model)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnx_folder, "answering_model", lambda c: copy.deepcopy(kept(c)))
-        yield
 
 
 def made(classifier: Classifier, folder: Path, runtime: Path) -> Path:
