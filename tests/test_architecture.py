@@ -29,6 +29,7 @@ FLOORS = (  # from the ground up
     "engine",
     "classifier",
     "inspection",
+    "audit",
     "training test tools",
     "benchmarks",
 )
