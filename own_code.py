@@ -26,7 +26,17 @@ from typing import Any
 
 # This project's own top-level names: they run already, and are not a user's to change meanwhile.
 PROJECT = {"utils", "config", "own_code", "config_file", "model", "images", "metrics", "transforms"}
-PROJECT |= {"dataset", "pretrained", "tokens", "engine", "inspection", "training", "test", "tools"}
+PROJECT |= {
+    "dataset",
+    "pretrained",
+    "tokens",
+    "engine",
+    "inspection",
+    "audit",
+    "training",
+    "test",
+    "tools",
+}
 PROJECT |= {"benchmarks", "tests", "config_rules", "overrides", "decoding", "drawing"}
 PROJECT |= {"filenames", "layout", "certainty", "classifier"}
 LIBRARIES = {"torch", "torchvision", "numpy", "PIL"}  # loaded already, and only once a process

@@ -50,7 +50,7 @@ def fit_ridge(
     logit s z - log(the class's share), as regression leans to common classes; the left-out answers
     choose s, each class counting the same.
     """
-    basis = _Basis(features)
+    basis = Basis(features)
     y = F.one_hot(labels, num_classes).double()  # n C
     share = y.mean(0)
     tried = []
@@ -61,25 +61,28 @@ def fit_ridge(
     best = min((losses for *_, losses in tried), key=lambda losses: losses.mean())
     strength, scale, z, _ = [row for row in tried if _as_good(row[-1], best)][-1]
     weight, bias = basis.solution(y - share, strength * basis.total)
-    prior = _prior(share)
+    lean = prior(share)
     return Ridge(
         weight=(scale * weight).float(),
-        bias=(scale * (share + bias) - prior).float(),
+        bias=(scale * (share + bias) - lean).float(),
         strength=strength,
-        left_out=(scale * z - prior).float(),
+        left_out=(scale * z - lean).float(),
     )
 
 
-class _Basis:
+class Basis:
     """The features x (n, P), standardised and so centred, as x = A V^T with orthonormal V.
 
     With an intercept, which is the mean, and a strength k, the fitted values are H y,
-    H = 1 1^T / n + A (S + k)^-1 A^T, where S = A^T A is diagonal.
+    H = 1 1^T / n + A (S + k)^-1 A^T, where S = A^T A is diagonal. Features that are not `whole`,
+    but directions of standardised ones, keep their spreads.
     """
 
-    def __init__(self, features: Tensor) -> None:
+    def __init__(self, features: Tensor, whole: bool = True) -> None:
         x = features.double()
         self.mean, spread = x.mean(0), x.std(0, correction=0)
+        if not whole:
+            spread = torch.ones_like(spread)
         self.spread = torch.where(spread > LEAST_SPREAD, spread, math.inf)
         x = (x - self.mean) / self.spread
         dual = len(x) <= x.shape[1]  # the smaller of the two products is decomposed
@@ -103,6 +106,14 @@ class _Basis:
             found[group] = torch.linalg.lstsq(own, error[group]).solution
         return found
 
+    def left_out_with_mean(self, y: Tensor, k: float) -> Tensor:
+        """The answers (n, C), for centred targets, of the fits without each picture but with the
+        mean of all."""
+        shrunk = self.A / (self.S + k)
+        error = y - shrunk @ (self.A.T @ y)
+        rest = (1 - (shrunk * self.A).sum(1)).clamp(min=LEAST_REST)
+        return y - error / rest[:, None]
+
     def solution(self, y: Tensor, k: float) -> tuple[Tensor, Tensor]:
         """The weight (C, P) and bias (C,) for features as they come, but for the targets' mean."""
         weight = (self.V @ ((self.A.T @ y) / (self.S + k)[:, None])).T / self.spread
@@ -114,7 +125,7 @@ def _as_good(losses: Tensor, best: Tensor) -> bool:
     return behind.mean().item() <= standard_error(behind)
 
 
-def _prior(share: Tensor) -> Tensor:
+def prior(share: Tensor) -> Tensor:
     """The log of each class's share by that of equal classes; a class without pictures, of which
     nothing is known, gets so much that it is never answered."""
     return torch.where(share > 0, (share * len(share)).log(), NEVER)
@@ -125,7 +136,7 @@ def best_scale(z: Tensor, labels: Tensor, share: Tensor) -> tuple[float, Tensor]
     same, and the pictures' losses (n,) with it."""
     weights = 1 / (share * len(share))[labels]
     tried = [
-        (F.cross_entropy(scale * z - _prior(share), labels, reduction="none") * weights, scale)
+        (F.cross_entropy(scale * z - prior(share), labels, reduction="none") * weights, scale)
         for scale in SCALES
     ]
     losses, scale = min(tried, key=lambda pair: pair[0].mean())

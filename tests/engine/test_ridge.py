@@ -55,7 +55,7 @@ def test_what_is_left_out_is_left_out(width: int) -> None:
     x = ((x - x.mean(0)) / x.std(0, correction=0)).nan_to_num()
     targets = F.one_hot(labels, 3).double()
     copies = torch.tensor([3, 9, 15])
-    errors = ridge._Basis(features).left_out_errors(targets - targets.mean(0), k, [copies])
+    errors = ridge.Basis(features).left_out_errors(targets - targets.mean(0), k, [copies])
     for i in range(n):
         out = set(copies.tolist()) if i in copies else {i}
         rest = torch.tensor([j for j in range(n) if j not in out])
@@ -94,7 +94,7 @@ def test_a_rare_class_is_not_forgotten() -> None:
     plain_z = F.linear(
         features[test],
         found.weight,
-        found.bias + ridge._prior(F.one_hot(labels[train], 3).double().mean(0)).float(),
+        found.bias + ridge.prior(F.one_hot(labels[train], 3).double().mean(0)).float(),
     ).argmax(1)
     plain_recall = (plain_z[labels[test] == 2] == 2).float().mean().item()
     assert min(recalls) > 0.5 and plain_recall < recalls[2] - 0.1

@@ -1,0 +1,135 @@
+"""What the frozen network makes of every picture of a set: one pass, from the token cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from config import Config
+from dataset import PARTS, Split
+from engine.heads import MOST_FITTED, read_depths, some_of_each
+from engine.ridge import LEAST_SPREAD, Basis
+from images import Sample
+from model import VisionTransformer, entering, readable
+from pretrained.build import build_for
+from tokens.builder import open_cache
+from tokens.cache import TokenLoader, layers_of
+from tokens.plan import Plan
+from utils import UserError, progress_bar, seed_everything
+
+CHUNK = 1_000  # pictures whose features are in memory at once
+DIRECTIONS = 1_024  # that features keep of more than MOST_FITTED pictures: 0.8 GB of 100,000
+LOOKED_AT = 3_000  # of them, to find the directions
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A set's pictures (n) as the network sees them: their samples, part by part; `labels` (n,);
+    `features` (n, P), what a head over layers reads, or its largest directions; `tokens` (n, 2 D),
+    the class and the mean token that enter the last block, each of length 1."""
+
+    split: Split
+    samples: tuple[Sample, ...]
+    labels: Tensor
+    features: Tensor
+    tokens: Tensor
+
+    def basis(self, chosen: Tensor | None = None) -> Basis:
+        """The features of all pictures, or of those chosen, decomposed."""
+        features = self.features if chosen is None else self.features[chosen]
+        return Basis(features, whole=len(self.samples) <= MOST_FITTED)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return tuple(self.split.path_of(sample) for sample in self.samples)
+
+    @property
+    def parts(self) -> np.ndarray:
+        return np.array([sample.part for sample in self.samples])
+
+
+def look_at(config: Config, split: Split, device: torch.device) -> Seen:
+    """Pass every picture of a split through the frozen network, or read what a cache has of it."""
+    seed_everything(config.train.seed)
+    net = build_for(config, split.classes).to(device)
+    depths = read_depths(net)
+    if not depths:
+        raise UserError("an audit reads the later half of a network's blocks: one alone has none")
+    train = config.train.settled(len(split.part("train")))
+    plan = Plan(net, split, train)
+    plan.check_disk()
+    loaders = open_cache(plan, net, train, device).loaders(plan, split, train, device)
+    parts = [loaders[part] for part in PARTS if part in loaders]
+    samples = tuple(sample for part in PARTS for sample in split.part(part))
+    labels = torch.tensor([sample.label for sample in samples])
+    return Seen(split, samples, labels, *_read(net, parts, labels, depths))
+
+
+def _read(
+    net: VisionTransformer, loaders: list[Any], labels: Tensor, depths: list[int]
+) -> tuple[Tensor, Tensor]:
+    """The features and the tokens of all pictures, some at a time."""
+    n = len(labels)
+    tokens = torch.empty(n, 2 * net.vit.hidden_dim)
+    reduce = None
+    if n > MOST_FITTED:
+        reduce = _directions(loaders, labels, depths)
+    features: Tensor | None = None
+    bar = progress_bar(desc="features", total=n, unit="image")
+    with bar:
+        for rows, layers in _chunks(loaders, bar):
+            x = readable(layers, depths)
+            x = x if reduce is None else reduce(x)
+            if features is None:
+                features = torch.empty(n, x.shape[1])
+            features[rows] = x
+            last = entering(layers, depths[-1:]).unflatten(1, (2, -1))
+            tokens[rows] = F.normalize(last, dim=-1).flatten(1) / 2**0.5
+    assert features is not None
+    return features, tokens
+
+
+def _chunks(loaders: list[TokenLoader], bar: Any = None) -> Iterator[tuple[slice, Tensor]]:
+    """Rows of the whole set, and what each frozen block made of them (m, R, D)."""
+    start = 0
+    for loader in loaders:
+        for indices in np.split(
+            np.arange(len(loader.dataset)), range(CHUNK, len(loader.dataset), CHUNK)
+        ):
+            layers, _ = layers_of(loader.plain(indices))
+            yield slice(start, start + len(indices)), layers
+            start += len(indices)
+            if bar is not None:
+                bar.update(len(indices))
+
+
+class _Reduced:
+    """The largest directions of standardised features, found of some."""
+
+    def __init__(self, some: Tensor) -> None:
+        self.mean, spread = some.mean(0), some.std(0, correction=0)
+        self.spread = torch.where(spread > LEAST_SPREAD, spread, torch.inf)
+        x = (some - self.mean) / self.spread
+        S, vectors = torch.linalg.eigh((x @ x.T).double())  # ascending
+        S, vectors = S[-DIRECTIONS:].float(), vectors[:, -DIRECTIONS:].float()
+        self.V = x.T @ (vectors / S.clamp(min=1e-6 * S.max().item()).sqrt())  # P, directions
+
+    def __call__(self, features: Tensor) -> Tensor:
+        return (features - self.mean) / self.spread @ self.V
+
+
+def _directions(loaders: list[TokenLoader], labels: Tensor, depths: list[int]) -> _Reduced:
+    chosen = some_of_each(labels.numpy(), LOOKED_AT)
+    starts = np.cumsum([0, *(len(loader.dataset) for loader in loaders)])
+    some = []
+    for start, end, loader in zip(starts, starts[1:], loaders, strict=False):
+        own = chosen[(start <= chosen) & (chosen < end)] - start
+        if len(own):
+            some.append(readable(layers_of(loader.plain(own))[0], depths))
+    return _Reduced(torch.cat(some))
