@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from audit.findings import Suspect
 from config import Config
 from dataset import PARTS, Split
 from engine.heads import MOST_FITTED, read_depths, some_of_each
@@ -45,13 +47,30 @@ class Seen:
         features = self.features if chosen is None else self.features[chosen]
         return Basis(features, whole=len(self.samples) <= MOST_FITTED)
 
-    @property
+    @cached_property
     def paths(self) -> tuple[str, ...]:
         return tuple(self.split.path_of(sample) for sample in self.samples)
 
-    @property
+    @cached_property
     def parts(self) -> np.ndarray:
         return np.array([sample.part for sample in self.samples])
+
+    @cached_property
+    def given(self) -> tuple[str, ...]:
+        """The classes' names."""
+        return tuple(self.split.classes[label] for label in self.labels.tolist())
+
+    def suspect(
+        self,
+        i: int,
+        kind: str,
+        score: float,
+        says: str,
+        suggested: str | None = None,
+        group: int | None = None,
+    ) -> Suspect:
+        part = self.samples[i].part
+        return Suspect(self.paths[i], kind, self.given[i], suggested, score, group, part, says)
 
 
 def look_at(config: Config, split: Split, device: torch.device) -> Seen:

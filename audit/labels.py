@@ -30,35 +30,28 @@ SUSPECT = 0.5  # how probably wrong a label is to be flagged
 @dataclass(frozen=True)
 class Doubts:
     """Of n pictures and C classes: `answers` (n, C), the log-probabilities by the others' labels;
-    `suggested` (n,), the likeliest class but the given one; `wrong` (n,), how probably the given
-    label is wrong; `rate`, the share of wrong labels; `pairs` (C, C), of the pictures that are
-    given a class the share that is rather another's."""
+    `suggested` (n,), the likeliest class but the given one; `margin` (n,), by how many nats it
+    leads the given one; `wrong` (n,), how probably the given label is wrong; `pairs` (C, C), of the
+    pictures that are given a class the share that is rather another's."""
 
     answers: Tensor
     suggested: Tensor
+    margin: Tensor
     wrong: Tensor
-    rate: float
     pairs: Tensor
-
-    @property
-    def margin(self) -> Tensor:
-        """How far the suggested class's log-probability is above the given one's (n,)."""
-        return self._margin
-
-    _margin: Tensor
 
 
 def doubts(basis: Basis, labels: Tensor, num_classes: int, copies: Sequence[Tensor] = ()) -> Doubts:
     """How doubtful each of the labels (n,) is, by the pictures' features as a `basis`; `copies` are
     the indices of pictures that are the same, which are left out together."""
     answers, believed = _believed(basis, labels, num_classes, copies)
-    margin, suggested = _margin(answers, labels)
+    margin, suggested = margin_of(answers, labels)
     rate = _rate(believed, labels)
     wrong = _calibrated(basis, labels, believed, copies, margin, rate)
     pairs = torch.zeros(num_classes, num_classes, dtype=torch.double)
     pairs.index_put_((labels, suggested), wrong, accumulate=True)
     pairs /= torch.bincount(labels, minlength=num_classes).clamp(min=1)[:, None]
-    return Doubts(answers.float(), suggested, wrong.float(), rate, pairs.float(), margin.float())
+    return Doubts(answers.float(), suggested, margin.float(), wrong.float(), pairs.float())
 
 
 def left_out_answers(
@@ -101,7 +94,7 @@ def _rate(believed: Tensor, labels: Tensor) -> float:
     return 1 - believed.gather(1, labels[:, None]).mean().item()
 
 
-def _margin(answers: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def margin_of(answers: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """By how much another class leads the given one (n,), in nats, and which (n,)."""
     given = answers.gather(1, labels[:, None])[:, 0]
     others = answers.scatter(1, labels[:, None], -torch.inf)
@@ -126,7 +119,7 @@ def _calibrated(
     for draw in range(DRAWS):
         noisy, bad = planted_noise(truth, believed, PLANTED, draw)
         answers, _ = _believed(basis, noisy, classes, copies)
-        margins.append(_margin(answers, noisy)[0])
+        margins.append(margin_of(answers, noisy)[0])
         planted.append(bad)
     x, y = torch.cat(margins).numpy()[:, None], torch.cat(planted).numpy()
     model = LogisticRegression(C=1e3).fit(x, y)

@@ -1,4 +1,4 @@
-"""Pictures that teach little, whatever they show: blank, tiny, very dark, blurred, or mere strips."""
+"""Pictures that teach little, whatever they show: blank, tiny, very dark, blurred, or strips."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _known(path: Path) -> dict[str, Look]:
 
 
 def faults(found: Sequence[Look]) -> list[tuple[float, str] | None]:
-    """What is wrong with each picture, and by how many times it is beyond the limit; None: nothing."""
+    """What is wrong with each picture, and how many times the limit it is; None: nothing."""
     if not found:
         return []
     least = -far_out(np.array([-x.sharpness for x in found]))

@@ -20,6 +20,7 @@ STRENGTHS = (8e-6, 2.5e-5, 8e-5)
 SCALES = tuple(1.25**k for k in range(-6, 25))  # of an answer, to be a logit: 0.26 to 212
 LEAST_SPREAD = 1e-6  # of a feature: below, it is the same for all pictures
 NEVER = 30.0  # nats
+ROWS = 10_000  # pictures that are worked on at once
 LEAST_REST = 1e-9  # of 1 - leverage: a picture that decides its own answer alone
 
 
@@ -96,23 +97,26 @@ class Basis:
     def left_out_errors(self, y: Tensor, k: float, copies: Sequence[Tensor]) -> Tensor:
         """y - the answers of the fits without each picture (n, C), for centred targets: the errors
         of the one fit by 1 - H, of its copies by that block of 1 - H (PRESS; Allen 1974)."""
-        shrunk = self.A / (self.S + k)  # n r
-        error = y - shrunk @ (self.A.T @ y)
-        n = len(y)
-        rest = (1 - 1 / n - (shrunk * self.A).sum(1)).clamp(min=LEAST_REST)
-        found = error / rest[:, None]
+        error, n = y - self._fitted(y, k), len(y)
+        found = error / (1 - 1 / n - self._leverage(k)).clamp(min=LEAST_REST)[:, None]
         for group in copies:
-            own = torch.eye(len(group), dtype=y.dtype) - 1 / n - shrunk[group] @ self.A[group].T
+            own = torch.eye(len(group), dtype=y.dtype) - 1 / n
+            own -= self.A[group] / (self.S + k) @ self.A[group].T
             found[group] = torch.linalg.lstsq(own, error[group]).solution
         return found
 
     def left_out_with_mean(self, y: Tensor, k: float) -> Tensor:
         """The answers (n, C), for centred targets, of the fits without each picture but with the
         mean of all."""
-        shrunk = self.A / (self.S + k)
-        error = y - shrunk @ (self.A.T @ y)
-        rest = (1 - (shrunk * self.A).sum(1)).clamp(min=LEAST_REST)
-        return y - error / rest[:, None]
+        error = y - self._fitted(y, k)
+        return y - error / (1 - self._leverage(k)).clamp(min=LEAST_REST)[:, None]
+
+    def _fitted(self, y: Tensor, k: float) -> Tensor:
+        return self.A @ ((self.A.T @ y) / (self.S + k)[:, None])
+
+    def _leverage(self, k: float) -> Tensor:
+        """How much each picture's target counts in its own answer (n,)."""
+        return torch.cat([rows**2 @ (1 / (self.S + k)) for rows in self.A.split(ROWS)])
 
     def solution(self, y: Tensor, k: float) -> tuple[Tensor, Tensor]:
         """The weight (C, P) and bias (C,) for features as they come, but for the targets' mean."""

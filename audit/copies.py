@@ -1,0 +1,81 @@
+"""Copies of one picture: within a part, in several, under several classes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from audit.features import Seen
+from audit.findings import Suspect
+from duplicates import joined, near_groups, similarity
+
+
+def copies(digests: Sequence[str], descriptors: np.ndarray) -> list[list[int]]:
+    """Groups (two or more) of pictures (n) that are the same byte for byte, or nearly the same."""
+    first: dict[str, int] = {}
+    same = [(first.setdefault(digest, i), i) for i, digest in enumerate(digests)]
+    near = [(group[0], other) for group in near_groups(descriptors) for other in group[1:]]
+    return joined(len(digests), [*same, *near])
+
+
+def suspects(
+    seen: Seen, groups: Sequence[Sequence[int]], descriptors: np.ndarray
+) -> tuple[list[Suspect], list[str]]:
+    """The pictures of each group, leaks where it lies in several parts, and sentences on both."""
+    digests, found = [sample.sha256 for sample in seen.samples], []
+    for number, group in enumerate(groups, 1):
+        parts = sorted({seen.samples[i].part for i in group})
+        classes = sorted({seen.given[i] for i in group})
+        for i in group:
+            alike, other = _most_alike(i, group, digests, descriptors)
+            says = "byte-identical to" if alike == 1 else "nearly the same as"
+            says += f" {seen.paths[other]}"
+            if len(group) > 2:
+                says += f" ({len(group)} in all)"
+            if len(parts) > 1:
+                says += f"; they lie in {' and '.join(parts)}"
+            if len(classes) > 1:
+                says += f"; they are called {' and '.join(classes)}"
+            kind = "leak" if len(parts) > 1 else "duplicate"
+            found.append(seen.suspect(i, kind, alike, says, None, number))
+    return found, said(found)
+
+
+def _most_alike(
+    i: int, group: Sequence[int], digests: Sequence[str], descriptors: np.ndarray
+) -> tuple[float, int]:
+    """How alike a picture is to the one of its group that it is most like, and which that is."""
+    others = [j for j in group if j != i]
+    same = [j for j in others if digests[j] == digests[i]]
+    if same:
+        return 1.0, same[0]
+    return max((min(similarity(descriptors[i], descriptors[j]), 0.9999), j) for j in others)
+
+
+def said(found: Sequence[Suspect]) -> list[str]:
+    """A sentence on each kind."""
+    said_of = []
+    for kind in ("leak", "duplicate"):
+        groups: dict[int | None, set[str]] = defaultdict(set)
+        for suspect in found:
+            if suspect.kind == kind:
+                groups[suspect.group].add(suspect.given)
+        if not groups:
+            continue
+        files = sum(suspect.kind == kind for suspect in found)
+        several = sum(len(classes) > 1 for classes in groups.values())
+        under = f", {several} of them under several classes" if several else ""
+        one = len(groups) == 1
+        if kind == "leak":
+            said_of.append(
+                f"leaks: {len(groups)} picture{' lies' if one else 's lie'} in several parts "
+                f"({files} files{under}), so what is held out was seen in training"
+            )
+        else:
+            said_of.append(
+                f"copies: {len(groups)} picture{' is' if one else 's are'} there more than once "
+                f"({files} files{under})"
+            )
+    return said_of or ["copies: none found, exact or near"]
