@@ -3,73 +3,29 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    PlainValidator,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from filenames import name_of, shown
+from config_types import (
+    OFF,
+    Auto,
+    Count,
+    Deviation,
+    Fraction,
+    Mean,
+    Names,
+    NotNegative,
+    Number,
+    PathText,
+    Whole,
+    on_off,
+)
 
 
 class ConfigError(ValueError):
     """The configuration can't be used; the message lists every fault and is meant for the user."""
-
-
-def false_is_none(value: Any) -> Any:
-    """Off is written null; the old files also wrote False."""
-    return None if value is False else value
-
-
-def _no_bool(value: Any) -> Any:
-    """Python takes True for 1; in a config file that is a slip."""
-    if isinstance(value, bool):
-        raise ValueError("not a number")
-    return value
-
-
-def _on_off(value: Any) -> Any:
-    """YAML reads a bare on and off as true and false."""
-    return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
-
-
-def _path(value: Any) -> str:
-    """A path as the system takes it: ~ and $VAR are what a shell makes of them, unless there is a
-    file of that very name. One made by pathlib is a path, too."""
-    value = os.fspath(value) if isinstance(value, os.PathLike) else value
-    if not isinstance(value, str):
-        raise ValueError("not a path")
-    path = value if os.name == "nt" else name_of(shown(value))
-    if "://" in path or os.path.exists(path):
-        return path
-    return os.path.expanduser(os.path.expandvars(path))
-
-
-def _name(value: Any) -> Any:
-    """YAML reads a class called 1 as a number."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-Whole = Annotated[int, BeforeValidator(_no_bool)]
-Number = Annotated[float, BeforeValidator(_no_bool)]
-Count = Annotated[Whole, Field(ge=1)]
-Fraction = Annotated[Number, Field(ge=0, lt=1)]
-NotNegative = Annotated[Number, Field(ge=0)]
-Mean = Annotated[Number, Field(ge=-10, le=10)]  # of values in [0, 1]: 123 is of those to 255
-Deviation = Annotated[Number, Field(ge=1e-3, le=10)]
-Auto = Literal["auto"]
-OFF = BeforeValidator(false_is_none)
-# As text in files, and as the system takes it in use: see filenames.py.
-PathText = Annotated[str, PlainValidator(_path), PlainSerializer(shown)]
-Names = Annotated[tuple[Annotated[str, BeforeValidator(_name)], ...], Field(min_length=2)]
 
 
 class Section(BaseModel):
@@ -201,7 +157,7 @@ class TrainConfig(Section):
     from_run: Annotated[PathText | None, OFF] = None
     finetune_blocks: Annotated[Whole, Field(ge=0)] = 1
     head: Literal["class", "layers", "both"] | Auto = "auto"
-    cache: Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_off)] = "auto"
+    cache: Annotated[Literal["auto", "on", "off"], BeforeValidator(on_off)] = "auto"
     cache_dtype: Literal["float16", "float32"] = "float16"
 
     base_dir: PathText = "data/pilots"
@@ -210,6 +166,9 @@ class TrainConfig(Section):
     test_fraction: Annotated[Annotated[Number, Field(gt=0, lt=1)] | None, OFF] = None
     classes: Annotated[Names | None, OFF] = None
     split: Annotated[PathText | None, OFF] = None
+    labels: Annotated[PathText | None, OFF] = None
+    group_duplicates: bool = True
+    groups: Annotated[str | None, OFF] = None
     new_images: Annotated[Literal["train"] | None, OFF] = None
     fit: Fit | Auto = "auto"
     on_bad_image: Literal["error", "skip"] = "error"

@@ -54,8 +54,9 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> tuple[C
 
 
 ROOT = Path(__file__).parent
-READ = ("base_dir", "checkpoint", "split", "from_checkpoint")  # what a run reads, and
-WRITTEN = ("data", "save_path", "log_path")  # where it writes
+# What a run reads, and where it writes.
+READ = ("base_dir", "checkpoint", "split", "labels", "groups", "from_checkpoint")
+WRITTEN = ("data", "save_path", "log_path")
 
 
 def _settings_file(path: Path) -> Path:

@@ -173,6 +173,7 @@ PATHS = (
     "base_dir",
     "checkpoint",
     "split",
+    "labels",
     "from_checkpoint",
     "from_run",
     "data",
@@ -203,11 +204,27 @@ def _folders(train: TrainConfig) -> list[Fault]:
             f"{train.test_fraction} and val_fraction ({train.val_fraction}) leave nothing to train",
         ),
         (
+            train.groups is not None and _is_no_pattern(train.groups),
+            "train.groups",
+            f"'{train.groups}' is neither a .csv with the columns path and group, nor a pattern "
+            "with one pair of parentheses, around what names the group: '(patient\\d+)'",
+        ),
+        (
             name is not None and (name in ("", ".", "..") or "/" in name or "\\" in name),
             "train.run_name",
             f"'{name}' is not a plain folder name",
         ),
     ]
+
+
+def _is_no_pattern(groups: str) -> bool:
+    """Whether it is not the name of a table, and no regular expression that captures one thing."""
+    if groups.lower().endswith(".csv"):
+        return False
+    try:
+        return re.compile(groups).groups != 1
+    except re.error:
+        return True
 
 
 def advice(train: TrainConfig) -> list[str]:

@@ -5,10 +5,9 @@ No file is dropped in silence: what is not used is listed with its reason.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,9 @@ from torch.utils.data import DataLoader
 from config import Preprocessing, TrainConfig
 from filenames import nearest, same_name
 from images import FileIndex, ImageDataset, Reading, Sample, read_all, with_greys
+from layout.decisions import decide
+from layout.draw import assign_parts
+from layout.groups import copies_notes, with_groups
 from layout.parts import Found, Layout, lay_out
 from layout.split_file import COLUMNS, PARTS, Asked, apply_split, read_split, text_below
 from transforms import eval_transform, train_sampler, train_transform
@@ -68,6 +70,7 @@ def load_split(
     root = Path(train.base_dir)
     wanted = None if train.classes is None else {same_name(name) for name in train.classes}
     layout = lay_out(root, wanted)
+    decided = decide(layout, root, Path(train.labels), wanted) if train.labels else set()
     classes = _classes(root, layout, wanted)
     unused, notes = layout.unused, layout.notes
     if wanted is not None and (left := sorted(layout.names - wanted)):
@@ -77,17 +80,19 @@ def load_split(
     given = split_file or (Path(train.split) if train.split else None)
     if given is not None:
         takes_new = split_file is None and train.new_images == "train"
-        asked = Asked(given, root, classes, wanted is not None, takes_new)
+        asked = Asked(given, root, classes, wanted is not None, takes_new, decided)
         samples = apply_split(asked, samples, unused)
+        notes += copies_notes(samples, root, "as the split says: what is held out was seen")
+        samples = with_groups(samples, reading.descriptors, root, train, notes)
         if takes_new:
             samples = _with_new_classes(samples, given, classes, train, notes)
-        notes += _copies(samples, root, "as the split says: what is held out was seen")
     else:
-        notes += _copies(samples, root, "and in the last of these alone they are used")
+        notes += copies_notes(samples, root, "and in the last of these alone they are used")
         samples = _keep_held_out(samples, unused, root)
+        samples = with_groups(samples, reading.descriptors, root, train, notes)
         if train.new_images:
             notes.append("train.new_images is not used: train.split names no earlier split")
-        samples = _assign_parts(samples, classes, train, notes)
+        samples = assign_parts(samples, classes, train, notes)
     samples = with_greys(samples, reading, train.greys, notes)
     split = Split(root, classes, tuple(samples), tuple(unused), tuple(notes), reading.decoded)
     return replace(split, notes=(*split.notes, *_missing_classes(split)))
@@ -155,37 +160,6 @@ def _samples(
     return samples
 
 
-def _copies(samples: list[Sample], root: Path, used: str) -> list[str]:
-    """How many images are byte-identical to another, across parts and classes too, with names."""
-    groups: dict[str, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        groups[sample.sha256].append(sample)
-    several = [group for group in groups.values() if len(group) > 1]
-    if not several:
-        return []
-
-    def such(kind: list[list[Sample]]) -> str:
-        named = [", ".join(text_below(root, s.path) for s in group[:3]) for group in kind[:3]]
-        return f"{'; '.join(named)}{' ...' if len(kind) > 3 else ''}"
-
-    parts = [group for group in several if len({s.part for s in group}) > 1]
-    classes = [group for group in several if len({s.label for s in group}) > 1]
-    count = len(samples) - len(groups)
-    notes = [
-        f"{count} image{' is' if count == 1 else 's are'} byte-identical to another; copies share "
-        f"their part ({such(several)})"
-    ]
-    if parts:
-        lie = "1 image lies" if len(parts) == 1 else f"{len(parts)} images lie"
-        notes.append(f"{lie} in several parts, {used} ({such(parts)})")
-    if classes:
-        notes.append(
-            f"the same image under several classes ({len(classes)} such), where one alone can be "
-            f"right: {such(classes)}"
-        )
-    return notes
-
-
 def _keep_held_out(
     samples: list[Sample], unused: list[tuple[Path, str]], root: Path
 ) -> list[Sample]:
@@ -220,63 +194,7 @@ def _with_new_classes(
         return samples
     notes.append(f"new classes: {some(sorted({classes[s.label] for s in new}))}")
     old = [sample for sample in samples if classes[sample.label] in known]
-    return old + _assign_parts(new, classes, train, notes)
-
-
-def _assign_parts(
-    samples: list[Sample], classes: tuple[str, ...], train: TrainConfig, notes: list[str]
-) -> list[Sample]:
-    """Give every sample a part: the folder's own, and a stratified val, and test where it is
-    asked for, cut from train if there is none."""
-    there = {sample.part for sample in samples}
-    fractions = {"test": train.test_fraction, "val": train.val_fraction}
-    if "test" in there and train.test_fraction:
-        notes.append("train.test_fraction is not used: the folder has a test part of its own")
-    cuts = {part: share for part, share in fractions.items() if share and part not in there}
-    labels: dict[str, set[int]] = defaultdict(set)
-    for sample in samples:
-        labels[sample.sha256].add(sample.label)
-    parts: dict[str, str] = {}
-    for label, name in enumerate(classes):
-        mine = [s for s in samples if s.label == label and s.part in ("", "train")]
-        groups = Counter(s.sha256 for s in mine if len(labels[s.sha256]) == 1)
-        if not groups:  # each image is another class's too: that it can't be learned is said later
-            groups = Counter(s.sha256 for s in mine)
-            if parts.keys() & groups.keys():  # its copies have been given parts
-                continue
-        if cuts and mine and len(groups) <= len(cuts):
-            raise UserError(
-                f"class {name} has {len(groups)} different image(s): it needs {len(cuts) + 1} or "
-                f"more, one to train on and one for {' and one for '.join(cuts)}"
-            )
-        total = groups.total()
-        for i, (part, share) in enumerate(cuts.items()):
-            salt = "" if part == "val" else f" {part}"
-            chosen = _cut(groups, share * total, f"{train.seed} {name}{salt}", len(cuts) - i)
-            parts |= dict.fromkeys(chosen, part)
-            groups = Counter({name: n for name, n in groups.items() if name not in chosen})
-    return [
-        s if s.part in ("val", "test") else replace(s, part=parts.get(s.sha256, "train"))
-        for s in samples
-    ]
-
-
-def _cut(groups: Counter[str], images: float, seed: str, leave: int = 1) -> set[str]:
-    """Draw groups of identical images until they make up so many `images`; never none, and
-    `leave` groups at least stay.
-
-    The draw ranks each image by itself, so pictures that come later move few of the others.
-    """
-    names = sorted(groups, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
-    wanted = max(1, round(images))
-    chosen: set[str] = set()
-    taken = 0
-    for name in names:
-        fits = taken + groups[name] <= wanted
-        if fits and len(chosen) < len(names) - leave:
-            chosen.add(name)
-            taken += groups[name]
-    return chosen or ({min(names, key=lambda n: groups[n])} if names else set())
+    return old + assign_parts(new, classes, train, notes)
 
 
 def _missing_classes(split: Split) -> list[str]:

@@ -5,6 +5,7 @@ Which files are pictures stands in formats.py, and what becomes of more than 8 b
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -27,6 +28,7 @@ from torchvision.transforms import v2
 
 from decoding.formats import MAX_PIXELS, check_size, content_of, one_by_one, open_picture
 from decoding.greys import Greys, Values, describe, is_deep, scale, shown, values_of
+from duplicates import SIDE, descriptor
 from utils import UserError, progress_bar, write_text
 
 # Decoded images stay in memory while they take less than this share of what is free.
@@ -36,14 +38,20 @@ BAND = 1 << 24  # pixels that are converted at once
 
 @dataclass(frozen=True)
 class Sample:
-    """One image: where it lies, the index of its class, its part, its content's hash, and the
-    values that are its black and white, where it has greys of more than 8 bits."""
+    """One image: where it lies, the index of its class, its part, its content's hash, the values
+    that are its black and white, where it has greys of more than 8 bits, and the group of pictures
+    that stay together in a part and a fold: its copies', where no other is given."""
 
     path: Path
     label: int
     part: str
     sha256: str
     greys: Greys | None = None
+    group: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.group:
+            object.__setattr__(self, "group", self.sha256)
 
 
 def read_image(
@@ -93,7 +101,8 @@ def as_tensor(pixels: np.ndarray) -> Tensor:
 
 class Read(NamedTuple):
     """What one file gave: the content's sha256; the pixels, of a deep picture (see greys.py) its
-    values; the reason why there are none; the picture's (width, height); what its values are like.
+    values; the reason why there are none; the picture's (width, height); what its values are like;
+    its descriptor (see duplicates.py).
 
     A file that was read before has neither pixels nor a reason.
     """
@@ -103,6 +112,7 @@ class Read(NamedTuple):
     reason: str | None
     size: tuple[int, int] = (0, 0)
     values: Values | None = None
+    descriptor: np.ndarray | None = None
 
 
 def _hash_and_decode(path: Path, known: FileIndex | None, most: int | None = MAX_PIXELS) -> Read:
@@ -126,9 +136,13 @@ def _decoded(digest: str, content: bytes, name: str, most: int | None) -> Read:
     picture = open_picture(content, name, most)
     with one_by_one(picture.size):
         if not is_deep(picture):
-            return Read(digest, pixels_of(picture), None, picture.size)
+            pixels = pixels_of(picture)
+            return Read(digest, pixels, None, picture.size, None, descriptor(pixels))
         values = values_of(picture)
-        return Read(digest, values, None, picture.size, describe(values))
+        about = describe(values)
+        full = (about.low, about.high) if about.low < about.high else (0.0, 1.0)
+        small = descriptor(shown(values, full))
+        return Read(digest, values, None, picture.size, about, small)
 
 
 class FileIndex:
@@ -148,7 +162,7 @@ class FileIndex:
         except (OSError, ValueError, TypeError):
             entries = {}
         # Those of older versions are shorter: such a file is read once more.
-        self.entries = {k: v for k, v in entries.items() if isinstance(v, list) and len(v) == 7}
+        self.entries = {k: v for k, v in entries.items() if isinstance(v, list) and len(v) == 8}
         self.unknown: dict[str, list[Any]] = {}
 
     def get(self, path: Path) -> Read | None:
@@ -157,8 +171,9 @@ class FileIndex:
         state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
         entry = self.entries.get(str(path.absolute()))
         if entry and entry[:3] == state:
-            digest, width, height, values = entry[3:]
-            return Read(digest, None, None, (width, height), values and Values(*values))
+            digest, width, height, values, cells = entry[3:]
+            small = np.frombuffer(base64.b64decode(cells), np.uint8).reshape(SIDE, SIDE)
+            return Read(digest, None, None, (width, height), values and Values(*values), small)
         # As it was before it is read: a change meanwhile makes it unknown the next time.
         if os.name != "nt" and time.time_ns() - max(state[1:]) >= self.TICK_NS:
             self.unknown[str(path.absolute())] = state
@@ -167,12 +182,15 @@ class FileIndex:
     def note(self, path: Path, read: Read) -> None:
         """What a file that was asked for in vain gave."""
         if state := self.unknown.get(str(path.absolute())):
-            self.unknown[str(path.absolute())] = [*state, read.digest, *read.size, read.values]
+            assert read.descriptor is not None
+            cells = base64.b64encode(read.descriptor.tobytes()).decode()
+            gave = [read.digest, *read.size, read.values, cells]
+            self.unknown[str(path.absolute())] = [*state, *gave]
 
     def update(self, samples: Sequence[Sample]) -> None:
         """Remember, and write down, what was asked for in vain and is an image."""
         names = {str(sample.path.absolute()) for sample in samples}
-        new = {n: self.unknown[n] for n in names & self.unknown.keys() if len(self.unknown[n]) == 7}
+        new = {n: self.unknown[n] for n in names & self.unknown.keys() if len(self.unknown[n]) == 8}
         if new:
             self.entries |= new
             with contextlib.suppress(OSError, UserError):  # it only saves time
@@ -211,13 +229,14 @@ def container_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
 @dataclass
 class Reading:
     """What reading many files gave: the contents' hashes, the pixels (3, h, w) of some, the values
-    (h, w) of some deep ones (see greys.py) and what all of those are like, and the files that
-    can't be read, with the reason."""
+    (h, w) of some deep ones (see greys.py) and what all of those are like, the descriptors (see
+    duplicates.py), and the files that can't be read, with the reason."""
 
     digests: dict[Path, str] = field(default_factory=dict)
     decoded: dict[Path, Tensor] = field(default_factory=dict)
     deep: dict[Path, np.ndarray] = field(default_factory=dict)
     values: dict[Path, Values] = field(default_factory=dict)
+    descriptors: dict[Path, np.ndarray] = field(default_factory=dict)
     bad: list[tuple[Path, str]] = field(default_factory=list)
 
 
@@ -238,6 +257,8 @@ def read_all(
                 found.bad.append((path, read.reason))
                 continue
             found.digests[path] = read.digest
+            if read.descriptor is not None:
+                found.descriptors[path] = read.descriptor
             if read.values is not None:
                 found.values[path] = read.values
             if read.pixels is None:

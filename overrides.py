@@ -10,7 +10,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 
-from config import SECTIONS, ConfigError, false_is_none
+from config import SECTIONS, ConfigError
+from config_types import false_is_none
 from filenames import shown
 
 KEYS = [f"{section}.{key}" for section, part in SECTIONS.items() for key in part.model_fields]

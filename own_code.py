@@ -38,7 +38,7 @@ PROJECT |= {
     "tools",
 }
 PROJECT |= {"benchmarks", "tests", "config_rules", "overrides", "decoding", "drawing"}
-PROJECT |= {"filenames", "layout", "certainty", "classifier"}
+PROJECT |= {"filenames", "layout", "certainty", "classifier", "duplicates", "config_types"}
 LIBRARIES = {"torch", "torchvision", "numpy", "PIL"}  # loaded already, and only once a process
 
 

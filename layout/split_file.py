@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,13 +18,15 @@ COLUMNS = ("path", "label", "part", "sha256")
 @dataclass(frozen=True)
 class Asked:
     """The split that a run is to use: its file, for which folder and classes; whether the file may
-    have other classes, too, and whether images that it doesn't name are trained on."""
+    have other classes, too, and whether images that it doesn't name are trained on; the paths that
+    `train.labels` has relabelled or left out since, maybe."""
 
     file: Path
     root: Path
     classes: tuple[str, ...]
     has_others: bool = False
     takes_new: bool = False
+    decided: Collection[str] = ()
 
 
 def text_below(root: Path, path: Path) -> str:
@@ -44,6 +47,8 @@ def apply_split(
         for path, row in read_split(file).items()
         if row["label"] in classes or not asked.has_others
     }
+    decided = {same_name(path) for path in asked.decided}
+    rows = {p: row for p, row in rows.items() if p in here or same_name(p) not in decided}
     gone = [p for p in rows if p not in here]
     if asked.takes_new:  # a folder that has grown may have lost some, too
         unused += [(root / p, f"{file} has it, and it is gone") for p in gone]
@@ -52,7 +57,7 @@ def apply_split(
     wrong = [f"{p} (not there)" for p in gone]
     wrong += [f"{p} (changed)" for p in rows.keys() & here if rows[p]["sha256"] != here[p].sha256]
     for path in rows.keys() & here:
-        if rows[path]["label"] != classes[here[path].label]:
+        if rows[path]["label"] != classes[here[path].label] and same_name(path) not in decided:
             wrong.append(f"{path} (labelled {rows[path]['label']})")
     wrong += [f"{p} (part '{row['part']}')" for p, row in rows.items() if row["part"] not in PARTS]
     if wrong:
@@ -80,13 +85,17 @@ def apply_split(
 
 def read_split(file: Path) -> dict[str, dict[str, str]]:
     """The rows of a split.csv by their path."""
+    rows = read_table(file, COLUMNS, "split file")
+    return {row["path"]: {**row, "label": same_name(row["label"])} for row in rows}
+
+
+def read_table(file: Path, columns: Sequence[str], kind: str) -> list[dict[str, str]]:
+    """The rows of a CSV by these columns; UserError where it is no such table."""
     try:
-        with open(file, newline="", encoding="utf-8") as lines:
-            rows = [{name: row[name] for name in COLUMNS} for row in csv.DictReader(lines)]
+        with open(file, newline="", encoding="utf-8-sig") as lines:  # Excel writes a mark first
+            rows = [{name: row[name] for name in columns} for row in csv.DictReader(lines)]
         if any(None in row.values() for row in rows):
             raise KeyError("a row is cut off")
     except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(
-            f"{file} is no split file (columns {', '.join(COLUMNS)}): {error!r}"
-        ) from None
-    return {row["path"]: {**row, "label": same_name(row["label"])} for row in rows}
+        raise UserError(f"{file} is no {kind} (columns {', '.join(columns)}): {error!r}") from None
+    return rows

@@ -20,6 +20,7 @@ import own_code
 REPO = Path(__file__).resolve().parents[1]
 FLOORS = (  # from the ground up
     "filenames",
+    "config_types",
     "utils config own_code decoding",
     "config_rules overrides drawing certainty duplicates",
     "config_file model metrics transforms images",

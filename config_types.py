@@ -1,0 +1,58 @@
+"""What values the settings take, each as YAML and a shell write it."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator
+
+from filenames import name_of, shown
+
+
+def false_is_none(value: Any) -> Any:
+    """Off is written null; the old files also wrote False."""
+    return None if value is False else value
+
+
+def _no_bool(value: Any) -> Any:
+    """Python takes True for 1; in a config file that is a slip."""
+    if isinstance(value, bool):
+        raise ValueError("not a number")
+    return value
+
+
+def on_off(value: Any) -> Any:
+    """YAML reads a bare on and off as true and false."""
+    return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+
+
+def _path(value: Any) -> str:
+    """A path as the system takes it: ~ and $VAR are what a shell makes of them, unless there is a
+    file of that very name. One made by pathlib is a path, too."""
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(value, str):
+        raise ValueError("not a path")
+    path = value if os.name == "nt" else name_of(shown(value))
+    if "://" in path or os.path.exists(path):
+        return path
+    return os.path.expanduser(os.path.expandvars(path))
+
+
+def _name(value: Any) -> Any:
+    """YAML reads a class called 1 as a number."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Whole = Annotated[int, BeforeValidator(_no_bool)]
+Number = Annotated[float, BeforeValidator(_no_bool)]
+Count = Annotated[Whole, Field(ge=1)]
+Fraction = Annotated[Number, Field(ge=0, lt=1)]
+NotNegative = Annotated[Number, Field(ge=0)]
+Mean = Annotated[Number, Field(ge=-10, le=10)]  # of values in [0, 1]: 123 is of those to 255
+Deviation = Annotated[Number, Field(ge=1e-3, le=10)]
+Auto = Literal["auto"]
+OFF = BeforeValidator(false_is_none)
+# As text in files, and as the system takes it in use: see filenames.py.
+PathText = Annotated[str, PlainValidator(_path), PlainSerializer(shown)]
+Names = Annotated[tuple[Annotated[str, BeforeValidator(_name)], ...], Field(min_length=2)]
