@@ -21,7 +21,7 @@ REPO = Path(__file__).resolve().parents[1]
 FLOORS = (  # from the ground up
     "filenames",
     "utils config own_code decoding",
-    "config_rules overrides drawing certainty",
+    "config_rules overrides drawing filing certainty",
     "config_file model metrics transforms images",
     "layout",
     "dataset pretrained",
