@@ -1,0 +1,66 @@
+"""decisions.csv: what somebody decided of single pictures."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from filenames import name_of, nearest, same_name
+from utils import UserError, write_csv
+
+COLUMNS = ("path", "decision", "label")
+RELABEL, LEAVE_OUT, KEEP = CHOICES = ("relabel", "leave out", "keep")
+
+
+class Decision(NamedTuple):
+    """What becomes of a picture: one of CHOICES, and to `relabel` the class."""
+
+    what: str
+    label: str = ""
+
+
+def read_decisions(file: Path) -> dict[str, Decision]:
+    """The decisions by their pictures' paths below the folder, as split.csv names them.
+
+    Raises UserError for what is no such file, and for a row that can't be meant.
+    """
+    try:
+        with open(file, newline="", encoding="utf-8-sig") as lines:  # Excel writes the mark
+            rows = [{name: row[name] for name in COLUMNS} for row in csv.DictReader(lines)]
+        if any(None in row.values() for row in rows):
+            raise KeyError("a row is cut off")
+    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
+        why = error.strerror if isinstance(error, OSError) else repr(error)
+        raise UserError(
+            f"{file} is no file of decisions (columns {', '.join(COLUMNS)}): {why}"
+        ) from None
+    found: dict[str, Decision] = {}
+    for row in rows:
+        decision = Decision(row["decision"], same_name(row["label"]))
+        if fault := fault_of(row["path"], decision):
+            raise UserError(f"{file}: {row['path']}: {fault}")
+        if found.setdefault(row["path"], decision) != decision:
+            raise UserError(f"{file} says two things of {row['path']}; leave one of them")
+    return found
+
+
+def fault_of(path: str, decision: Decision) -> str | None:
+    """What is wrong with a row; None where nothing is."""
+    inner = PurePosixPath(name_of(path))
+    if not path or inner.is_absolute() or ".." in inner.parts:
+        return "this path leads out of the folder of pictures"
+    if decision.what not in CHOICES:
+        near = nearest(decision.what, CHOICES)
+        hint = f"; did you mean '{near}'?" if near else ""
+        return f"the decision '{decision.what}' is none of {', '.join(CHOICES)}{hint}"
+    if decision.what == RELABEL and not decision.label:
+        return "relabel without a label; name the class"
+    return None
+
+
+def write_decisions(file: Path, decisions: Mapping[str, Decision]) -> None:
+    """Write decisions.csv, whole or not at all."""
+    rows = [(path, what, label) for path, (what, label) in decisions.items()]
+    write_csv(file, (dict(zip(COLUMNS, row, strict=True)) for row in rows), COLUMNS)
