@@ -64,8 +64,8 @@ def audits(logs: Path) -> list[Path]:
 
 
 def audit_of(decisions: Path, paths: Collection[str], root: Path | None = None) -> Path | None:
-    """The folder of the audit that decisions are of: that which they lie in, else the one under
-    logs/ that lists all their pictures, of the folder `root` where it is given.
+    """The folder of the audit that decisions are of: that which they lie in, else the newest under
+    logs/ of the folder `root`; where that is not given, the one that lists all their pictures.
 
     None where there is none. Raises UserError where there are several, of different pictures.
     """
@@ -78,7 +78,7 @@ def audit_of(decisions: Path, paths: Collection[str], root: Path | None = None) 
             there = read_about(folder).root
         except (OSError, KeyError, ValueError, UserError):
             continue
-        if {*paths} <= listed and (root is None or there.resolve() == root.resolve()):
+        if there.resolve() == root.resolve() if root else {*paths} <= listed:
             fitting.append((folder, there.resolve()))
     roots = sorted({str(there) for _, there in fitting})
     if len(roots) > 1:

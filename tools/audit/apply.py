@@ -6,6 +6,7 @@ what went where, each row written before its file is touched: a stop at any mome
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 from collections import Counter
@@ -270,8 +271,9 @@ def _read(file: Path) -> list[Step]:
 
 def _remove(folder: str) -> None:
     """Remove a folder that was made, where it is empty again."""
-    if os.path.isdir(folder) and not os.listdir(folder):
-        os.rmdir(folder)
+    with contextlib.suppress(OSError):
+        if os.path.isdir(folder) and not os.listdir(folder):
+            os.rmdir(folder)
 
 
 def _back(step: Step) -> str | None:
