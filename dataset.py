@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader
 from config import Preprocessing, TrainConfig
 from filenames import nearest, same_name
 from images import FileIndex, ImageDataset, Reading, Sample, read_all, with_greys
-from layout.decisions import decide
 from layout.draw import assign_parts
 from layout.groups import copies_notes, with_groups
+from layout.labels import decide
 from layout.parts import Found, Layout, lay_out
 from layout.split_file import COLUMNS, PARTS, Asked, apply_split, read_split, text_below
 from transforms import eval_transform, train_sampler, train_transform

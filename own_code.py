@@ -38,7 +38,8 @@ PROJECT |= {
     "tools",
 }
 PROJECT |= {"benchmarks", "tests", "config_rules", "overrides", "decoding", "drawing"}
-PROJECT |= {"filenames", "layout", "certainty", "classifier", "duplicates", "config_types"}
+PROJECT |= {"filenames", "filing", "layout", "certainty", "classifier", "duplicates"}
+PROJECT |= {"config_types", "audit"}
 LIBRARIES = {"torch", "torchvision", "numpy", "PIL"}  # loaded already, and only once a process
 
 

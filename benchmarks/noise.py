@@ -80,7 +80,7 @@ def plant(
     basis: Basis, truth: Tensor, classes: int, kind: str, share: float, seed: int
 ) -> tuple[Tensor, Tensor]:
     """The labels (n,) with a share of them made wrong, and which (n,)."""
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(1_000 + seed)  # not what the audit itself plants by
     bad = torch.zeros(len(truth), dtype=torch.bool)
     bad[torch.from_numpy(generator.permutation(len(truth))[: round(share * len(truth))])] = True
     labels = truth.clone()

@@ -178,6 +178,38 @@ def by_layer(rows: Sequence[dict[str, float]], guess: float | None) -> dict[str,
         return {"svg": as_svg(figure, said)}
 
 
+def by_images(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Accuracy by the number of training pictures, with its 95 % interval; dashed and hollow what
+    is `predicted` of more pictures than there are."""
+    from matplotlib import rc_context
+    from matplotlib.ticker import NullLocator
+
+    measured = [row for row in rows if not row.get("predicted")]
+    beyond = [*measured[-1:], *(row for row in rows if row.get("predicted"))]
+    with rc_context(STYLE):
+        figure, axes = _figure()
+        for found, dashes, label in ((measured, "-", "measured"), (beyond, "--", "predicted")):
+            if len(found) < 2 and found is not measured:
+                continue
+            images, right, low, high = (
+                [row[key] for row in found] for key in ("images", "accuracy", "low", "high")
+            )
+            axes.fill_between(images, low, high, color=HIT, alpha=0.2, lw=0)
+            colour, fill = (HIT, HIT) if dashes == "-" else (MISS, "none")
+            axes.plot(images, right, dashes, lw=1.7, color=colour, marker="o", ms=4, mfc=fill)
+            axes.lines[-1].set_label(label)
+        axes.set_xscale("log")
+        ticks = [row["images"] for row in rows]
+        axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set(xlabel="training pictures (log scale)")
+        figure.legend(**BELOW)
+        axes.set_title("Accuracy by training pictures", pad=8)
+        _grid(axes)
+        ends = [f"{row['images']:,} pictures {row['accuracy']:.3f}" for row in rows]
+        return {"svg": as_svg(figure, f"Accuracy by training pictures: {'; '.join(ends)}")}
+
+
 def reliability(found: dict[str, Any], calibrated: bool = False) -> dict[str, Any]:
     """Accuracy by confidence, a bar a bin, and how far it is from the bin's mean confidence."""
     from matplotlib import rc_context

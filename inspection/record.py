@@ -80,6 +80,11 @@ class Record:
         return self.folder.resolve().name
 
     @property
+    def audit_folder(self) -> Path:
+        """Where an audit of this run would lie: beside it."""
+        return _audit_folder(self.folder)
+
+    @property
     def pictures(self) -> Path | None:
         """The folder that the pictures' paths start from, where it is there."""
         root = Path(self.config.train.base_dir) if self.config else None
@@ -158,7 +163,7 @@ def read_run(folder: Path) -> Record:
         search=_search(folder, notes),
         layers=_layers(folder / "layers.csv", notes),
         unseen=unseen,
-        audit=[row for row in _rows(folder / "audit.csv") if row.get("path")],
+        audit=_audit(folder),
         began=_began(folder / "run.log"),
         notes=notes,
         files=split,
@@ -196,6 +201,16 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return []
     with open(path, newline="", encoding="utf-8", errors="replace") as file:
         return list(csv.DictReader(file))
+
+
+def _audit_folder(folder: Path) -> Path:
+    return folder.parent / f"audit-{folder.resolve().name}"
+
+
+def _audit(folder: Path) -> list[dict[str, str]]:
+    """The rows of an audit.csv: that in the run's folder, else that of the audit beside it."""
+    rows = _rows(folder / "audit.csv") or _rows(_audit_folder(folder) / "audit.csv")
+    return [row for row in rows if row.get("path")]
 
 
 def _predictions(path: Path, notes: list[str]) -> dict[str, list[Prediction]]:

@@ -1,79 +1,69 @@
-"""train.labels: what a table decides about pictures takes the place of their folders' names."""
+"""decisions.csv: what somebody decided of single pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import replace
-from pathlib import Path
+import csv
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from filenames import name_of, nearest, same_name
-from layout.parts import Found, Layout
-from layout.split_file import read_table, text_below
-from utils import UserError, some
+from utils import UserError, write_csv
 
 COLUMNS = ("path", "decision", "label")
-RELABEL, LEAVE_OUT, KEEP = "relabel", "leave out", "keep"
+RELABEL, LEAVE_OUT, KEEP = CHOICES = ("relabel", "leave out", "keep")
 
 
-def decide(layout: Layout, root: Path, file: Path, wanted: Collection[str] | None) -> set[str]:
-    """Give a folder's candidates the labels that the table decides, and take those that it leaves
-    out to the unused ones; nothing is moved on the disk.
+class Decision(NamedTuple):
+    """What becomes of a picture: one of CHOICES, and to `relabel` the class."""
 
-    Returns the paths of both, below the folder. `wanted` are the classes that are trained, where
-    not all are. Raises UserError with every row that can't be followed.
+    what: str
+    label: str = ""
+
+
+def read_decisions(file: Path) -> dict[str, Decision]:
+    """The decisions by their pictures' paths below the folder, as split.csv names them.
+
+    Raises UserError for what is no such file, and with every row that can't be meant.
     """
-    rows = _rows(file, layout, root)
-    had = {item.class_name for item in layout.found}
-    kept: list[Found] = []
-    decided: dict[str, str] = {}
-    for item in layout.found:
-        path = text_below(root, item.path)
-        decision, label = rows.get(same_name(path), (KEEP, ""))
-        if decision == KEEP or (decision == RELABEL and label == item.class_name):
-            kept.append(item)
-            continue
-        decided[path] = decision
-        if decision == LEAVE_OUT:
-            layout.unused.append((item.path, f"left out by {file}"))
-        elif wanted is not None and label not in wanted:
-            layout.unused.append((item.path, f"{label} by {file}, which train.classes leaves out"))
-        else:
-            kept.append(replace(item, class_name=label))
-    if bare := sorted(had - {item.class_name for item in kept}):
+    try:
+        with open(file, newline="", encoding="utf-8-sig") as lines:  # Excel writes the mark
+            rows = [{name: row[name] for name in COLUMNS} for row in csv.DictReader(lines)]
+        if any(None in row.values() for row in rows):
+            raise KeyError("a row is cut off")
+    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
+        why = error.strerror if isinstance(error, OSError) else repr(error)
         raise UserError(
-            f"train.labels: {file} leaves no picture of {some(bare)}; train.classes names the "
-            "classes that are to be told apart"
-        )
-    layout.found = kept
-    new = sum(decision == RELABEL for decision in decided.values())
-    layout.notes.append(
-        f"train.labels: {new:,} relabelled, {len(decided) - new:,} left out, by {file}"
-    )
-    return set(decided)
-
-
-def _rows(file: Path, layout: Layout, root: Path) -> dict[str, tuple[str, str]]:
-    """The decision and the label of each path; UserError with all that can't be followed."""
-    here = {same_name(text_below(root, item.path)) for item in layout.found}
-    rows: dict[str, tuple[str, str]] = {}
+            f"{file} is no file of decisions (columns {', '.join(COLUMNS)}): {why}"
+        ) from None
+    found: dict[str, Decision] = {}
     wrong = []
-    for row in read_table(file, COLUMNS, "table of decisions"):
-        path, decision = same_name(row["path"]), row["decision"].strip().lower()
-        label = same_name(row["label"].strip())
-        if path not in here and not (root / name_of(row["path"])).is_file():
-            wrong.append(f"{path} (not there)")
-        elif decision not in (RELABEL, LEAVE_OUT, KEEP):
-            wrong.append(f"{path} (decision '{decision}' is none of relabel, leave out, keep)")
-        elif decision == RELABEL and label not in layout.names:
-            near = nearest(label, layout.names)
-            hint = f"; did you mean '{near}'?" if near else ""
-            wrong.append(f"{path} (there is no class '{label}'{hint})")
-        elif rows.get(path, (decision, label)) != (decision, label):
-            wrong.append(f"{path} (decided twice)")
-        rows[path] = decision, label
+    for row in rows:
+        decision = Decision(row["decision"].strip().lower(), same_name(row["label"].strip()))
+        if fault := fault_of(row["path"], decision):
+            wrong.append(f"{row['path']}: {fault}")
+        elif found.setdefault(row["path"], decision) != decision:
+            wrong.append(f"{row['path']}: it is decided twice; leave one of them")
     if wrong:
-        raise UserError(
-            f"train.labels: {file} has {len(wrong)} row{'s' if len(wrong) > 1 else ''} that can't "
-            f"be followed: {'; '.join(wrong)}"
-        )
-    return rows
+        raise UserError(f"{file} can't be followed: {'; '.join(wrong)}")
+    return found
+
+
+def fault_of(path: str, decision: Decision) -> str | None:
+    """What is wrong with a row; None where nothing is."""
+    inner = PurePosixPath(name_of(path))
+    if not path or inner.is_absolute() or ".." in inner.parts:
+        return "this path leads out of the folder of pictures"
+    if decision.what not in CHOICES:
+        near = nearest(decision.what, CHOICES)
+        hint = f"; did you mean '{near}'?" if near else ""
+        return f"the decision '{decision.what}' is none of {', '.join(CHOICES)}{hint}"
+    if decision.what == RELABEL and not decision.label:
+        return "relabel without a label; name the class"
+    return None
+
+
+def write_decisions(file: Path, decisions: Mapping[str, Decision]) -> None:
+    """Write decisions.csv, whole or not at all."""
+    rows = [(path, what, label) for path, (what, label) in decisions.items()]
+    write_csv(file, (dict(zip(COLUMNS, row, strict=True)) for row in rows), COLUMNS)

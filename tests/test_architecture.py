@@ -22,7 +22,7 @@ FLOORS = (  # from the ground up
     "filenames",
     "config_types",
     "utils config own_code decoding",
-    "config_rules overrides drawing certainty duplicates",
+    "config_rules overrides drawing filing certainty duplicates",
     "config_file model metrics transforms images",
     "layout",
     "dataset pretrained",

@@ -28,7 +28,7 @@ from tools.predict import sorting
 from tools.predict.pictures import find_pictures
 from tools.predict.rows import AnswersFile, Row, row_of
 from tools.predict.scoring import foreign, scored
-from tools.predict.sorting import folder_name, free_name, sort_into, steps, take_back
+from tools.predict.sorting import folder_name, sort_into, steps, take_back
 from utils import command_line
 
 Capture = pytest.CaptureFixture[str]
@@ -488,7 +488,7 @@ def test_what_was_changed_since_is_not_taken_back(here: Path) -> None:
 def test_a_stop_while_sorting_can_be_taken_back_or_gone_on_with(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    own, calls = sorting._move, []
+    own, calls = sorting.move, []
 
     def failing(source: str, target: str) -> None:
         calls.append(source)
@@ -498,7 +498,7 @@ def test_a_stop_while_sorting_can_be_taken_back_or_gone_on_with(
 
     before = tree("pictures")
     with monkeypatch.context() as stopped:
-        stopped.setattr(sorting, "_move", failing)
+        stopped.setattr(sorting, "move", failing)
         assert run("pictures", "--out", "a.csv", "--sort-into", "sorted", "--how", "move") == 130
     assert "stopped while sorting" in capsys.readouterr().err
     assert tree("pictures") != before
@@ -523,13 +523,6 @@ def test_a_link_that_is_moved_leads_where_it_led(here: Path) -> None:
 )
 def test_a_folder_for_any_label(label: str, name: str) -> None:
     assert folder_name(label) == name
-
-
-def test_names_with_numbers(tmp_path: Path) -> None:
-    for wanted in ("a.tar.gz", "a.tar-2.gz", "a.tar-3.gz"):
-        found = free_name(tmp_path / "a.tar.gz")
-        assert found.name == wanted
-        found.touch()
 
 
 # ---------------------------------------------------------------------------------------- scores

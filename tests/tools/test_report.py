@@ -19,6 +19,7 @@ from config import Config
 from engine.run import find_run
 from filenames import text_of
 from inspection.record import Prediction, read_run
+from inspection.thumbnails import below, small
 from model import VisionTransformer
 from pretrained.write import save_model
 from tests.helpers import TINY_VIT, picture
@@ -326,6 +327,23 @@ def test_an_audit_is_shown_and_its_paths_stay_below_the_pictures(pages: dict[str
     assert part.count("<img") == 1 and "picture not found" in part
 
 
+def test_an_audit_beside_the_run_is_linked_and_its_wrong_labels_are_shown(tmp_path: Path) -> None:
+    classes = ["a", "b"]
+    folder = make_run(tmp_path / "logs" / "my run", made_up(classes, 12), classes)
+    beside = tmp_path / "logs" / "audit-my run"
+    beside.mkdir()
+    (beside / "audit.html").touch()
+    columns = ("path", "kind", "given", "suggested", "score", "group")
+    rows = [["a/1.png", "label", "a", "b", "0.9", ""], ["b/2.png", "duplicate", "b", "", "1", "0"]]
+    write_rows(beside / "audit.csv", columns, rows)
+    page = shown(without_curves(folder))
+    assert 'href="../audit-my%20run/audit.html"' in page
+    assert "labelled a" in page and "the first 1 of 1" in page and "b/2.png" not in page
+    write_rows(beside / "audit.csv", columns, rows[1:])
+    page = shown(folder)
+    assert 'href="../audit-my%20run/audit.html"' in page and "labelled a" not in page
+
+
 def test_linked_and_oddly_named_pictures_are_found(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "root").mkdir()
@@ -333,10 +351,10 @@ def test_linked_and_oddly_named_pictures_are_found(tmp_path: Path) -> None:
     odd = os.fsdecode(b"n\xe9\n.png")
     Image.new("RGB", (8, 8)).save(tmp_path / "elsewhere" / odd)
     (tmp_path / "secret.png").write_bytes((tmp_path / "elsewhere" / odd).read_bytes())
-    found = pictures.below(tmp_path / "root", f"a/{text_of(odd)}")
-    assert found is not None and pictures.small(found).size == (8, 8)
+    found = below(tmp_path / "root", f"a/{text_of(odd)}")
+    assert found is not None and small(found).size == (8, 8)
     for outside in ("../secret.png", str(tmp_path / "secret.png"), "a/../../secret.png"):
-        assert pictures.below(tmp_path / "root", outside) is None
+        assert below(tmp_path / "root", outside) is None
 
 
 def test_without_weights_or_pictures_a_sentence_stands_there(tmp_path: Path) -> None:

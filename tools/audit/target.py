@@ -17,12 +17,14 @@ HOW = "train.mode=finetune", "train.head=layers"
 
 @dataclass(frozen=True)
 class Target:
-    """The config to look with, the notes on it, the run's folder of logs (None: no run), and a
-    name."""
+    """The config to look with, the notes on it, the run's folder of logs or else the config's file,
+    the overrides of it, and a name."""
 
     config: Config
     notes: Sequence[str]
     run: Path | None
+    file: Path | None
+    overrides: tuple[str, ...]
     name: str
 
     @property
@@ -47,14 +49,16 @@ class Target:
 def find_target(wanted: str, weights: str | None, overrides: Sequence[str]) -> Target:
     """What a run's name or folder, a config file, or a folder of pictures stands for; UserError
     where it is none of them."""
-    more = [*overrides, *HOW, *([f"train.checkpoint={weights}"] if weights else [])]
+    own = (*overrides, *([f"train.checkpoint={weights}"] if weights else []))
+    more = [*own, *HOW]
     path = Path(wanted).expanduser()
     if path.is_file() and path.suffix.lower() in (".yaml", ".yml"):
         config, notes = load_config(path, more)
-        return Target(config, notes, None, _name(config))
+        return Target(config, notes, None, path, own, _name(config))
     if path.is_dir() and not any((path / name).is_file() for name in LEFT_BY_A_RUN):
-        config, notes = load_config("config.yaml", [f"train.base_dir={path}", *more])
-        return Target(config, notes, None, _name(config))
+        pictures = f"train.base_dir={path}"
+        config, notes = load_config("config.yaml", [pictures, *more])
+        return Target(config, notes, None, Path("config.yaml"), (pictures, *own), _name(config))
     logs = load_config("config.yaml", list(overrides))[0].train.log_path
     try:
         run = find_run(wanted, logs)
@@ -72,7 +76,7 @@ def find_target(wanted: str, weights: str | None, overrides: Sequence[str]) -> T
             "name the weights that look with --weights"
         )
     config, notes = load_config(run / "config.yaml", more)
-    return Target(config, notes, run, run.name)
+    return Target(config, notes, run, None, own, run.name)
 
 
 def _name(config: Config) -> str:

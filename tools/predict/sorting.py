@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from filenames import name_of, shown, text_of
+from filing import free_name, move
 from tools.predict.pictures import UNDO, full
 from utils import UserError, progress_bar, replacing, unbroken, write_csv
 
@@ -81,15 +82,6 @@ def folder_name(answer: str) -> str:
     return f"_{name}" if name in ("", ".", "..", UNDO) else name
 
 
-def free_name(path: Path) -> Path:
-    """The path, or where that is taken the first with a number that is free: a-2.jpg."""
-    number, found = 2, path
-    while os.path.lexists(found):
-        found = path.with_name(f"{path.stem}-{number}{path.suffix}")
-        number += 1
-    return found
-
-
 def _is_there(step: Step | None, source: str) -> bool:
     """Whether a file was sorted already, and neither it nor its source has changed since."""
     if step is None or not os.path.lexists(step.target):
@@ -110,21 +102,12 @@ def _put(step: Step) -> str | None:
         elif step.how == "link":
             os.symlink(step.source, step.target)
         else:
-            _move(step.source, step.target)
+            move(step.source, step.target)
     except PermissionError as error:
         return shown(f"not permitted ({error.strerror})")
     except FileNotFoundError:
         return "a link to nothing"
     return None
-
-
-def _move(source: str, target: str) -> None:
-    """Move a file, from one disk to another, too; a link goes on to lead where it led."""
-    if os.path.islink(source) and not os.path.isabs(os.readlink(source)):
-        os.symlink(os.path.join(os.path.dirname(source), os.readlink(source)), target)
-        os.unlink(source)
-    else:
-        shutil.move(source, target)
 
 
 # ---------------------------------------------------------------------------------------- back
@@ -194,7 +177,7 @@ def _back(step: Step) -> str | None:
             if os.path.lexists(step.source):
                 return "(another file lies in its old place)"
             os.makedirs(os.path.dirname(step.source), exist_ok=True)
-            shutil.move(step.target, step.source)
+            move(step.target, step.source)
         elif step.how == "link":
             if not os.path.islink(step.target) or os.readlink(step.target) != step.source:
                 return "(no longer the link that was put there)"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 from engine.heads import told_apart_from
 from engine.verdict import LEARNED, NO_BETTER, NOT_LEARNED, WORSE
 from inspection.charts import by_layer, curves
 from inspection.numbers import settings_tried, smoothed_floor
 from inspection.record import PARTS, Prediction, Record
+from inspection.thumbnails import thumbnail
 from metrics import wilson
 from tools.report.answers import SHOWN, answers
 from tools.report.pictures import (
@@ -16,7 +18,6 @@ from tools.report.pictures import (
     LOOKS_SECONDS,
     chosen_for_looks,
     looks,
-    thumbnail,
 )
 from utils import UserError, go_on, minutes, progress_bar
 
@@ -99,7 +100,7 @@ def page(record: Record, with_looks: bool) -> dict[str, Any]:
         "classes": values["worst"],
         "mistakes": values["mistakes"] is not None,
         "looks": values["looks"] or values["looks_missing"],
-        "labels": values["audit"],
+        "labels": values["audit"] or values["audit_page"],
         "settings": values["config_text"] or values["versions"],
     }
     values["contents"] = [
@@ -347,10 +348,17 @@ def looks_cut(every: list[Prediction], begun: int, seconds: str | None) -> str |
 
 
 def audit(record: Record) -> dict[str, Any]:
-    """The first rows of audit.csv, in its order, with their pictures."""
+    """The first suspected labels of an audit, in its order, with their pictures; and where the
+    audit's own page lies, seen from the report."""
+    found = [row for row in record.audit if row.get("kind", "label") == "label"]
     rows = [
-        ({key: row.get(key) or "" for key in ("path", "label", "suggested", "score")}, picture)
-        for row in record.audit[:SHOWN]
-        for picture in [thumbnail(record, row["path"])]
+        (
+            {key: row.get(key) or "" for key in ("path", "suggested", "score")},
+            row.get("given") or row.get("label") or "",
+            thumbnail(record.pictures, row["path"], record.greys),
+        )
+        for row in found[:SHOWN]
     ]
-    return {"audit": rows, "audit_in_all": len(record.audit)}
+    page = record.audit_folder / "audit.html"
+    link = f"../{quote(page.parent.name)}/audit.html" if page.is_file() else None
+    return {"audit": rows, "audit_in_all": len(found), "audit_page": link}

@@ -1,0 +1,88 @@
+"""audit.json: what an audit was of, so that what is decided by its page can be carried out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from audit.findings import AUDIT
+from filenames import name_of, text_of
+from utils import UserError, read_csv, some, write_json
+
+ABOUT, PAGE, DECISIONS = "audit.json", "audit.html", "decisions.csv"
+PREFIX = "audit-"  # of its folder's name, under logs
+
+
+@dataclass(frozen=True)
+class About:
+    """An audit's name, its folder of pictures (from the root on), their classes; the run that was
+    asked, where there is one, else the config's file; and the command line's overrides of it."""
+
+    name: str
+    root: Path
+    classes: tuple[str, ...]
+    run: Path | None = None
+    config: Path | None = None
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """What tells it from others, and from itself with other classes."""
+        return hashlib.sha256(repr((self.name, str(self.root), self.classes)).encode()).hexdigest()
+
+
+def write_about(folder: Path, about: About) -> None:
+    def written(value: Any) -> Any:
+        return text_of(str(value.absolute())) if isinstance(value, Path) else value
+
+    write_json(folder / ABOUT, {key: written(value) for key, value in asdict(about).items()})
+
+
+def read_about(folder: Path) -> About:
+    """What an audit's folder says of it. Raises UserError where it says nothing."""
+    file = folder / ABOUT
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        run, config = (Path(name_of(found[k])) if found[k] else None for k in ("run", "config"))
+        lists = tuple(found["classes"]), run, config, tuple(found["overrides"])
+        return About(str(found["name"]), Path(name_of(found["root"])), *lists)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder} is no audit's folder ({ABOUT}: {error}); make it with "
+            "`python -m tools.audit RUN`"
+        ) from None
+
+
+def audits(logs: Path) -> list[Path]:
+    """The folders of audits under a folder of logs, the newest first."""
+    found = [file for file in logs.glob(f"{PREFIX}*/{ABOUT}")]
+    return [file.parent for file in sorted(found, key=lambda f: -f.stat().st_mtime)]
+
+
+def audit_of(decisions: Path, paths: Collection[str], root: Path | None = None) -> Path | None:
+    """The folder of the audit that decisions are of: that which they lie in, else the newest under
+    logs/ of the folder `root`; where that is not given, the one that lists all their pictures.
+
+    None where there is none. Raises UserError where there are several, of different pictures.
+    """
+    if (decisions.parent / ABOUT).is_file():
+        return decisions.parent
+    fitting = []
+    for folder in audits(Path("logs")):
+        try:
+            listed = {row["path"] for row in read_csv(folder / AUDIT)}
+            there = read_about(folder).root
+        except (OSError, KeyError, ValueError, UserError):
+            continue
+        if there.resolve() == root.resolve() if root else {*paths} <= listed:
+            fitting.append((folder, there.resolve()))
+    roots = sorted({str(there) for _, there in fitting})
+    if len(roots) > 1:
+        raise UserError(
+            f"{decisions} fits audits of several folders ({some(roots)}): say which one, --root DIR"
+        )
+    return fitting[0][0] if fitting else None
