@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from filenames import text_of
 from tools.safebooru.attribution import ATTRIBUTION, write_attribution
 from tools.safebooru.board import KEY, USER, Board
-from tools.safebooru.gather import Gathering, follow_the_hand, survey, tidy
+from tools.safebooru.gather import Gathering, by_hand, survey, tidy
 from tools.safebooru.manifest import MANIFEST, Manifest
 from tools.safebooru.wanted import PILOTS, Wanted, read_wanted
 from utils import UserError, command_line, minutes, progress_bar, shell
@@ -45,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         args.base_url, args.pause, args.most_requests, {k: v for k, v in key.items() if v}
     )
     if args.dry_run:
+        follow_the_hand(manifest, args)
         look_through(args, board, wanted, manifest)
         return 0
     try:
@@ -69,16 +70,21 @@ def build(args: argparse.Namespace, board: Board, wanted: Wanted) -> None:
             manifest = Manifest.read(args.out)
             manifest.begin()
             tidy(manifest)
-            say_what_the_hand_did(manifest, args)
+            follow_the_hand(manifest, args)
             try:
                 ended = fill(args, board, wanted, manifest)
             finally:
-                write_attribution(manifest)
+                if manifest.rows:
+                    write_attribution(manifest)
     except Timeout:
         raise UserError(f"{args.out} is being filled by another run; wait for it") from None
     print("\n".join([*table(manifest, wanted, args, ended), *why_not(manifest), ""]))
-    print(f"set: {shown(args.out)}; {MANIFEST} says what became of each post, {ATTRIBUTION} whose")
-    print("  the pictures are: they are not ours to pass on")
+    taken = manifest.decided("taken")
+    if not taken:
+        raise UserError("no picture was taken, as the lines above say")
+    size = sum(row.bytes for row in taken) / 1e6
+    print(f"set: {shown(args.out)} ({len(taken):,} pictures, {size:,.0f} MB); {MANIFEST} says what")
+    print(f"  became of each post, {ATTRIBUTION} whose the pictures are: not ours to pass on")
     print(f"next: {shell('python', 'training.py', f'train.base_dir={args.out}')}")
 
 
@@ -106,17 +112,19 @@ def fill(args: argparse.Namespace, board: Board, wanted: Wanted, manifest: Manif
     return ended
 
 
-def say_what_the_hand_did(manifest: Manifest, args: argparse.Namespace) -> None:
-    gone, back = follow_the_hand(manifest)
+def follow_the_hand(manifest: Manifest, args: argparse.Namespace) -> None:
+    """Write down what was taken away by hand since the last run, and what is back."""
+    gone, back = by_hand(manifest)
     if gone:
-        what = (
-            "they are fetched again"
-            if args.refetch
-            else "they stay away; --refetch brings them back"
-        )
-        print(f"note: {gone:,} pictures were removed by hand since the last run: {what}")
+        then = "they stay away, and others take their place; --refetch brings them back"
+        then = "they are fetched again" if args.refetch else then
+        print(f"note: removed by hand since the last run: {len(gone):,}; {then}")
     if back:
-        print(f"note: {back:,} pictures that had been removed are back")
+        print(f"note: back, after they had been removed: {len(back):,}")
+    if (gone or back) and args.dry_run:
+        manifest.rows |= {row.post: row for row in (*gone, *back)}
+    elif gone or back:
+        manifest.put(*gone, *back)
 
 
 def see_that_it_is_the_same_board(manifest: Manifest, base_url: str) -> None:
@@ -137,7 +145,9 @@ def table(
     width = max(map(len, wanted.classes))
     lines = [f"{'class':{width}}  pictures"]
     for name in wanted.classes:
-        few = f"  (the board has no more; {args.per_class} were wanted)" if name in ended else ""
+        any_post = any(row.label == name for row in manifest.rows.values())
+        few = "no more" if any_post else f"no post for {wanted.query(name)!r}: check the tags"
+        few = f"  (the board has {few}; {args.per_class} were wanted)" if name in ended else ""
         lines.append(f"{name:{width}}  {manifest.count(name):8,}{few}")
     return lines
 
@@ -169,9 +179,9 @@ def look_through(
         why = f" ({why})" if why else ""
         why += "; the board has no more" if found.ended else ""
         print(f"{name:{width}}  {here:6,}  {found.fit:8,}  {found.listed:15,}{why}")
-    took = minutes(would * max(args.pause, 1.0))
-    print(f"\n{would:,} pictures would be fetched into {shown(args.out)}, in {took} at the least;")
-    print("near-duplicates and files that are no good are found while fetching")
+    took = minutes(would * args.pause)
+    print(f"\nto fetch: {would:,} pictures into {shown(args.out)}, {took} at the least")
+    print("  (near-duplicates, and files that are no good, are found while fetching)")
 
 
 def shown(path: Path) -> str:

@@ -146,7 +146,7 @@ class Board:
         if answer.status in (404, 410):
             raise Refused(f"gone: the board answers {answer.status}")
         if answer.status != 200:
-            raise Unavailable(f"not to be had: the board answers {answer.status}")
+            raise Unavailable(f"it answers {answer.status}")
         return answer.body
 
     # ------------------------------------------------------------------------------- one request
@@ -178,7 +178,7 @@ class Board:
                 wrong = fault
             if attempt < TRIES - 1:
                 self.sleep(wait)
-        raise Unavailable(f"not to be had: {fault}")
+        raise Unavailable(fault)
 
     def _asked_to_wait(self, answer: Answer) -> float:
         """The seconds that a board wants to be left alone for."""

@@ -104,7 +104,7 @@ class Gathering:
         try:
             picture = decoded(self._content(post, path), post.file_name)
         except Unavailable as error:
-            self._note(name, post, "failed", str(error))
+            self._note(name, post, "failed", f"not to be had: {error}")
             self.failures += 1
             if self.failures == IN_A_ROW:
                 raise UserError(
@@ -234,8 +234,9 @@ def tidy(manifest: Manifest) -> None:
                 path.unlink()
 
 
-def follow_the_hand(manifest: Manifest) -> tuple[int, int]:
-    """Write down which pictures were taken away by hand, and which are back; how many of each."""
+def by_hand(manifest: Manifest) -> tuple[list[Row], list[Row]]:
+    """What the manifest does not know yet: pictures that were taken away by hand, and some that
+    are back."""
     gone = [
         replace(row, file="", decision="removed", reason="removed by hand")
         for row in manifest.decided("taken")
@@ -246,9 +247,7 @@ def follow_the_hand(manifest: Manifest) -> tuple[int, int]:
         for row in manifest.decided("removed")
         if manifest.holds(row)
     ]
-    if gone or back:
-        manifest.put(*gone, *back)
-    return len(gone), len(back)
+    return gone, back
 
 
 # ----------------------------------------------------------------------------------- a dry run

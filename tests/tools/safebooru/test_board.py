@@ -229,7 +229,7 @@ def test_a_key_is_shown_only_to_a_board_that_asks(
     assert board.searches and not any("api_key" in query for query in board.searches)
     board.searches.clear()
     board.key = {"api_key": "s3cret", "user_id": "12"}
-    assert "1 pictures would be fetched" in build(1, "--dry-run")
+    assert "to fetch: 1 pictures" in build(1, "--dry-run")
     assert "api_key" not in board.searches[0]
     assert all(query["api_key"] == "s3cret" for query in board.searches[1:])
     monkeypatch.setenv(KEY, "wr0ng")

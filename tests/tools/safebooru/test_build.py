@@ -147,14 +147,14 @@ def test_a_dry_run_counts_and_writes_nothing(board: FakeBoard, build: Build, out
     two_classes(board)
     board.add(300, "rei", rating="explicit")
     said = build(6, "--dry-run")
-    assert "8 pictures would be fetched" in said and "1 rating" in said
+    assert "to fetch: 8 pictures" in said and "1 rating" in said
     assert "the board has no more" in said
     assert not board.files_asked() and not out.exists()
     build(2)
     before = (out / "manifest.csv").read_bytes()
     board.asked.clear()
     said = build(3, "--dry-run")
-    assert "2 pictures would be fetched" in said and "2 decided before" in said
+    assert "to fetch: 2 pictures" in said and "2 decided before" in said
     assert not board.files_asked() and (out / "manifest.csv").read_bytes() == before
 
 
@@ -163,11 +163,18 @@ def test_a_class_that_the_board_has_too_few_of(board: FakeBoard, build: Build) -
     assert build(3).count("(the board has no more; 3 were wanted)") == 2
 
 
+def test_a_tag_that_the_board_does_not_know(board: FakeBoard, build: Build, wanted: Path) -> None:
+    two_classes(board)
+    wanted.write_text("classes: [rei, asuca]\n")
+    assert "asuca         0  (the board has no post for 'asuca': check the tags;" in build(1)
+
+
 def test_other_tags_are_judged_anew(
     board: FakeBoard, build: Build, out: Path, wanted: Path
 ) -> None:
     board.add(1, "rei", rating="questionable")
-    build()
+    with pytest.raises(UserError, match="no picture was taken"):
+        build()
     assert rows(out)[1]["decision"] == "unwanted"
     wanted.write_text("classes: [rei]\nratings: [questionable]\n")
     build()
@@ -305,12 +312,13 @@ def test_a_post_that_vanished(board: FakeBoard, build: Build, out: Path) -> None
 def test_a_file_that_fails_is_asked_for_another_time(
     board: FakeBoard, build: Build, out: Path
 ) -> None:
+    two_classes(board, 1)
     path = board.add(1, "rei")
     board.always[path] = status(503)
-    said = build(1)
+    said = build(2)
     assert why(out, 1) == "failed: not to be had: it answers 503" and "asked for again" in said
     del board.always[path]
-    build(1)
+    build(2)
     assert why(out, 1) == "taken: "
 
 
@@ -398,7 +406,7 @@ def test_a_picture_that_was_deleted_stays_away(board: FakeBoard, build: Build, o
     build(2)
     (out / "rei/103.png").unlink()
     said = build(2)
-    assert "1 pictures were removed by hand" in said and "--refetch" in said
+    assert "removed by hand since the last run: 1;" in said and "--refetch" in said
     assert {f for f in files(out) if "rei/" in f} == {"rei/102.png", "rei/101.png"}
     assert why(out, 103) == "removed: removed by hand"
     board.asked.clear()
@@ -416,7 +424,7 @@ def test_a_picture_that_was_put_back_is_known_again(
     os.replace(out / "rei/101.png", tmp_path / "kept.png")
     build(2)
     os.replace(tmp_path / "kept.png", out / "rei/101.png")
-    assert "1 pictures that had been removed are back" in build(2)
+    assert "back, after they had been removed: 1" in build(2)
     assert why(out, 101) == "taken: "
 
 
