@@ -1,0 +1,1 @@
+"""A class-per-folder set from a board's public JSON API."""
