@@ -122,6 +122,7 @@ def _classes(root: Path, layout: Layout, wanted: set[str] | None) -> tuple[str, 
     return names
 
 
+SAME_FILE = "the same file as "  # why a copy of a held-out image is not trained on
 SHOWN = 5  # of many, in a sentence
 
 
@@ -174,7 +175,7 @@ def _keep_held_out(
     for sample in samples:
         other = last[sample.sha256]
         if rank[sample.part] < rank[other.part]:
-            unused.append((sample.path, f"the same file as {text_below(root, other.path)}"))
+            unused.append((sample.path, f"{SAME_FILE}{text_below(root, other.path)}"))
         else:
             kept.append(sample)
     return kept

@@ -96,12 +96,14 @@ def twice_as_many(sizes: Sequence[Size]) -> Size | None:
     own = generator.normal(size=(500, len(n))) * spread * math.sqrt(0.5)
     drawn = np.log(np.clip(error + shared + own, 1e-3, 1))
     slope, offset = np.polyfit(n, np.log(error.clip(1e-3)), 1)
-    if slope >= 0:
+    if slope > -1e-6:
         return None
     lines = np.polynomial.polynomial.polyfit(n, drawn.T, 1)  # 2, draws
     reached = 1 - np.exp(lines[0] + lines[1] * target).clip(0, 1)
     low, high = np.quantile(reached, [0.025, 0.975])
     accuracy = 1 - math.exp(offset + slope * target)
+    if accuracy <= sizes[-1].accuracy:
+        return None
     images = round(math.exp(target))
     return Size(images, accuracy, min(float(low), accuracy), max(float(high), accuracy), False)
 

@@ -17,7 +17,7 @@ from audit.labels import SUSPECT, Doubts, doubts
 from audit.neighbours import nearest, places
 from audit.odd import far_out, oddness
 from config import Config
-from dataset import Split
+from dataset import SAME_FILE, Split
 from engine.ridge import Basis
 from images import FileIndex, read_all
 from layout.split_file import text_below
@@ -72,7 +72,7 @@ def examined(
         copies.suspects(seen, groups, descriptors),
         _odd(seen),
         _quality(seen, looks),
-        (_unreadable(split), []),
+        _unused(split),
         _fair(seen, basis),
         ([], [more.more_said(sizes, twice)]),
     ]
@@ -149,12 +149,20 @@ def _quality(seen: Seen, looks: Sequence[quality.Look]) -> Said:
     return suspects, [f"quality: {counted(len(suspects))} of which little is to be seen{told}"]
 
 
-def _unreadable(split: Split) -> list[Suspect]:
-    return [
-        Suspect(text_below(split.root, path), "unreadable", path.parent.name, says=reason)
-        for path, reason in split.unused
-        if reason.startswith("unreadable")
-    ]
+def _unused(split: Split) -> Said:
+    """Files that can't be read, and copies of held-out pictures, which training leaves out."""
+    unreadable, leaks, others = [], [], {split.path_of(s): s for s in split.samples}
+    for path, reason in split.unused:
+        below, name = text_below(split.root, path), path.parent.name
+        if reason.startswith("unreadable"):
+            unreadable.append(Suspect(below, "unreadable", name, says=reason))
+        elif reason.startswith(SAME_FILE):
+            other = others[reason.removeprefix(SAME_FILE)]
+            says = f"byte-identical to {split.path_of(other)}; training leaves it out"
+            part = path.relative_to(split.root).parts[0]
+            leaks.append(Suspect(below, "leak", name, None, 1.0, None, part, says))
+    said = f"copies of held-out pictures, which training leaves out: {len(leaks)}"
+    return unreadable + leaks, [said] if leaks else []
 
 
 def _fair(seen: Seen, basis: Basis) -> Said:
@@ -188,8 +196,9 @@ def _shape(split: Split) -> list[str]:
     held = ", ".join(f"{n:,} {part}" for part, n in parts.items())
     files = ", ".join(f"{n:,} {kind}" for kind, n in kinds.most_common(5))
     said = [
-        f"{len(split.samples):,} pictures of {len(counts)} classes ({held}), {fewest:,} to "
-        f"{most:,} of a class; files: {files}"
+        f"{len(split.samples):,} pictures of {len(counts)} classes ({held}), "
+        f"{f'{most:,} of each' if most == fewest else f'{fewest:,} to {most:,} of a class'}; "
+        f"files: {files}"
     ]
     if most > 2 * fewest:
         few = some(sorted(name for name, n in counts.items() if 2 * n < most))
