@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,7 @@ from dataset import PARTS, Split
 from engine.heads import MOST_FITTED, read_depths, some_of_each
 from engine.ridge import LEAST_SPREAD, Basis
 from images import Sample
-from model import VisionTransformer, entering, readable
+from model import entering, readable
 from pretrained.build import build_for
 from tokens.builder import open_cache
 from tokens.cache import TokenLoader, layers_of
@@ -84,18 +84,19 @@ def look_at(config: Config, split: Split, device: torch.device) -> Seen:
     plan = Plan(net, split, train)
     plan.check_disk()
     loaders = open_cache(plan, net, train, device).loaders(plan, split, train, device)
-    parts = [loaders[part] for part in PARTS if part in loaders]
+    parts: list[Any] = [loaders[part] for part in PARTS if part in loaders]
     samples = tuple(sample for part in PARTS for sample in split.part(part))
     labels = torch.tensor([sample.label for sample in samples])
-    return Seen(split, samples, labels, *_read(net, parts, labels, depths))
+    return Seen(split, samples, labels, *features_of(parts, labels, depths))
 
 
-def _read(
-    net: VisionTransformer, loaders: list[Any], labels: Tensor, depths: list[int]
+def features_of(
+    loaders: Sequence[TokenLoader], labels: Tensor, depths: list[int]
 ) -> tuple[Tensor, Tensor]:
-    """The features and the tokens of all pictures, some at a time."""
-    n = len(labels)
-    tokens = torch.empty(n, 2 * net.vit.hidden_dim)
+    """The features and the tokens of all pictures, as Seen has them, some at a time."""
+    n, layers = len(labels), loaders[0].cache.layers
+    assert layers is not None, "no block is frozen"
+    tokens = torch.empty(n, 2 * layers.shape[2])
     reduce = None
     if n > MOST_FITTED:
         reduce = _directions(loaders, labels, depths)
@@ -114,7 +115,7 @@ def _read(
     return features, tokens
 
 
-def _chunks(loaders: list[TokenLoader], bar: Any = None) -> Iterator[tuple[slice, Tensor]]:
+def _chunks(loaders: Sequence[TokenLoader], bar: Any = None) -> Iterator[tuple[slice, Tensor]]:
     """Rows of the whole set, and what each frozen block made of them (m, R, D)."""
     start = 0
     for loader in loaders:
@@ -143,7 +144,7 @@ class _Reduced:
         return (features - self.mean) / self.spread @ self.V
 
 
-def _directions(loaders: list[TokenLoader], labels: Tensor, depths: list[int]) -> _Reduced:
+def _directions(loaders: Sequence[TokenLoader], labels: Tensor, depths: list[int]) -> _Reduced:
     chosen = some_of_each(labels.numpy(), LOOKED_AT)
     starts = np.cumsum([0, *(len(loader.dataset) for loader in loaders)])
     some = []
