@@ -25,7 +25,8 @@ from tools.safebooru.wanted import Wanted
 from utils import UserError, progress_bar, replacing, unbroken
 
 IN_A_ROW = 5  # files that the board doesn't give; then it is the board
-LEFT = re.compile(r"\.\d+\.\w+\.\d+\.tmp")  # of a file that was being written
+LEFT = re.compile(r"\.(\d+\.\w+|manifest\.csv|ATTRIBUTION\.md)\.\d+\.tmp")  # half written
+RESERVE = 20_000_000  # bytes that are left on the disk, for the manifest above all
 DROPPED = ".dropped"
 
 
@@ -144,7 +145,7 @@ class Gathering:
         dropped = [replace(r, file="", decision="duplicate", reason=_near(taken)) for r in worse]
         with unbroken():
             if not path.exists():
-                with replacing(path, len(picture.content)) as temporary:
+                with replacing(path, len(picture.content) + RESERVE) as temporary:
                     temporary.write_bytes(picture.content)
             for row in dropped:  # a kill before the rows are written puts them back: see `tidy`
                 os.replace(self.manifest.folder / row.place, _aside(self.manifest, row))
@@ -227,11 +228,9 @@ def tidy(manifest: Manifest) -> None:
                 os.replace(aside, manifest.folder / row.file)
             else:
                 aside.unlink()
-    for label in {row.label for row in manifest.rows.values()}:
-        folder = manifest.folder / label
-        for path in folder.iterdir() if folder.is_dir() else ():
-            if LEFT.fullmatch(path.name):
-                path.unlink()
+    for path in [*manifest.folder.glob(".*.tmp"), *manifest.folder.glob("*/.*.tmp")]:
+        if LEFT.fullmatch(path.name):
+            path.unlink()
 
 
 def by_hand(manifest: Manifest) -> tuple[list[Row], list[Row]]:

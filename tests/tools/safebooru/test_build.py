@@ -416,6 +416,43 @@ def test_a_picture_that_was_deleted_stays_away(board: FakeBoard, build: Build, o
     assert (out / "rei/103.png").is_file() and why(out, 103) == "taken: "
 
 
+def test_a_manifest_alone_brings_the_same_set(
+    board: FakeBoard, build: Build, out: Path, tmp_path: Path
+) -> None:
+    many_faults(board)
+    build(5)
+    other = tmp_path / "a friend's"
+    other.mkdir()
+    (other / "manifest.csv").write_bytes((out / "manifest.csv").read_bytes())
+    board.add(999, "rei")
+    assert "they are fetched again" in build(5, "--refetch", "--out", str(other))
+    assert without_times(other) == without_times(out) and contents(other) == contents(out)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("rei/103.png,rei", "../103.png,.."),
+        ("rei/103.png,rei", "/tmp/103.png,/tmp"),
+        ("rei/103.png", "rei/../mine.png"),
+        ("images/4103/", "images/../../"),
+        ("images/4103/", "index.php?x=/"),
+        (",taken,", ",taken?,"),
+        (",103,", ",x,"),
+    ],
+)
+def test_a_manifest_leads_nowhere_else(
+    old: str, new: str, board: FakeBoard, build: Build, out: Path
+) -> None:
+    two_classes(board)
+    build(1)
+    text = (out / "manifest.csv").read_text()
+    assert old in text
+    (out / "manifest.csv").write_text(text.replace(old, new))
+    with pytest.raises(UserError, match="no manifest of this program, or was changed"):
+        build(2, "--refetch")
+
+
 def test_a_picture_that_was_put_back_is_known_again(
     board: FakeBoard, build: Build, out: Path, tmp_path: Path
 ) -> None:
@@ -617,8 +654,9 @@ def test_a_half_written_file_is_cleared_away(board: FakeBoard, build: Build, out
     two_classes(board)
     build(1)
     (out / "rei/.102.png.4711.tmp").write_bytes(b"half")
+    (out / ".manifest.csv.4711.tmp").write_bytes(b"half")
     build(2)
-    assert not (out / "rei/.102.png.4711.tmp").exists()
+    assert not list(out.rglob("*.tmp"))
 
 
 def test_ctrl_c_says_how_to_go_on(
@@ -652,8 +690,9 @@ def test_a_full_disk_and_a_long_name_are_sentences(
     board: FakeBoard, build: Build, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two_classes(board)
-    with pytest.raises(UserError, match="too long a name"):
-        build(1, "--out", str(out / ("x" * 300)))
+    for name in (out / ("x" * 300), out.parent / ("x" * 300)):
+        with pytest.raises(UserError, match="too long a name"):
+            build(1, "--out", str(name))
     build(1)
     monkeypatch.setattr("utils.free_bytes", lambda folder: 0)
     with pytest.raises(UserError, match=r"no disk space for .*rei/102\.png"):
