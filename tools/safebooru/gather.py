@@ -105,13 +105,7 @@ class Gathering:
         try:
             picture = decoded(self._content(post, path), post.file_name)
         except Unavailable as error:
-            self._note(name, post, "failed", f"not to be had: {error}")
-            self.failures += 1
-            if self.failures == IN_A_ROW:
-                raise UserError(
-                    f"{self.board.base_url} did not give {IN_A_ROW} files one after the other (the "
-                    f"last: {error}); the same command goes on another time"
-                ) from None
+            self._failed(name, post, error)
             return
         except Refused as error:
             self._note(name, post, "refused", str(error))
@@ -126,6 +120,18 @@ class Gathering:
             self._note(name, post, "duplicate", _near(better[0]), picture)
             return
         self._take(name, post, picture, like)
+
+    def _failed(self, name: str, post: Post, error: Unavailable) -> None:
+        """Leave a post for another time; where the next ones fail, too, it is the board."""
+        known = self.manifest.rows.get(post.id)
+        self._note(name, post, "failed", f"not to be had: {error}")
+        # Those that failed before don't count: else some that always fail would end each run.
+        self.failures += known is None or known.decision != "failed"
+        if self.failures == IN_A_ROW:
+            raise UserError(
+                f"{self.board.base_url} did not give {IN_A_ROW} files one after the other (the "
+                f"last: {error}); the same command goes on another time"
+            ) from None
 
     def _content(self, post: Post, path: Path) -> bytes:
         """A file's bytes: from the board, or those here that a stop left without their row."""

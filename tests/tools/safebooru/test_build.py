@@ -335,6 +335,19 @@ def test_a_web_page_instead_of_pictures_ends_the_run(
     assert len(files(out)) == 8 + 2
 
 
+def test_files_that_always_fail_do_not_end_each_run(
+    board: FakeBoard, build: Build, out: Path
+) -> None:
+    two_classes(board)
+    for i in range(900, 907):
+        board.always[board.add(i, "rei")] = status(500)
+    with pytest.raises(UserError, match="did not give 5 files"):
+        build()
+    build()
+    assert "rei/102.png" in files(out)
+    assert sum(row["decision"] == "failed" for row in rows(out).values()) == 7
+
+
 def test_a_redirect_to_another_host_is_not_followed(
     board: FakeBoard, build: Build, out: Path
 ) -> None:
