@@ -37,26 +37,27 @@ LOCAL = ("localhost", "127.0.0.1", "::1")
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
+    try:
+        run(args)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise UserError("--out is too long a name for this disk; choose a shorter one") from None
+    return 0
+
+
+def run(args: argparse.Namespace) -> None:
     wanted = read_wanted(args.wanted)
     manifest = Manifest.read(args.out)
     see_that_it_is_the_same_board(manifest, args.base_url)
     key = {"api_key": os.environ.get(KEY, ""), "user_id": os.environ.get(USER, "")}
-    board = Board(
-        args.base_url, args.pause, args.most_requests, {k: v for k, v in key.items() if v}
-    )
+    key = {name: value for name, value in key.items() if value}
+    board = Board(args.base_url, args.pause, args.most_requests, key)
     if args.dry_run:
         follow_the_hand(manifest, args)
         look_through(args, board, wanted, manifest)
-        return 0
-    try:
+    else:
         build(args, board, wanted)
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        raise UserError(
-            f"{args.out}: too long a name for this disk; choose a shorter --out"
-        ) from None
-    return 0
 
 
 # ------------------------------------------------------------------------------------- the set

@@ -15,12 +15,12 @@ HEAD = """\
 
 **They are not ours, nor yours, to pass on.** Each belongs to the artist who made it, and characters
 to their owners (those of *Neon Genesis Evangelion* to khara). Keep them on your own machine, to
-train on and to look at; publish and redistribute none of them, alone or as a set. Somebody who
-wants the same set can fetch it: {manifest} names each post, with the md5 that the board publishes
-and the sha256 of what was fetched. Who asks for a picture to be taken out is right: delete its
-file, and it is not fetched again.
+train on and to look at; publish and redistribute none of them, alone or as a set. Who asks for a
+picture to be taken out is right: delete its file, and it is not fetched again.
 
-[{manifest}]({manifest}) says what became of every post that was looked at, and why.
+[{manifest}]({manifest}) says what became of every post that was looked at, and why. It can be
+handed on: alone in a folder, the command that made the set, with that folder as `--out` and with
+`--refetch`, fetches the same pictures from the board, each of the same md5.
 
 """
 

@@ -25,7 +25,8 @@ from tools.safebooru.wanted import Wanted
 from utils import UserError, progress_bar, replacing, unbroken
 
 IN_A_ROW = 5  # files that the board doesn't give; then it is the board
-LEFT = re.compile(r"\.\d+\.\w+\.\d+\.tmp")  # of a file that was being written
+LEFT = re.compile(r"\.(\d+\.\w+|manifest\.csv|ATTRIBUTION\.md)\.\d+\.tmp")  # half written
+RESERVE = 20_000_000  # bytes that are left on the disk, for the manifest above all
 DROPPED = ".dropped"
 
 
@@ -104,13 +105,7 @@ class Gathering:
         try:
             picture = decoded(self._content(post, path), post.file_name)
         except Unavailable as error:
-            self._note(name, post, "failed", f"not to be had: {error}")
-            self.failures += 1
-            if self.failures == IN_A_ROW:
-                raise UserError(
-                    f"{self.board.base_url} did not give {IN_A_ROW} files one after the other (the "
-                    f"last: {error}); the same command goes on another time"
-                ) from None
+            self._failed(name, post, error)
             return
         except Refused as error:
             self._note(name, post, "refused", str(error))
@@ -125,6 +120,18 @@ class Gathering:
             self._note(name, post, "duplicate", _near(better[0]), picture)
             return
         self._take(name, post, picture, like)
+
+    def _failed(self, name: str, post: Post, error: Unavailable) -> None:
+        """Leave a post for another time; where the next ones fail, too, it is the board."""
+        known = self.manifest.rows.get(post.id)
+        self._note(name, post, "failed", f"not to be had: {error}")
+        # Those that failed before don't count: else some that always fail would end each run.
+        self.failures += known is None or known.decision != "failed"
+        if self.failures == IN_A_ROW:
+            raise UserError(
+                f"{self.board.base_url} did not give {IN_A_ROW} files one after the other (the "
+                f"last: {error}); the same command goes on another time"
+            ) from None
 
     def _content(self, post: Post, path: Path) -> bytes:
         """A file's bytes: from the board, or those here that a stop left without their row."""
@@ -144,7 +151,7 @@ class Gathering:
         dropped = [replace(r, file="", decision="duplicate", reason=_near(taken)) for r in worse]
         with unbroken():
             if not path.exists():
-                with replacing(path, len(picture.content)) as temporary:
+                with replacing(path, len(picture.content) + RESERVE) as temporary:
                     temporary.write_bytes(picture.content)
             for row in dropped:  # a kill before the rows are written puts them back: see `tidy`
                 os.replace(self.manifest.folder / row.place, _aside(self.manifest, row))
@@ -227,11 +234,9 @@ def tidy(manifest: Manifest) -> None:
                 os.replace(aside, manifest.folder / row.file)
             else:
                 aside.unlink()
-    for label in {row.label for row in manifest.rows.values()}:
-        folder = manifest.folder / label
-        for path in folder.iterdir() if folder.is_dir() else ():
-            if LEFT.fullmatch(path.name):
-                path.unlink()
+    for path in [*manifest.folder.glob(".*.tmp"), *manifest.folder.glob("*/.*.tmp")]:
+        if LEFT.fullmatch(path.name):
+            path.unlink()
 
 
 def by_hand(manifest: Manifest) -> tuple[list[Row], list[Row]]:

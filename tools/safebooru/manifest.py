@@ -14,7 +14,8 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
 
-from tools.safebooru.post import Post
+from tools.safebooru.post import Post, kind_of
+from tools.safebooru.wanted import faults_of_a_folder
 from utils import UserError, replacing, sha256_of
 
 MANIFEST = "manifest.csv"
@@ -166,4 +167,9 @@ def _row(line: list[str]) -> Row:
     row = Row(**{name: int(cell) if name in NUMBERS else cell for name, cell in cells.items()})  # type: ignore[arg-type]
     if row.decision not in get_args(Decision):
         raise ValueError(f"{row.decision!r} is no decision")
+    # It may come from somebody else: nothing is read or written but in the set, and of its board.
+    if faults_of_a_folder(row.label) or not (row.url == "" or kind_of(row.as_post().path)):
+        raise ValueError(f"post {row.post} has an odd class or url")
+    if row.file != (row.place if row.decision == "taken" else ""):
+        raise ValueError(f"the file of post {row.post} is {row.file!r}")
     return row

@@ -8,8 +8,7 @@ from typing import Any
 
 # Stills, and what may be one; a board also has videos, Flash, and archives of frames.
 PICTURES = {"jpg", "jpeg", "png", "webp", "gif", "bmp", "avif"}
-_DIRECTORY = re.compile(r"\w[\w-]*(/\w[\w-]*)*", re.ASCII)
-_IMAGE = re.compile(r"\w[\w-]*\.(\w+)", re.ASCII)
+_PATH = re.compile(r"images(/\w[\w-]*)+/\w[\w-]*\.(\w+)", re.ASCII)
 _MOST_DIGITS = 18  # of an id: what a file's name and a 64-bit integer hold
 
 
@@ -54,17 +53,22 @@ def read_post(raw: object) -> Post:
     given["tags"] = _text(raw, "tags")
     if lacking := [key for key, value in given.items() if not value]:
         raise OddPost(id, f"odd post: it lacks {' and '.join(lacking)}")
-    directory, image = given["directory"], given["image"]
-    name = _IMAGE.fullmatch(image)
-    if not name or not _DIRECTORY.fullmatch(directory):
-        raise OddPost(id, f"odd post: its file is called {directory}/{image}"[:200])
-    if name[1].lower() not in PICTURES:
-        raise OddPost(id, f"no still picture: .{name[1].lower()}")
+    path = f"images/{given['directory']}/{given['image']}"
+    kind = kind_of(path)
+    if not kind or "/" in given["image"]:
+        raise OddPost(id, f"odd post: its file is called {path.removeprefix('images/')}"[:200])
+    if kind not in PICTURES:
+        raise OddPost(id, f"no still picture: .{kind}")
     if not re.fullmatch(r"[0-9a-f]{32}", md5.lower()):
         raise OddPost(id, f"odd post: its hash is {md5}"[:200])
-    path = f"images/{directory}/{image}"
     tags = tuple(given["tags"].split())
     return Post(id, path, md5.lower(), tags, _text(raw, "rating").lower(), _text(raw, "source"))
+
+
+def kind_of(path: str) -> str | None:
+    """The extension of a file's path below a board's address; None where it is no such path."""
+    found = _PATH.fullmatch(path)
+    return found[2].lower() if found else None
 
 
 def _text(raw: dict[str, Any], key: str) -> str:

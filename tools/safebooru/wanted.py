@@ -97,7 +97,7 @@ def _wanted(raw: dict[Any, Any], problems: list[str]) -> Wanted:
         problems.append("classes: a list of tags, or of lines `folder: tag`, is needed")
     classes: dict[str, tuple[str, ...]] = {}
     for name, tags in given.items():
-        problems += _faults_of_a_folder(str(name))
+        problems += faults_of_a_folder(str(name))
         classes[str(name)] = _tags(tags, f"classes.{name}", problems)
         problems += [] if tags else [f"classes.{name}: a class needs a tag"]
     for name, tags in classes.items():
@@ -110,7 +110,7 @@ def _wanted(raw: dict[Any, Any], problems: list[str]) -> Wanted:
     return Wanted(classes, **lists)
 
 
-def _faults_of_a_folder(name: str) -> list[str]:
+def faults_of_a_folder(name: str) -> list[str]:
     """What keeps a class's name from being a folder's, on any system."""
     odd = sorted(set(name) & set('/\\:*?"<>|')) + [c for c in name if not c.isprintable()]
     fault = f"it has {' '.join(map(repr, odd))} in it" if odd else ""

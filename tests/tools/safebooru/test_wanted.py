@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import REPO
 from tools.draw_pilots.cast import NAMES
 from tools.safebooru.post import Post
 from tools.safebooru.wanted import PILOTS, Wanted, read_wanted
@@ -94,6 +95,11 @@ def test_every_fault_at_once(tmp_path: Path) -> None:
 def test_what_is_no_such_page(tmp_path: Path, text: str, fault: str) -> None:
     with pytest.raises(UserError, match=fault):
         read(tmp_path, text)
+
+
+def test_the_recipe_s_page_is_one(tmp_path: Path) -> None:
+    page = (REPO / "docs/recipes.md").read_text(encoding="utf-8").split("```yaml\n")[1]
+    assert sorted(read(tmp_path, page.split("```")[0]).classes) == ["azusa", "mio", "yui"]
 
 
 def test_no_file(tmp_path: Path) -> None:
