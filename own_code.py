@@ -28,7 +28,7 @@ from typing import Any
 PROJECT = {"utils", "config", "own_code", "config_file", "model", "images", "metrics", "transforms"}
 PROJECT |= {"dataset", "pretrained", "tokens", "engine", "inspection", "training", "test", "tools"}
 PROJECT |= {"benchmarks", "tests", "config_rules", "overrides", "decoding", "drawing"}
-PROJECT |= {"filenames", "layout", "certainty", "classifier"}
+PROJECT |= {"filenames", "layout", "certainty", "classifier", "answers"}
 LIBRARIES = {"torch", "torchvision", "numpy", "PIL"}  # loaded already, and only once a process
 
 

@@ -19,6 +19,7 @@ from config import Config
 from engine.run import find_run
 from filenames import text_of
 from inspection.record import Prediction, read_run
+from inspection.thumbnails import below, small
 from model import VisionTransformer
 from pretrained.write import save_model
 from tests.helpers import TINY_VIT, picture
@@ -333,10 +334,10 @@ def test_linked_and_oddly_named_pictures_are_found(tmp_path: Path) -> None:
     odd = os.fsdecode(b"n\xe9\n.png")
     Image.new("RGB", (8, 8)).save(tmp_path / "elsewhere" / odd)
     (tmp_path / "secret.png").write_bytes((tmp_path / "elsewhere" / odd).read_bytes())
-    found = pictures.below(tmp_path / "root", f"a/{text_of(odd)}")
-    assert found is not None and pictures.small(found).size == (8, 8)
+    found = below(tmp_path / "root", f"a/{text_of(odd)}")
+    assert found is not None and small(found).size == (8, 8)
     for outside in ("../secret.png", str(tmp_path / "secret.png"), "a/../../secret.png"):
-        assert pictures.below(tmp_path / "root", outside) is None
+        assert below(tmp_path / "root", outside) is None
 
 
 def test_without_weights_or_pictures_a_sentence_stands_there(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from inspection.numbers import (
     threshold_between,
 )
 from inspection.record import PARTS, Prediction, Record
+from inspection.thumbnails import Thumbnail, thumbnail
 from metrics import shares, wilson
-from tools.report.pictures import Thumbnail, confusion_image, thumbnail
+from tools.report.pictures import confusion_image
 
 MOST_IN_A_TABLE = 25  # classes: with more the confusion matrix is an image
 WIDE = 0.2  # an interval: within a wider one a network may well be as sure as it is right, or not

@@ -9,6 +9,7 @@ from engine.verdict import LEARNED, NO_BETTER, NOT_LEARNED, WORSE
 from inspection.charts import by_layer, curves
 from inspection.numbers import settings_tried, smoothed_floor
 from inspection.record import PARTS, Prediction, Record
+from inspection.thumbnails import thumbnail
 from metrics import wilson
 from tools.report.answers import SHOWN, answers
 from tools.report.pictures import (
@@ -16,7 +17,6 @@ from tools.report.pictures import (
     LOOKS_SECONDS,
     chosen_for_looks,
     looks,
-    thumbnail,
 )
 from utils import UserError, go_on, minutes, progress_bar
 

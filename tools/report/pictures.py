@@ -5,71 +5,23 @@ All are data URLs, small and undistorted.
 
 from __future__ import annotations
 
-import base64
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from filenames import name_of
 from images import read_image
 from inspection.record import Prediction, Record
+from inspection.thumbnails import LONGER, Thumbnail, as_thumbnail, below, data_url
 from metrics import shares
 
-LONGER = 200  # pixels of a thumbnail's longer side
-QUALITY = 80
 LOOKS_EACH, LOOKS_MOST = 2, 40  # images with attention: of each class, and of all together
 LOOKS_SECONDS = 20.0  # no more are begun after: a large network on a CPU
 LARGEST_MATRIX = 500  # cells a side; beyond, several share one
 HIT, MISS = (0, 114, 178), (213, 94, 0)  # Okabe and Ito's blue and vermillion
-
-
-@dataclass(frozen=True)
-class Thumbnail:
-    """A small picture as a data URL; None where it can't be read any more."""
-
-    url: str | None
-    width: int = LONGER
-    height: int = LONGER
-
-
-def thumbnail(record: Record, listed: str) -> Thumbnail:
-    """A picture of a run, by its path below the run's folder of pictures."""
-    path = below(record.pictures, listed)
-    try:
-        return as_thumbnail(small(path, record.greys)) if path else Thumbnail(None)
-    except Exception:  # damaged files make Pillow raise nearly anything
-        return Thumbnail(None)
-
-
-def small(path: Path, greys: tuple[float, float] | None = None) -> Image.Image:
-    picture = Image.fromarray(read_image(path, greys, None))
-    picture.thumbnail((LONGER, LONGER))
-    return picture
-
-
-def as_thumbnail(picture: Image.Image) -> Thumbnail:
-    file = BytesIO()
-    picture.save(file, "JPEG", quality=QUALITY, optimize=True)
-    return Thumbnail(_url(file, "jpeg"), *picture.size)
-
-
-def _url(file: BytesIO, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def below(root: Path | None, path: str) -> Path | None:
-    """A listed path in its folder, where links may lead anywhere; None where the path itself leads
-    out of it."""
-    inner = Path(name_of(path))
-    if root is None or inner.is_absolute() or inner.drive or ".." in inner.parts:
-        return None
-    return root / inner
 
 
 def confusion_image(counts: np.ndarray) -> Thumbnail:
@@ -86,7 +38,7 @@ def confusion_image(counts: np.ndarray) -> Thumbnail:
     pixels[..., 3] = np.rint(255 * np.sqrt(np.maximum(right, wrong)))
     file = BytesIO()
     Image.fromarray(pixels).save(file, "PNG", optimize=True)
-    return Thumbnail(_url(file, "png"), *hit.shape)
+    return Thumbnail(data_url(file, "png"), *hit.shape)
 
 
 def _shrunk(values: np.ndarray, step: int) -> np.ndarray:
