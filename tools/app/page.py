@@ -76,7 +76,7 @@ def one_picture(answering: Answering, known: Known) -> None:
         uploaded, picture, [picture, answer], show_progress_on=answer, api_visibility="private"
     )
     with gr.Column(elem_id="known"):
-        gr.HTML(part("note", note=known.note), padding=False)
+        gr.HTML(part("note", note=known.note, there=bool(known.examples)), padding=False)
         gallery(answering, known.examples, "Pictures to try", answer)
         gallery(answering, known.mistakes, "What it got wrong, the surest first", answer)
 
