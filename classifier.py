@@ -26,6 +26,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from decoding.formats import MAX_PIXELS, TooLarge
 from engine.run import BEST, runs, trained
 from images import as_tensor, pixels_of, read_image
 from model import Tail, VisionTransformer, entering
@@ -75,7 +76,8 @@ class Unreadable:
 
 class Classifier:
     """A network with all that its answers need; `checkpoint` is a run's name or folder, a weights
-    file of any known layout, or `last`, the newest run.
+    file of any known layout, or `last`, the newest run. A file of more pixels than `max_pixels` is
+    not read.
 
     Raises UserError where there are no such weights, or they have no classes.
     """
@@ -88,6 +90,7 @@ class Classifier:
         min_confidence: float = MIN_CONFIDENCE,
         unlike: float | None = UNLIKE,
         flip: bool = False,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         _check_thresholds(min_confidence, unlike)
         self.checkpoint = find_checkpoint(str(checkpoint))
@@ -98,6 +101,7 @@ class Classifier:
         self.classes = class_names(self.net)
         self.certainty = self.net.certainty
         self.min_confidence, self.unlike, self.flip = min_confidence, unlike, flip
+        self.max_pixels = max_pixels
         self.preprocessing = self.net.preprocessing
         self._transform = eval_transform(self.preprocessing, self.net.vit.input_channels)
         self.net.freeze_trunk(self.net.vit.num_layers - 1)
@@ -167,7 +171,7 @@ class Classifier:
 
     def input_of(self, picture: Picture) -> Tensor:
         """What the network sees of a picture (c, h, w). Raises what reading it raises."""
-        return self._transform(_pixels(picture, self.preprocessing.greys))
+        return self._transform(_pixels(picture, self.preprocessing.greys, self.max_pixels))
 
     def _calibrated(self, logits: Tensor) -> Tensor:
         return logits.softmax(1) if self.certainty is None else self.certainty.probabilities(logits)
@@ -178,6 +182,8 @@ class Classifier:
         except Exception as error:  # damaged files make Pillow raise nearly anything
             unknown = isinstance(error, UnidentifiedImageError)
             reason = "not an image" if unknown else str(error).partition("\n")[0]
+            if isinstance(error, TooLarge):
+                reason = f"{error.fact}, more than {self.max_pixels:,}"
             if isinstance(error, OSError) and error.strerror:  # without its number and the path
                 reason = error.strerror
             return Unreadable(reason or type(error).__name__)
@@ -217,10 +223,10 @@ def _check_thresholds(min_confidence: float, unlike: float | None) -> None:
             raise UserError(f"{name} is {value!r}: it takes a number from 0 to 1{off}")
 
 
-def _pixels(picture: Picture, greys: tuple[float, float] | None) -> Tensor:
+def _pixels(picture: Picture, greys: tuple[float, float] | None, most: int) -> Tensor:
     """Pixels (3, h, w), uint8, as training reads them."""
     if isinstance(picture, (str, Path)):
-        return as_tensor(read_image(Path(picture), greys))
+        return as_tensor(read_image(Path(picture), greys, most))
     if isinstance(picture, Image.Image):
         return as_tensor(pixels_of(ImageOps.exif_transpose(picture), greys))
     if isinstance(picture, Tensor):

@@ -25,21 +25,12 @@ from types import ModuleType
 from typing import Any
 
 # This project's own top-level names: they run already, and are not a user's to change meanwhile.
-PROJECT = {"utils", "config", "own_code", "config_file", "model", "images", "metrics", "transforms"}
-PROJECT |= {
-    "dataset",
-    "pretrained",
-    "tokens",
-    "engine",
-    "inspection",
-    "audit",
-    "training",
-    "test",
-    "tools",
-}
-PROJECT |= {"benchmarks", "tests", "config_rules", "overrides", "decoding", "drawing"}
-PROJECT |= {"filenames", "filing", "layout", "certainty", "classifier", "duplicates"}
-PROJECT |= {"config_types", "audit"}
+ROOMS = """
+filenames config_types utils config own_code decoding config_rules overrides drawing duplicates
+filing certainty config_file model metrics transforms images layout dataset pretrained tokens engine
+classifier answers inspection audit training test tools benchmarks tests
+"""
+PROJECT = set(ROOMS.split())
 LIBRARIES = {"torch", "torchvision", "numpy", "PIL"}  # loaded already, and only once a process
 
 

@@ -58,7 +58,12 @@ def _ours() -> None:
 
 
 class TooLarge(ValueError):
-    """A picture with more pixels than are allowed; the message names the key that allows more."""
+    """A picture (width, height) with more pixels than `most`; `fact` says how many, the message
+    also which key allows more."""
+
+    def __init__(self, size: tuple[int, int], most: int) -> None:
+        self.fact = f"{size[0]:,} x {size[1]:,} are {size[0] * size[1]:,} pixels"
+        super().__init__(f"{self.fact}, and train.max_pixels is {most:,}")
 
 
 def _read_by_pillow() -> dict[str, str]:
@@ -143,11 +148,8 @@ def one_by_one(size: tuple[int, int]) -> contextlib.AbstractContextManager:
 
 def check_size(size: tuple[int, int], most: int | None) -> None:
     """Raise TooLarge for a picture (width, height) with more pixels than `most`."""
-    pixels = size[0] * size[1]
-    if most is not None and pixels > most:
-        raise TooLarge(
-            f"{size[0]:,} x {size[1]:,} are {pixels:,} pixels, and train.max_pixels is {most:,}"
-        )
+    if most is not None and size[0] * size[1] > most:
+        raise TooLarge(size, most)
 
 
 def is_heic(content: bytes) -> bool:

@@ -173,7 +173,7 @@ def test_another_scale_is_another_token_cache(finetune: Path, tmp_path: Path) ->
 
 def test_the_report_shows_what_the_network_saw(tmp_path: Path) -> None:
     from inspection.record import read_run
-    from tools.report.pictures import small
+    from inspection.thumbnails import small
 
     root = deep_folder(tmp_path / "p")
     run = tmp_path / "logs" / "r"

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from answers import Row, row_of
 from classifier import Answer, Classifier, Unreadable
 from config import ConfigError
 from filenames import name_of, text_of
@@ -26,7 +27,7 @@ from tests.helpers import COLOURS, REPO, pictures_of, random_weights, small_run
 from tools.predict import __main__ as predict
 from tools.predict import sorting
 from tools.predict.pictures import find_pictures
-from tools.predict.rows import AnswersFile, Row, row_of
+from tools.predict.rows import AnswersFile
 from tools.predict.scoring import foreign, scored
 from tools.predict.sorting import folder_name, sort_into, steps, take_back
 from utils import command_line

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from answers import listed, title
 from tools.export.given import Given, Written
 from tools.export.graph import NEEDS
 from tools.export.onnx_folder import HOW, MODEL, write_model
@@ -24,7 +25,6 @@ RUNTIME = {
     "ort.wasm.bundle.min.mjs": "ort.js",
     "ort-wasm-simd-threaded.wasm": "ort.wasm",
 }
-NAMED = 6  # classes in the title, at most
 SECONDS = 600  # for the package, 33 MB
 
 LOAD = """
@@ -68,19 +68,6 @@ def described(given: Given, model: Path) -> dict[str, Any]:
         "knows_unlike": certainty is not None and certainty.likeness is not None,
         "bytes": model.stat().st_size,
     }
-
-
-def title(classes: list[str]) -> str:
-    """A question with the classes, where they are few."""
-    said = listed(classes, "or")
-    return f"{said[:1].upper()}{said[1:]}?"
-
-
-def listed(classes: list[str], word: str) -> str:
-    """`a, b or c`; of many their number."""
-    if len(classes) > NAMED:
-        return f"which of {len(classes)} classes" if word == "or" else f"{len(classes)} classes"
-    return f" {word} ".join([", ".join(classes[:-1]), classes[-1]]) if classes[1:] else classes[0]
 
 
 def write_runtime(folder: Path, given: Path | None) -> None:

@@ -22,19 +22,19 @@ from typing import Any
 
 from tqdm import tqdm
 
-from classifier import MIN_CONFIDENCE, UNLIKE, Classifier, find_checkpoint
+from answers import USUAL, Row, add_thresholds, row_of, thresholds
+from classifier import UNLIKE, Classifier, find_checkpoint
 from config import ConfigError
 from config_file import load_config
 from engine.run import BEST
 from filenames import text_of
 from tools.predict.pictures import STDIN, UNDO, Asked, find_pictures, home
-from tools.predict.rows import KINDS, AnswersFile, Row, row_of
-from tools.predict.said import NOT_ANSWERS, Table, Tally, counted, thresholds
+from tools.predict.rows import KINDS, AnswersFile
+from tools.predict.said import NOT_ANSWERS, Table, Tally, counted
 from tools.predict.scoring import foreign, learned, scored
 from tools.predict.sorting import HOW, put_there, sort_into, take_back
 from utils import UserError, command_line, progress_bar, sha256_of, shell
 
-USUAL = object()  # the classifier's own threshold, which nobody asked for
 MOST_NAMED = 20  # pictures that can't be read, on the terminal; a file has all
 
 
@@ -232,21 +232,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--out", type=path, metavar="FILE", help="where the answers go: a .csv or .jsonl")
     add("--resume", action="store_true", help="finish the file that --out names")
     add("--top", type=int, default=1, metavar="K", help="the K most probable classes (1)")
-    add(
-        "--min-confidence",
-        type=share,
-        default=MIN_CONFIDENCE,
-        metavar="P",
-        help=f"less probable answers are unsure ({MIN_CONFIDENCE})",
-    )
-    add(
-        "--unlike",
-        type=lambda text: None if text == "off" else share(text),
-        default=USUAL,
-        metavar="P",
-        help="a picture with so many known ones nearer to the training pictures, or more, is "
-        f"unlike; or off ({UNLIKE})",
-    )
+    add_thresholds(parser)
     add("--flip", action="store_true", help="average with the mirror image; twice the time")
     add("--truth", action="store_true", help="PATHs have one sub-folder a class: score the answers")
     add("--sort-into", type=path, metavar="DIR", help="put the pictures into folders of answers")
@@ -280,17 +266,6 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
 
 def path(text: str) -> Path:
     return Path(home(text))
-
-
-def share(text: str) -> float:
-    """A number from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is no number from 0 to 1")
-    return value
 
 
 def program() -> int:

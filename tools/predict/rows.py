@@ -8,52 +8,17 @@ settings it was begun.
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from classifier import Answer, Unreadable
-from filenames import name_of, shown, text_of
+from answers import Row, as_csv, columns, record
+from filenames import name_of
 from utils import UserError, unbroken, write_json
 
 KINDS = (".csv", ".jsonl")
-BETWEEN = " | "  # classes in one cell
-
-
-class Row(NamedTuple):
-    """One picture's answer. `said` is the class, `unsure` or `unlike`, `label` the class that is
-    most probable, `top` the most probable ones; of one that can't be read only `problem` is set."""
-
-    path: str
-    truth: str | None
-    said: str | None = None
-    label: str | None = None
-    probability: float | None = None
-    unlike: float | None = None
-    could_be: tuple[str, ...] = ()
-    top: tuple[tuple[str, float], ...] = ()
-    problem: str | None = None
-
-
-def row_of(path: str, truth: str | None, answer: Answer | Unreadable, top: int) -> Row:
-    """The row of an answer, numbers rounded as in a run's predictions.csv."""
-    if isinstance(answer, Unreadable):
-        reason = "".join(c if c.isprintable() else " " for c in shown(answer.reason))
-        return Row(path, truth, problem=reason)
-    order = sorted(answer.probabilities.items(), key=lambda item: -item[1])
-    return Row(
-        path,
-        truth,
-        answer.said,
-        answer.label,
-        round(answer.probability, 6),
-        None if answer.unlike is None else round(answer.unlike, 6),
-        answer.could_be,
-        tuple((label, round(sure, 6)) for label, sure in order[:top]),
-    )
 
 
 class AnswersFile:
@@ -81,9 +46,9 @@ class AnswersFile:
 
     def rows(self) -> Iterator[Row]:
         """What the file holds: of each row what a summary needs."""
-        for record, _ in self._records():
-            value = {key: cell or None for key, cell in record.items()}
-            path, truth = name_of(record["path"]), value.get("truth")
+        for found, _ in self._records():
+            value = {key: cell or None for key, cell in found.items()}
+            path, truth = name_of(found["path"]), value.get("truth")
             yield Row(path, truth, value["answer"], value["label"], problem=value["problem"])
 
     def write(self, rows: Sequence[Row]) -> None:
@@ -110,35 +75,17 @@ class AnswersFile:
         return self.path.suffix.lower() == ".csv"
 
     def _columns(self) -> list[str]:
-        more = [f"{kind}_{i + 1}" for i in range(1, self.settings["top"]) for kind in LABELLED]
-        truth = ["truth"] if self.settings["truth"] else []
-        known = ["path", *truth, "answer", "label", "probability", "unlike", "could_be"]
-        return [*known, *more, "problem"]
+        return columns(self.settings["top"], self.settings["truth"])
 
     def _header(self) -> bytes:
-        return _as_csv([self._columns()]) if self._is_csv else b""
+        return as_csv([self._columns()]) if self._is_csv else b""
 
     def _written(self, rows: Iterable[Row]) -> bytes:
-        records = [self._record(row) for row in rows]
+        records = [record(row, self.settings["truth"], self._is_csv) for row in rows]
         if self._is_csv:
-            return _as_csv([[record.get(name) for name in self._columns()] for record in records])
-        lines = [json.dumps(record, ensure_ascii=False) for record in records]
+            return as_csv([[one.get(name) for name in self._columns()] for one in records])
+        lines = [json.dumps(one, ensure_ascii=False) for one in records]
         return "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")
-
-    def _record(self, row: Row) -> dict[str, Any]:
-        found: dict[str, Any] = {"path": text_of(row.path)}
-        if self.settings["truth"]:
-            found["truth"] = row.truth
-        found |= {"answer": row.said, "label": row.label, "probability": row.probability}
-        found["unlike"] = row.unlike
-        if self._is_csv:
-            found["could_be"] = BETWEEN.join(row.could_be)
-            for i, values in enumerate(row.top[1:], 2):
-                found |= {f"{k}_{i}": v for k, v in zip(LABELLED, values, strict=True)}
-        else:
-            found["could_be"] = list(row.could_be)
-            found["top"] = [dict(zip(LABELLED, values, strict=True)) for values in row.top]
-        return found | {"problem": row.problem}
 
     # ---------------------------------------------------------------------------- how it is read
 
@@ -193,15 +140,6 @@ class AnswersFile:
                 )
         elif not ours:
             raise UserError(f"{self.path} was not written by this command: name another file")
-
-
-LABELLED = ("label", "probability")
-
-
-def _as_csv(rows: Iterable[Iterable[Any]]) -> bytes:
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows(rows)
-    return text.getvalue().encode("utf-8", "backslashreplace")
 
 
 def _is_answer(line: bytes) -> bool:

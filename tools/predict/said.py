@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from classifier import Classifier
+from answers import Row
 from filenames import text_of
-from tools.predict.rows import Row
 from tools.predict.scoring import Counts
 from utils import some
 
@@ -66,25 +65,6 @@ class Table:
 
     def _cut(self, label: str) -> str:
         return label if len(label) <= self.longest else label[: self.longest - 3] + "..."
-
-
-def thresholds(classifier: Classifier, asked_unlike: bool) -> list[str]:
-    """What the thresholds are, and would have meant for the run's held-out pictures."""
-    certainty = classifier.certainty
-    lines = []
-    if certainty is None:
-        lines.append("these weights were not asked how sure they are: probabilities as they come")
-    if certainty is None or certainty.likeness is None:
-        so = "--unlike has no effect" if asked_unlike else "no picture is said to be unlike them"
-        lines.append(f"these weights don't know what their training pictures were like: {so}")
-    if certainty is not None and len(certainty.held_out):
-        far = None if certainty.likeness is None else classifier.unlike
-        meant = certainty.meant(classifier.min_confidence, far)
-        limits = f"unsure below {classifier.min_confidence:g}"
-        if certainty.likeness is not None:
-            limits += ", unlike never said" if far is None else f", unlike from {far:g}"
-        lines.append(f"{limits}: {meant}")
-    return lines
 
 
 def counted(tally: Tally) -> str:

@@ -1,40 +1,30 @@
-"""Whether such a picture was seen before: the same resized, compressed anew, or mirrored."""
+"""Whether such a picture is in the set: the core's near-duplicates, by post."""
 
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image
 
-SIDE = 32
-# The cosine from which two are near. Of 1,250 fan-art faces the ten pairs above it are one drawing
-# each, with another mouth or colour; 750 drawn pilots, 398 photos have none (.87, .82 at most).
-ALIKE = 0.90
+from duplicates import NEAR, Known, descriptor
 
 
 class Seen:
     """The pictures of a set by their posts, asked whether one is near a new one."""
 
     def __init__(self) -> None:
-        self.looks: dict[int, np.ndarray] = {}
+        self.known = Known()
+        self.posts: list[int | None] = []  # None: forgotten
 
     def add(self, post: int, pixels: np.ndarray) -> None:
-        self.looks[post] = look(pixels)
+        self.known.add(descriptor(pixels))
+        self.posts.append(post)
 
     def forget(self, post: int) -> None:
-        self.looks.pop(post, None)
+        self.posts[self.posts.index(post)] = None
 
     def like(self, pixels: np.ndarray) -> list[int]:
         """The posts whose picture is near one (h, w, 3), uint8; the nearest first."""
-        if not self.looks:
+        if not self.posts:
             return []
-        posts, looks = list(self.looks), np.stack(list(self.looks.values()))
-        near = np.maximum(looks @ look(pixels), looks @ look(pixels[:, ::-1]))
-        return [posts[i] for i in np.argsort(-near, kind="stable") if near[i] >= ALIKE]
-
-
-def look(pixels: np.ndarray) -> np.ndarray:
-    """A picture (h, w, 3) as a small grey one without its mean, of norm 1: (SIDE * SIDE,)."""
-    grey = Image.fromarray(pixels).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
-    values = np.asarray(grey, np.float32).ravel()
-    values -= values.mean()
-    return values / max(float(np.linalg.norm(values)), 1e-6)
+        near = self.known.likeness(descriptor(pixels))
+        order = np.argsort(-near, kind="stable")
+        return [post for i in order if near[i] >= NEAR and (post := self.posts[i]) is not None]

@@ -78,18 +78,6 @@ def test_nothing_names_another_host() -> None:
         assert "http://" not in text and "https://" not in text, file.name
 
 
-@pytest.mark.parametrize(
-    ("classes", "title"),
-    [
-        (["ant", "bee"], "Ant or bee?"),
-        (["one"], "One?"),
-        ([str(i) for i in range(9)], "Which of 9 classes?"),
-    ],
-)
-def test_the_title(classes: list[str], title: str) -> None:
-    assert web.title(classes) == title
-
-
 def test_a_runtime_that_is_not_there_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
