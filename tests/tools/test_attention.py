@@ -107,7 +107,7 @@ def test_a_panel_does_not_distort(trained: Path, monkeypatch: pytest.MonkeyPatch
         (["nowhere.jpg", "--checkpoint", "tiny"], "nowhere.jpg: no such file or folder"),
         (["weights", "--checkpoint", "tiny"], "weights holds no images"),
         (["notes.txt", "--checkpoint", "tiny"], "none of 1 images can be read"),
-        (["images", "--checkpoint", "tny"], "tny: no such checkpoint; did you mean tiny?"),
+        (["images", "--checkpoint", "tny"], "tny: no such weights; did you mean weights/tiny"),
         (["images", "--checkpoint", "notes.txt"], "notes.txt is not a weights file"),
         (["images", "--checkpoint", "headless.safetensors"], "has no head"),
         (["images", "--checkpoint", "tiny", "--class", "gren"], "did you mean green?"),

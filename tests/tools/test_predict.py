@@ -133,7 +133,7 @@ def test_a_list_on_standard_input(
         (["nowhere/rad.png"], "there is no folder"),
         (["pictures/*.jpg"], "pictures/*.jpg: nothing has such a name"),
         (["empty"], "empty holds no pictures; nothing to answer"),
-        (["pictures", "--checkpoint", "tny"], "did you mean tiny?"),
+        (["pictures", "--checkpoint", "tny"], "did you mean weights/tiny"),
         (["pictures", "--checkpoint", "pictures/red.png"], "is not a weights file"),
         (["text.jpg"], "none of 1 pictures can be read"),
         (["text.jpg", "--out", "a.csv"], "none of 1 pictures can be read; a.csv says why"),
@@ -174,7 +174,7 @@ def test_what_does_not_go_together(given: list[str], sentence: str, capsys: Capt
 def test_the_checkpoint_that_the_config_names(here: Path, capsys: Capture) -> None:
     (here / "config.yaml").write_text("inference: {checkpoint: nothing-like-it}\n")
     assert run("pictures") == 2
-    assert "nothing-like-it: no such checkpoint" in capsys.readouterr().err
+    assert "nothing-like-it: no such weights" in capsys.readouterr().err
     (here / "config.yaml").write_text("inference: {checkpoint: weights/tiny}\n")
     assert run("pictures") == 0
     assert run("pictures", "--checkpoint", "last") == 0

@@ -12,12 +12,12 @@ from typing import Any
 from classifier import Classifier, class_names
 from config import Config, ConfigError
 from config_file import load_config
+from pretrained.manifest import MANIFEST
 from tools.export.given import Given, Written
 from tools.export.ordinary import scores, summary_of, temperature_of
 from tools.export.proof import Picture, Proof
 from utils import git_commit, sha256_of, shell, versions, write_json, write_text
 
-MANIFEST = "manifest.json"
 # Of this machine alone, and no part of how to train it again.
 PLACES = ("run_name", "log_path", "save_path", "data", "from_checkpoint", "split")
 
@@ -34,6 +34,7 @@ def write_manifest(
         "format": target,
         "labels": list(class_names(classifier.net)),
         "preprocessing": classifier.preprocessing.model_dump(),
+        "architecture": classifier.net.vit.model_dump(),
         "input": ["batch", classifier.net.vit.input_channels, *[classifier.net.vit.dim] * 2],
         "temperature": temperature_of(classifier),
         "set_level": None if certainty is None else float(certainty.set_level),

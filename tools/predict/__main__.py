@@ -14,7 +14,6 @@ picture that is as far from the training pictures as --unlike it is `unlike`.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -293,14 +292,5 @@ def share(text: str) -> float:
     return value
 
 
-def program() -> int:
-    """`main`; a reader of the table that has seen enough, such as `head`, ends it quietly."""
-    try:
-        return command_line(main, ConfigError)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(program())
+    raise SystemExit(command_line(main, ConfigError))

@@ -140,7 +140,7 @@ def test_stopped_it_leaves_nothing(
     [
         (["class", "--to", "npz", "--out", "images"], "images is there already"),
         (["class", "--to", "npz", "--out", "class.yaml"], "class.yaml is there already"),
-        (["clas", "--to", "npz", "--out", "new"], "did you mean class?"),
+        (["clas", "--to", "npz", "--out", "new"], "did you mean weights/class"),
         (["from.safetensors", "--to", "npz", "--out", "new"], "has no head"),
         (["class.yaml", "--to", "npz", "--out", "new"], "class.yaml"),
         (["class", "--to", "npz", "--out", "new", "--push", "me/it"], "--push takes hf or timm"),
