@@ -145,6 +145,7 @@ def test_show_and_predict_find_an_export(
     monkeypatch.chdir(tmp_path)
     exported(odd(tmp_path), target, tmp_path / "an export")
     some = pictures(tmp_path)
+    capsys.readouterr()
     for wanted in ("an export", str(find_checkpoint("an export"))):
         assert show.main([wanted, "--json"]) == 0
         (facts,) = json.loads(capsys.readouterr().out)
@@ -203,15 +204,15 @@ def test_a_program_is_shown_by_its_manifest(
 
 
 def test_of_several_files_the_one_that_is_taken_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("utils.log.propagate", True)
+    said: list[str] = []
+    monkeypatch.setattr("pretrained.files.log.warning", lambda text, *of: said.append(text % of))
     random_weights(tmp_path / "weights/one.safetensors")
-    assert find_checkpoint("weights") == Path("weights/one.safetensors")
-    assert not caplog.messages
+    assert find_checkpoint("weights") == Path("weights/one.safetensors") and not said
     random_weights(tmp_path / "weights/run/best.safetensors")
     assert find_checkpoint("weights") == Path("weights/one.safetensors")
-    assert caplog.messages == ["weights holds several: one.safetensors is taken, not run/"]
+    assert said == ["weights holds several: one.safetensors is taken, not run/"]
     assert find_checkpoint("run") == Path("weights/run/best.safetensors")
-    assert len(caplog.messages) == 1, "a run's own is no choice"
+    assert len(said) == 1, "a run's own is no choice"
