@@ -141,7 +141,8 @@ def said(proof: Proof) -> str:
 
 def row(picture: Picture) -> str:
     difference = picture.reason or f"{picture.difference:.1e}"
-    return f"  {picture.name:32} {difference}{'' if picture.same else '  another answer'}"
+    answer = "" if picture.same else "  another answer"
+    return f"  {picture.name:32} {difference}  {picture.why}{answer}"
 
 
 def megabytes(folder: Path) -> str:

@@ -13,11 +13,14 @@ from classifier import Classifier, class_names
 from config import Config, ConfigError
 from config_file import load_config
 from pretrained.manifest import MANIFEST
+from tools.export.causes import CLIPPED
 from tools.export.given import Given, Written
 from tools.export.ordinary import scores, summary_of, temperature_of
 from tools.export.proof import Picture, Proof
+from tools.export.reading import deep_lines
 from utils import git_commit, sha256_of, shell, versions, write_json, write_text
 
+DEEP_NAME = "-grey16."  # of golden pictures
 # Of this machine alone, and no part of how to train it again.
 PLACES = ("run_name", "log_path", "save_path", "data", "from_checkpoint", "split")
 
@@ -124,6 +127,7 @@ def write_card(
         _results(given, written),
         _limits(classifier, target),
         _proof(proof),
+        _deep(classifier, proof),
         _training(given),
     ]
     write_text(folder / "README.md", "\n\n".join(part for part in parts if part) + "\n")
@@ -209,7 +213,9 @@ def _proof(proof: Proof) -> str:
         f"{proof.inputs:.1e} in a probability on the same inputs. From the files, with the "
         "library's own reading and resizing:\n",
         table(
-            proof, "| picture | largest difference | same answer |\n| --- | --- | --- |", markdown
+            proof,
+            "| picture | largest difference | same answer | why |\n| --- | --- | --- | --- |",
+            markdown,
         ),
     ]
     return "\n".join(lines)
@@ -225,7 +231,26 @@ def table(proof: Proof, head: str, row: Any) -> str:
 
 def markdown(picture: Picture) -> str:
     difference = picture.reason or f"{picture.difference:.1e}"
-    return f"| {picture.name} | {difference} | {'yes' if picture.same else 'no'} |"
+    return f"| {picture.name} | {difference} | {'yes' if picture.same else 'no'} | {picture.why} |"
+
+
+def _deep(classifier: Classifier, proof: Proof) -> str:
+    """What becomes of greys of more than 8 bits, and what to do with them before."""
+    (picture,) = (p for p in proof.pictures if DEEP_NAME in p.name)
+    found = "golden/check.py reads them as the network was shown such"
+    if picture.why == CLIPPED:
+        size = picture.reason or f"by {picture.difference:.1e}"
+        answer = "the same answer" if picture.same else "another answer"
+        found = (
+            "this library's own reading does just that: of the golden picture "
+            f"{picture.name} a probability differs {size} ({answer})"
+        )
+    return (
+        "## Greys of more than 8 bits\n\n"
+        'Pillow\'s `convert("RGB")` makes every value above 255 white, and '
+        f"{found}. Make 8 bits of them first:\n\n"
+        f"```python\n{deep_lines(classifier.preprocessing.greys)}\n```"
+    )
 
 
 def _training(given: Given) -> str:

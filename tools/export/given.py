@@ -34,7 +34,8 @@ class Written:
     with `HERE`, the export's folder, as a pathlib.Path. `load` are the lines of the model card that
     load it and answer for one picture. `tolerance` is the largest difference of a probability from
     the classifier's that is taken for the same, for the same inputs. `notes` are lines for the
-    terminal and the model card.
+    terminal and the model card. `otherwise` is what the library does otherwise with picture files
+    (`causes`).
     """
 
     library: str
@@ -42,3 +43,4 @@ class Written:
     tolerance: float = 1e-5
     notes: tuple[str, ...] = ()
     load: str = ""
+    otherwise: tuple[str, ...] = ()

@@ -12,6 +12,7 @@ from PIL import Image
 from classifier import Classifier
 from config import ConfigError
 from config_file import load_config
+from decoding.greys import Greys
 from filenames import name_of
 from images import read_image
 from tools.export.given import Given
@@ -19,6 +20,7 @@ from utils import read_csv
 
 PICTURES = 32
 LONGER = 256  # pixels of the longer side, at most: they travel along
+DEEPEST = 65_535  # the brightest of 16 bits
 HELD_OUT = ("test", "val")
 ORIENTATION, TURNED = 0x112, 6  # EXIF's: shown turned by 90 degrees, clockwise
 
@@ -36,8 +38,9 @@ def golden_pictures(given: Given) -> list[tuple[str, bytes]]:
     found = [
         (f"{i:02}-{_short(label)}.jpg", _jpeg(picture)) for i, (label, picture) in enumerate(plain)
     ]
+    greys = given.classifier.preprocessing.greys
     for i, name in enumerate([*variants, "tiny"]):
-        extension, content = _variant(name, plain[i * len(plain) // len(_VARIANTS)][1])
+        extension, content = _variant(name, plain[i * len(plain) // len(_VARIANTS)][1], greys)
         found.append((f"{needed + i:02}-{name}.{extension}", content))
     return found
 
@@ -112,10 +115,10 @@ def _encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
     return file.getvalue()
 
 
-_VARIANTS = ("exif", "cmyk", "grey", "alpha", "palette", "wide", "tall", "tiny")
+_VARIANTS = ("exif", "cmyk", "grey", "grey16", "alpha", "palette", "wide", "tall", "tiny")
 
 
-def _variant(name: str, picture: Image.Image) -> tuple[str, bytes]:
+def _variant(name: str, picture: Image.Image, greys: Greys | None) -> tuple[str, bytes]:
     """A picture in a kind of file that readers disagree about: its extension and content."""
     w, h = picture.size
     if name == "exif":
@@ -126,6 +129,10 @@ def _variant(name: str, picture: Image.Image) -> tuple[str, bytes]:
         return "jpg", _jpeg(picture.convert("CMYK"))
     if name == "grey":
         return "jpg", _jpeg(picture.convert("L"))
+    if name == "grey16":
+        black, white = np.clip(greys or (0, DEEPEST), 0, DEEPEST)
+        values = black + np.asarray(picture.convert("L")) / 255 * (white - black)
+        return "png", _encoded(Image.fromarray(values.round().astype(np.uint16)), "PNG")
     if name == "alpha":
         ramp = np.linspace(0, 255, w).astype(np.uint8)
         picture.putalpha(Image.fromarray(np.tile(ramp, (h, 1))))

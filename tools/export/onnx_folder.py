@@ -7,6 +7,7 @@ from pathlib import Path
 from tools.export.given import Given, Written
 from tools.export.graph import NEEDS, answering_model, joined
 from tools.export.quantised import PRECISIONS, cost, with_bytes, with_halves
+from tools.export.reading import DEEP
 from utils import UserError, replacing
 
 ORDINARY = False  # it takes a network with any head
@@ -17,7 +18,7 @@ MOST_LOSS = 0.01
 # bounded, so accuracy decides about them, and this finds what is broken.
 TOLERANCES = {"fp32": 1e-5, "fp16": 5e-3, "int8": 0.2}
 
-HOW = '''
+_HOW = '''
 import onnxruntime
 from PIL import Image, ImageOps
 
@@ -27,7 +28,7 @@ SESSION = onnxruntime.InferenceSession(
     str(HERE / "model.onnx"), OPTIONS, providers=["CPUExecutionProvider"]
 )
 PREPROCESSING = json.loads(SESSION.get_modelmeta().custom_metadata_map["preprocessing"])
-
+{deep}
 
 def of_pictures(pictures):
     """Probabilities of pixels (h, w, 3), uint8: each picture has its own size."""
@@ -55,13 +56,15 @@ def of_pixels(inputs):
 def of_files(paths):
     pictures = []
     for path in paths:
-        picture = ImageOps.exif_transpose(Image.open(path))
+        picture = eight_bits(ImageOps.exif_transpose(Image.open(path)))
         if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
             picture = picture.convert("RGBA")
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
         pictures.append(np.asarray(picture.convert("RGB")))
     return of_pictures(pictures)
 '''
+
+HOW = _HOW.replace("{deep}", DEEP.rstrip())
 
 LOAD = """
 import json

@@ -25,7 +25,7 @@ from tools.export.given import Given
 from tools.export.golden import golden_pictures
 from tools.export.ordinary import temperature_of, with_class_head
 from tools.export.proof import Picture, Proof
-from tools.export.reading import pillow_reader
+from tools.export.reading import deep_lines, pillow_reader
 from utils import UserError, command_line
 
 export = importlib.import_module("tools.export.__main__")
@@ -169,26 +169,27 @@ def test_the_golden_pictures(home: Path) -> None:
         golden_pictures(given_of(home / "weights/class/best.safetensors", home / "logs/class"))
     )
     assert len(found) == 32
-    # 12 a class, a fifth of them test and another val: fewer than 24, and noise fills them up.
-    plain = [name.split("-")[1].split(".")[0] for name in list(found)[:24]]
+    # 12 a class, a fifth of them test and another val: fewer than 23, and noise fills them up.
+    plain = [name.split("-")[1].split(".")[0] for name in list(found)[:23]]
     assert set(plain) == {*COLOURS, "noise"} and plain.count("red") >= 3
     pictures = {name: Image.open(io.BytesIO(content)) for name, content in found.items()}
     of = {name.split("-")[1].split(".")[0]: p for name, p in pictures.items()}
     assert of["exif"].getexif()[0x112] == 6
     assert of["cmyk"].mode == "CMYK" and of["grey"].mode == "L"
+    assert of["grey16"].mode == "I;16" and np.asarray(of["grey16"]).max() > 30_000
     assert of["alpha"].mode == "RGBA" and of["palette"].mode == "P"
     assert of["wide"].width == 16 * of["wide"].height and of["tiny"].size == (5, 3)
 
 
 def test_weights_without_a_run_have_noise_alone(home: Path) -> None:
     names = [n for n, _ in golden_pictures(given_of(home / "weights/class/best.safetensors"))]
-    assert len(names) == 32 and all("noise" in name for name in names[:24])
+    assert len(names) == 32 and all("noise" in name for name in names[:23])
 
 
 def test_none_of_ones_own_pictures_travels_where_it_must_not(home: Path) -> None:
     given = given_of(home / "weights/class/best.safetensors", home / "logs/class")
     given.options.no_pictures = True
-    assert all("noise" in name for name, _ in golden_pictures(given)[:24])
+    assert all("noise" in name for name, _ in golden_pictures(given)[:23])
 
 
 @pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
@@ -266,6 +267,60 @@ def test_transformers_fits_pictures_as_we_do(fit: Any, tmp_path: Path) -> None:
     wanted = eval_transform(how)(torch.from_numpy(np.array(given)).permute(2, 0, 1))
     close = 0.05 if fit == "pad" else 1e-5  # it pads first, and its edges are mixed
     assert (found["pixel_values"][0] - wanted).abs().mean() < close
+
+
+@pytest.mark.slow
+def test_where_transformers_crops_one_pixel_off(tmp_path: Path) -> None:
+    """Exactly where the middle lies between two pixels of which the even one is the second."""
+    from transformers import AutoImageProcessor
+
+    from tools.export.causes import between
+    from tools.export.hf import processor
+    from transforms import eval_transform
+
+    how = Preprocessing(image_size=32, crop=0.9, mean=(0.4, 0.5, 0.6))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor(how)))
+    theirs = AutoImageProcessor.from_pretrained(tmp_path)
+    apart = []
+    for width in range(36, 48):
+        given = picture("red", 1, (width, 36))  # the shorter side as it is resized to
+        found = theirs(given, return_tensors="pt")["pixel_values"][0]
+        wanted = eval_transform(how)(torch.from_numpy(np.array(given)).permute(2, 0, 1))
+        assert ((found - wanted).abs().max().item() > 1e-4) == between((width, 36), how), width
+        apart += [width] if between((width, 36), how) else []
+    assert apart == [39, 43, 47]
+
+
+def test_the_lines_for_greys_of_16_bits_show_what_training_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from images import read_image
+
+    monkeypatch.chdir(tmp_path)
+    ramp = np.linspace(100, 65_000, 40 * 30).reshape(30, 40).astype(np.uint16)
+    Image.fromarray(ramp).save("deep.png")
+    for greys in (None, (0.0, 4095.0), (-1024.0, 30_000.0)):
+        exec(deep_lines(greys), {})
+        wanted = read_image(Path("deep.png"), greys)
+        assert np.array_equal(np.asarray(Image.open("picture.png").convert("RGB")), wanted)
+
+
+@pytest.mark.parametrize("greys", [None, (0.0, 4095.0)])
+@pytest.mark.parametrize("most", [3, 200, 4095, 9000, 65_535])
+def test_the_golden_reader_takes_16_bits_as_training_does(
+    greys: Any, most: int, tmp_path: Path
+) -> None:
+    path = random_weights(tmp_path / "w.safetensors", num_classes=3)
+    classifier = Classifier(path, device="cpu")
+    classifier.preprocessing = classifier.preprocessing.model_copy(update={"greys": greys})
+    values = np.random.default_rng(0).integers(0, most + 1, (32, 32)).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    space: dict[str, Any] = {}
+    exec(pillow_reader(classifier), space)
+    found = space["eight_bits"](Image.open(tmp_path / "a.png"))
+    from images import read_image
+
+    assert np.array_equal(np.asarray(found), read_image(tmp_path / "a.png", greys)[..., 0])
 
 
 # ------------------------------------------------------------------------- a head over layers
