@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 import time
 from dataclasses import asdict
 from importlib import metadata
@@ -21,8 +23,9 @@ from tools.export.reading import deep_lines
 from utils import git_commit, sha256_of, shell, versions, write_json, write_text
 
 DEEP_NAME = "-grey16."  # of golden pictures
-# Of this machine alone, and no part of how to train it again.
-PLACES = ("run_name", "log_path", "save_path", "data", "from_checkpoint", "split")
+# Where a run writes, and what it went on with: no part of how to train it again.
+PLACES = ("run_name", "log_path", "save_path", "data", "from_checkpoint")
+OF_THE_VIT = ("dim", "dropout", "attention_dropout")  # the rest is the weights'
 
 
 def write_manifest(
@@ -78,24 +81,27 @@ def run_name(given: Given) -> str:
 
 
 def training_command(run: Path | None) -> str | None:
-    """What trains such a network again: the settings that are not the defaults."""
+    """What trains such a network again, in a shell: the settings that are not the defaults."""
     config = _config(run)
     if config is None:
         return None
-    usual = Config().model_dump()["train"]
-    words = ["python", "training.py", f"vit.dim={config.vit.dim}"]
-    for key, value in config.model_dump()["train"].items():
-        if value == usual[key] or key in PLACES:
-            continue
-        if key in ("base_dir", "checkpoint") and value:
-            value = Path(value).name
-        words.append(f"train.{key}={as_word(value)}")
-    return shell(*words)
+    values, usual = config.model_dump(), Config().model_dump()
+    vit = values["vit"].keys() - {"num_classes"} if config.train.mode == "scratch" else OF_THE_VIT
+    words = [f"vit.{k}={as_word(v)}" for k, v in values["vit"].items() if k in vit]
+    usual_words = {f"vit.{key}={as_word(value)}" for key, value in usual["vit"].items()}
+    words = [w for w in words if w not in usual_words or w.startswith("vit.dim=")]
+    for key, value in values["train"].items():
+        if value != usual["train"][key] and key not in PLACES:
+            words.append(f"train.{key}={as_word(value)}")
+    return shell("python", "training.py", *words)
 
 
 def as_word(value: Any) -> str:
+    """A setting as an override has it."""
     if isinstance(value, (list, tuple)):
-        return "[" + ",".join(map(str, value)) + "]"
+        plain = (isinstance(v, str) and not re.fullmatch(r"[\w.-]+", v) for v in value)
+        items = (json.dumps(v) if odd else str(v) for v, odd in zip(value, plain, strict=True))
+        return "[" + ",".join(items) + "]"
     if isinstance(value, bool) or value is None:  # which 1 and 0 equal
         return {None: "null", True: "true", False: "false"}[value]
     return str(value)
@@ -124,7 +130,7 @@ def write_card(
         f"## Use\n\n`pip install {packages}`, then, {_place(load, target)},\n\n"
         f"```python\n{load}\n```",
         _data(origin.run, given),
-        _results(given, written),
+        results(given, written),
         _limits(classifier, target),
         _proof(proof),
         _deep(classifier, proof),
@@ -167,21 +173,27 @@ def _data(run: Path | None, given: Given) -> str:
     return f"## Data\n\nThe pictures of the folder `{pictures}`{of}.{begun}"
 
 
-def _results(given: Given, written: Written) -> str:
+def results(given: Given, written: Written) -> str:
     summary = summary_of(given.run)
     lines = [f"- accuracy {line}" for line in scores(summary)]
     lines = lines or ["- not known: the run's summary.json was not there"]
+    whose = ""
+    if given.alone is not None:
+        own = [f"- accuracy of what is exported, the class head alone: {given.alone}"]
+        both = (f"- of the run, whose two heads answer together: {line[2:]}" for line in lines)
+        lines, whose = [*own, *both], "of both heads together: "
     certainty = summary.get("certainty") or {}
     error = certainty.get("val_calibration_error_calibrated")
     if error is not None:
-        lines.append(f"- calibration error {error:.3f} (val part, each by others' temperature)")
+        by = "val part, each by others' temperature"
+        lines.append(f"- {whose}calibration error {error:.3f} ({by})")
     if again := summary.get("refit"):
         lines.append(
             f"- what is exported was trained once more on all {again['images']} pictures that are "
             "not test; these numbers were measured before"
         )
     if sentence := summary.get("verdict_sentence"):
-        lines.append(f"- {sentence}")
+        lines.append(f"- {whose}{sentence}")
     return "\n".join(["## Results\n", *lines, *(f"- {note}" for note in written.notes)])
 
 

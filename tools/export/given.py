@@ -12,11 +12,12 @@ from classifier import Classifier
 @dataclass(frozen=True)
 class Given:
     """The classifier that is exported (on the CPU), its run's folder of logs, where that is still
-    there, and the command line."""
+    there, the command line, and where it is one of the run's two heads, that one's own accuracy."""
 
     classifier: Classifier
     run: Path | None
     options: argparse.Namespace
+    alone: str | None = None
 
 
 @dataclass(frozen=True)

@@ -112,8 +112,11 @@ def _affordable(given: Given, model: Path) -> str:
     most = MOST_LOSS if most is None else most
     if found.loss > most + 1e-9:
         model.unlink()
+        what = f"loses {found.loss:.4f} of accuracy"
+        if found.learned:
+            what = f"answers {found.loss:.4f} of the pictures otherwise"
         raise UserError(
-            f"int8 loses {found.loss:.4f} of accuracy, more than --most-loss {most:g}: {found}; "
-            "take --precision fp16, or allow more"
+            f"int8 {what}, more than --most-loss {most:g}: {found}; take --precision fp16, or "
+            "allow more"
         )
     return f"int8: {found}"

@@ -7,7 +7,9 @@ import hashlib
 import importlib
 import io
 import json
+import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,12 @@ import torch
 from PIL import Image
 
 from classifier import Classifier
-from config import ConfigError, Preprocessing
+from config import Config, ConfigError, Preprocessing
+from config_file import dump_config, load_config
 from tests.helpers import COLOURS, picture, pictures_of, random_weights, small_run
 from tools.export import npz, pt2, timm_folder
-from tools.export.card import as_word
-from tools.export.given import Given
+from tools.export.card import as_word, results, training_command
+from tools.export.given import Given, Written
 from tools.export.golden import golden_pictures
 from tools.export.ordinary import temperature_of, with_class_head
 from tools.export.proof import Picture, Proof
@@ -64,6 +67,7 @@ def test_an_export_and_its_proof(
     here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "an export"
+    (here / "empty.yaml").touch()
     assert run("class", "--to", "npz", "--out", out) == 0
     said = capsys.readouterr().out
     assert "proof: 32 golden pictures in a fresh process" in said
@@ -80,7 +84,12 @@ def test_an_export_and_its_proof(
     card = (out / "README.md").read_text()
     summary = json.loads((here / "logs/class/summary.json").read_text())
     assert f"accuracy {summary['test_accuracy']:.3f}" in card
-    assert "blue, green, red" in card and "train.head=class" in card and str(here) not in card
+    assert "blue, green, red" in card and "train.head=class" in card
+    (words,) = (shlex.split(x) for x in card.splitlines() if x.startswith("python training.py "))
+    again, _ = load_config(here / "empty.yaml", words[2:])
+    config, _ = load_config(here / "logs/class/config.yaml")
+    places = dict.fromkeys(("run_name", "log_path", "save_path", "data"))
+    assert again.train.model_copy(update=places) == config.train.model_copy(update=places)
 
 
 def test_expected_answers_are_the_classifiers(here: Path, tmp_path: Path) -> None:
@@ -388,12 +397,55 @@ def test_of_two_heads_the_one_on_the_class_token_answers(
     shutil.copytree(home / "logs/class", tmp_path / "logs/two")
     given = Given(Classifier("two", device="cpu"), tmp_path / "logs/two", argparse.Namespace())
     found, (note,) = with_class_head(given, tmp_path)
-    assert "the class head alone 0." in note or "the class head alone 1." in note
+    by_val = json.loads((tmp_path / "logs/two/summary.json").read_text())["val_accuracy"]
+    assert found.alone is not None and f"the class head alone {found.alone}; both" in note
+    assert f"{by_val:.3f}" not in found.alone or "test part" in found.alone
     assert temperature_of(found.classifier) == pytest.approx(0.4)
     images = torch.randn(2, 3, net.vit.dim, net.vit.dim)
     with torch.no_grad():
         wanted = (2.5 * alone(images)).softmax(1)
     assert torch.allclose(found.classifier.probabilities(images)[0], wanted, atol=1e-4)
+
+
+def test_the_card_leads_with_the_head_that_is_exported(home: Path) -> None:
+    path = home / "weights/class/best.safetensors"
+    given = replace(given_of(path, home / "logs/class"), alone="0.123 of 4 pictures, test part")
+    lines = results(given, Written("numpy", "")).splitlines()
+    assert lines[2] == (
+        "- accuracy of what is exported, the class head alone: 0.123 of 4 pictures, test part"
+    )
+    rest = lines[3:]
+    assert rest and all(
+        "of the run, whose two heads answer together" in line or "of both heads" in line
+        for line in rest
+        if "accuracy" in line or "error" in line
+    )
+
+
+@pytest.mark.parametrize("mode", ["scratch", "finetune"])
+def test_a_training_command_is_the_same_training(mode: str, tmp_path: Path) -> None:
+    """With names that a shell, YAML and a list would take otherwise."""
+    odd = tmp_path / "it's a folder; $5"
+    (odd / "pictures").mkdir(parents=True)
+    train = {
+        "mode": mode,
+        "base_dir": str(odd / "pictures"),
+        "checkpoint": "weights/my net.npz" if mode == "finetune" else None,
+        "classes": ["a, b", "no", "c: 'd'", "1e3", "null", "é ü"],
+        "lr": 1e-4,
+        "views": 3,
+        "report": False,
+    }
+    vit = {"dim": 96, "patch_dim": 8, "hidden_dim": 48, "num_heads": 4, "dropout": 0.1}
+    config = Config.model_validate(
+        {"train": train, "vit": vit if mode == "scratch" else {"dim": 96, "dropout": 0.1}}
+    )
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    command = training_command(tmp_path)
+    assert command is not None
+    (tmp_path / "empty.yaml").touch()
+    again, _ = load_config(tmp_path / "empty.yaml", shlex.split(command)[2:])
+    assert again.train == config.train and again.vit.model_dump() == config.vit.model_dump()
 
 
 @pytest.mark.parametrize(
