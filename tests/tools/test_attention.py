@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -136,5 +138,20 @@ def test_last_without_a_run(
 
 
 def test_so_many_of_a_folder_are_spread_over_it(trained: Path) -> None:
-    found = attention.find_images([trained / "images"], 3)
+    found = attention.find_images([str(trained / "images")], 3)
     assert [place.parts[0] for _, place in found] == list(COLOURS)
+
+
+def test_paths_are_those_that_predict_takes(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patterns, `~`, a list; a picture that is named twice is one."""
+    monkeypatch.chdir(trained)
+    monkeypatch.setenv("HOME", str(trained))
+    stdin = SimpleNamespace(buffer=io.BytesIO(b"images/red/1.png\n"), isatty=lambda: False)
+    monkeypatch.setattr("sys.stdin", stdin)
+    given = ["-", "images/red/1.[pj]*", "~/images/blue/1.png", "images/../images/red/1.jpg"]
+    found = attention.find_images(given, None)
+    assert [(str(path), str(place)) for path, place in found] == [
+        ("images/red/1.png", "1.png"),
+        ("images/red/1.jpg", "1.jpg"),
+        (str(trained / "images/blue/1.png"), "1.png"),
+    ]

@@ -26,7 +26,8 @@ from config import ConfigError
 from config_file import load_config
 from engine.run import BEST
 from filenames import text_of
-from tools.predict.pictures import STDIN, UNDO, Asked, find_pictures, home
+from layout.paths import STDIN, home
+from tools.predict.pictures import UNDO, Asked, find_pictures
 from tools.predict.rows import KINDS, AnswersFile, Row, row_of
 from tools.predict.said import NOT_ANSWERS, Table, Tally, counted, thresholds
 from tools.predict.scoring import foreign, learned, scored
@@ -97,6 +98,8 @@ def answer_all(
             tally.add(row)
             done.append(row.path)
         asked.leave_out(done)
+        if file.finished and not asked.truth:
+            note(f"{file.path} is finished: its answers are counted again, none is asked for anew")
         if file.finished and asked.truth:
             raise UserError(
                 f"{file.path} is finished, and lacks {len(asked.truth)} of these pictures: answer "
@@ -154,6 +157,8 @@ def open_file(
 ) -> AnswersFile | None:
     if args.out is None:
         return None
+    if not args.out.parent.exists():
+        note(f"the folder {args.out.parent} is made")
     settings: dict[str, Any] = {"checkpoint": str(checkpoint), "sha256": sha256_of(checkpoint)}
     settings |= {"top": args.top}
     settings |= {"min_confidence": classifier.min_confidence, "unlike": classifier.unlike}

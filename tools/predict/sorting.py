@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from filenames import name_of, shown, text_of
-from tools.predict.pictures import UNDO, full
+from layout.paths import full
+from tools.predict.pictures import UNDO
 from utils import UserError, progress_bar, replacing, unbroken, write_csv
 
 COLUMNS = ("how", "from", "to")
