@@ -65,6 +65,7 @@ def described(given: Given, model: Path) -> dict[str, Any]:
         "classes": list(classifier.classes),
         "min_confidence": classifier.min_confidence,
         "unlike": classifier.unlike,
+        "set_level": 1.0 if certainty is None else float(certainty.set_level),
         "knows_unlike": certainty is not None and certainty.likeness is not None,
         "bytes": model.stat().st_size,
     }
