@@ -95,13 +95,13 @@ def _read_one(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _by_content(path: Path, start: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The file by what it begins with."""
+    if kind := program_kind(path):
+        raise UserError(_a_program(path, kind))
     if start[:2] == b"PK":
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
         if any(name.endswith(".npy") for name in names):
             return _read_npz(path), {}
-        if kind := program_kind(path):
-            raise UserError(_a_program(path, kind))
         return _read_torch(path)
     if start[8:9] == b"{":
         with safe_open(path, "pt") as file:
@@ -111,8 +111,6 @@ def _by_content(path: Path, start: bytes) -> tuple[dict[str, Tensor], dict[str, 
             return arrays, own_metadata(file.metadata() or {}, str(path))
     if start[:1] == b"\x80":
         return _read_torch(path)
-    if kind := program_kind(path):
-        raise UserError(_a_program(path, kind))
     what = "is empty" if not start else f"begins with {start!r}"
     if kind := picture_kind(path):
         what = f"is a picture ({kind})"

@@ -23,6 +23,7 @@ from tools.export.reading import deep_lines
 from utils import git_commit, sha256_of, shell, versions, write_json, write_text
 
 DEEP_NAME = "-grey16."  # of golden pictures
+PROGRAMS = ("onnx", "openvino", "web")  # from pixels to answers, and how unlike they are
 # Where a run writes, and what it went on with: no part of how to train it again.
 PLACES = ("run_name", "log_path", "save_path", "data", "from_checkpoint")
 OF_THE_VIT = ("dim", "dropout", "attention_dropout")  # the rest is the weights'
@@ -141,7 +142,7 @@ def write_card(
 
 def _place(load: str, target: str) -> str:
     """Where the code finds the files."""
-    return "in this folder" if target in ("onnx", "web") else "in the folder that holds this one"
+    return "in this folder" if target in PROGRAMS else "in the folder that holds this one"
 
 
 def folder_name(given: Given) -> str:
@@ -206,7 +207,7 @@ def _limits(classifier: Classifier, target: str) -> str:
     )
     knows = classifier.certainty is not None and classifier.certainty.likeness is not None
     far = "this format does not say; the project's own weights may"
-    if target in ("onnx", "web") and knows:
+    if target in PROGRAMS and knows:
         far = "the second output, `unlike`, says: near 1, like none of them"
     return (
         "## Limits\n\n"

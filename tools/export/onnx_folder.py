@@ -18,7 +18,7 @@ MOST_LOSS = 0.01
 # bounded, so accuracy decides about them, and this finds what is broken.
 TOLERANCES = {"fp32": 1e-5, "fp16": 5e-3, "int8": 0.2}
 
-_HOW = '''
+_HOW = """
 import onnxruntime
 from PIL import Image, ImageOps
 
@@ -28,11 +28,17 @@ SESSION = onnxruntime.InferenceSession(
     str(HERE / "model.onnx"), OPTIONS, providers=["CPUExecutionProvider"]
 )
 PREPROCESSING = json.loads(SESSION.get_modelmeta().custom_metadata_map["preprocessing"])
-{deep}
 
+
+def of_one(pixels):
+    return SESSION.run(["probabilities"], {"pixels": pixels[None]})[0]
+"""
+
+# What becomes of a picture file, by `of_one(pixels)` and PREPROCESSING.
+READING = '''
 def of_pictures(pictures):
     """Probabilities of pixels (h, w, 3), uint8: each picture has its own size."""
-    found = [SESSION.run(["probabilities"], {"pixels": picture[None]})[0] for picture in pictures]
+    found = [of_one(picture) for picture in pictures]
     return np.concatenate(found)
 
 
@@ -64,7 +70,7 @@ def of_files(paths):
     return of_pictures(pictures)
 '''
 
-HOW = _HOW.replace("{deep}", DEEP.rstrip())
+HOW = _HOW + "\n" + DEEP + "\n" + READING
 
 LOAD = """
 import json
