@@ -22,19 +22,27 @@ OF_THE_NETWORK = ("num_heads", "gelu", "eps")  # what the arrays leave unsaid
 
 def manifest_of(path: Path) -> dict[str, Any]:
     """The manifest of the export that a file is the model of; {} where there is none, or it is of
-    another file: that it lists by its SHA-256."""
+    another file."""
+    content, is_its_own = _read(path)
+    return content if is_its_own else {}
+
+
+def _read(path: Path) -> tuple[dict[str, Any], bool]:
+    """The manifest that lists a file of this name, and whether its SHA-256 is the file's."""
     try:
         content = json.loads((path.parent / MANIFEST).read_text(encoding="utf-8"))
-        listed = content["files"][path.name]["sha256"]
-        return content if listed == sha256_of(path) else {}
+        return content, content["files"][path.name]["sha256"] == sha256_of(path)
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return {}
+        return {}, False
 
 
 def export_metadata(path: Path) -> dict[str, Any]:
     """What `convert` takes of an export's manifest, the temperature and the set level that its
     head was divided by included; {} for any other file. Raises UserError naming a faulty key."""
-    manifest = manifest_of(path)
+    manifest, is_its_own = _read(path)
+    if not is_its_own:
+        beware = f"beware: {path.parent / MANIFEST} is of another {path.name}, and was left out"
+        return {"notes": (beware,)} if manifest else {}
     place = f"{path.parent / MANIFEST}: "
     found: dict[str, Any] = {}
     network = manifest.get("architecture")

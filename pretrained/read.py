@@ -336,7 +336,9 @@ def read(path: Path) -> Weights:
         )
     beside: dict[str, Any] = {}
     if "num_heads" not in own:
-        beside = json_metadata(path.parent, arrays) | export_metadata(path)
+        exported = export_metadata(path)
+        beside = json_metadata(path.parent, arrays)
+        beside |= {**exported, "notes": (*beside["notes"], *exported.get("notes", ()))}
     notes = (*beside.get("notes", ()), *own.get("notes", ()))
     try:
         return convert(arrays, {**beside, **own, "notes": notes}, str(path))

@@ -16,6 +16,7 @@ from certainty.certainty import Certainty
 from classifier import Classifier, find_checkpoint
 from config import Preprocessing
 from pretrained.build import load_model
+from pretrained.read import read
 from pretrained.write import save_model
 from tests.helpers import picture, random_weights
 from tools.export import targets
@@ -115,6 +116,18 @@ def test_a_manifest_of_another_file_is_left_alone(tmp_path: Path) -> None:
     manifest["files"]["v.safetensors"] = manifest["files"]["model.npz"]
     (folder / "manifest.json").write_text(json.dumps(manifest))
     assert Classifier(folder / "v.safetensors", device="cpu").classes != CLASSES
+
+
+def test_a_file_that_took_an_exports_place_is_said(tmp_path: Path) -> None:
+    folder = exported(odd(tmp_path), "timm", tmp_path / "o")
+    (tmp_path / "p").mkdir()
+    other = exported(odd(tmp_path / "p", crop=0.5), "timm", tmp_path / "p" / "o")
+    (other / "model.safetensors").write_bytes(
+        (folder / "model.safetensors").read_bytes()[:-4] + b"0000"
+    )
+    weights = read(other)
+    assert any("manifest.json is of another model.safetensors" in note for note in weights.notes)
+    assert "certainty.temperature" not in weights.state
 
 
 @pytest.mark.parametrize(
