@@ -12,7 +12,6 @@ network's input, how sure the answers are, and what the training pictures were l
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,10 +26,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from decoding.formats import MAX_PIXELS, TooLarge
-from engine.run import BEST, runs, trained
+from engine.run import BEST, trained
 from images import as_tensor, pixels_of, read_image
 from model import Tail, VisionTransformer, entering
 from pretrained.build import build, whole
+from pretrained.names import LOGS, WEIGHTS, missing
+from pretrained.near import near
 from tokens.trunk import Trunk
 from transforms import eval_transform
 from utils import UserError, log, pick_device
@@ -247,18 +248,21 @@ def _pixels(picture: Picture, greys: tuple[float, float] | None, most: int) -> T
 
 
 def find_checkpoint(wanted: str) -> Path:
-    """The file that a path, a run's name, one of its folders, or `last` stands for."""
+    """The weights file on this machine that a path, a model's folder, a run's name, one of its
+    folders, or `last` stands for. Raises UserError, with what may be meant, where there is none."""
     found = trained(wanted)
-    if found is None and wanted == "last":
-        raise UserError("logs holds no run with weights: train one, or give --checkpoint a path")
-    if found is None:
-        near = difflib.get_close_matches(wanted, [run.name for run in runs("logs")], 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+    if found is not None:
+        return found
+    if wanted == "last":
+        raise UserError(f"{LOGS} holds no run with weights yet: train one, or name a file")
+    meant = near(wanted, [WEIGHTS], LOGS)
+    if absent := missing(wanted):
+        or_ = f"; {meant}" if meant.startswith("did") else ""
         raise UserError(
-            f"{wanted}: no such checkpoint{hint}; --checkpoint takes a run's {BEST}, its name or "
-            "folder, or last"
+            f"{wanted} is not on this machine: a training that names it as train.checkpoint "
+            f"fetches {absent.source} to {absent.path}{or_}"
         )
-    return found
+    raise UserError(f"{wanted}: no such weights; {meant} (a file, a run's name or folder, or last)")
 
 
 def load_classifier(checkpoint: Path) -> VisionTransformer:

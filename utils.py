@@ -62,6 +62,9 @@ def command_line(main: Callable[[], int | None], *more: type[Exception]) -> int:
     except (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError) as error:
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # a reader that has seen enough, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if error.errno == errno.EROFS:
             print(f"error: {error.filename} is on a read-only disk", file=sys.stderr)

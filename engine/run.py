@@ -19,7 +19,9 @@ from config import ConfigError
 from config_file import load_config
 from engine.plots import plot_curves
 from engine.track import TensorBoard
-from pretrained.files import metadata_in
+from pretrained.files import metadata_in, weights_in
+from pretrained.names import WEIGHTS
+from pretrained.near import find_local
 from utils import UserError, go_on, log_to, replacing, write_csv
 
 PLOT_SECONDS = 10
@@ -286,16 +288,14 @@ COLUMNS = (
 
 
 def trained(wanted: str, log_path: str = "logs", save_path: str = "weights") -> Path | None:
-    """The weights that a file, a run's name, one of its two folders, or `last` (the newest run that
-    has some) stands for; None where there are none."""
+    """The weights file on this machine that a path (with its ending or without), a model's folder,
+    a run's name, one of its two folders, or `last` (the newest run that has some) stands for; None
+    where there are none. Raises UserError where it is a run, or a folder, without any."""
     if wanted == "last":
         files = (_best_of(run, save_path) for run in reversed(runs(log_path)))
         return next((file for file in files if file.is_file()), None)
-    path = Path(wanted)
-    if path.is_file():
-        return path
-    tried = [path / BEST, _best_of(path, save_path), _best_of(Path(log_path) / path, save_path)]
-    return next((f for f in [*tried, Path(save_path) / path / BEST] if f.is_file()), None)
+    found = find_local(wanted, [Path(save_path), WEIGHTS], Path(log_path))
+    return found if found is None or found.is_file() else weights_in(found)
 
 
 def config_of(checkpoint: Path, wanted: str, log_path: str = "logs") -> Path | None:

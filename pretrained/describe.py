@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -109,6 +111,7 @@ GELUS |= {
     for name in ("gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_accurate", "gelu_tanh")
 }
 FILTERS = {2: "bilinear", 3: "bicubic", "bilinear": "bilinear", "bicubic": "bicubic"}
+TIMM_FITS = {"center": "crop", "squash": "squash", "border": "pad"}
 TO_255 = 1 / 255
 
 
@@ -132,7 +135,34 @@ def json_metadata(folder: Path, arrays: Mapping[str, Tensor]) -> dict[str, Any]:
     preprocessing |= _processor(processor, processor_path, notes)
     if preprocessing:
         found["preprocessing"] = preprocessing
+    if labels := _labels(config, arrays, notes):
+        found["classes"] = labels
     return {**found, "notes": tuple(notes)}
+
+
+HEAD_BIAS = re.compile(r"(^|\.)(classifier|head|heads\.head)\.bias$")
+UNNAMED = re.compile(r"LABEL_\d+")  # transformers' own, where nobody gave names
+
+
+def _labels(
+    config: dict[str, Any], arrays: Mapping[str, Tensor], notes: list[str]
+) -> list[str] | None:
+    """The classes' names, transformers' id2label or timm's label_names; None where the head has
+    other classes. A name that stands twice gets its number."""
+    timm = config.get("pretrained_cfg")
+    named = config.get("label_names", timm.get("label_names") if isinstance(timm, dict) else None)
+    if isinstance(by_number := config.get("id2label"), dict):
+        named = [by_number.get(str(i)) for i in range(len(by_number))]
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        return None
+    counts = [len(array) for name, array in arrays.items() if HEAD_BIAS.search(name)]
+    if not named or not counts or all(UNNAMED.fullmatch(name) for name in named):
+        return None
+    if counts[0] != len(named):
+        notes.append(f"config.json names {len(named)} classes, its head has {counts[0]}: left out")
+        return None
+    times = Counter(named)
+    return [name if times[name] == 1 else f"{name} ({i})" for i, name in enumerate(named)]
 
 
 def _architecture(config: dict[str, Any], width: int, path: Path) -> dict[str, Any]:
@@ -145,11 +175,14 @@ def _architecture(config: dict[str, Any], width: int, path: Path) -> dict[str, A
                 f"({width})"
             )
         found["num_heads"] = heads
+    asked = config.get("model_args")
+    asked = asked if isinstance(asked, dict) else {}
+    if type(heads := asked.get("num_heads")) is int and heads > 0 and not width % heads:
+        found["num_heads"] = heads
     if "layer_norm_eps" in config:
         eps = {"eps": config["layer_norm_eps"]}
         found["eps"] = checked(ViTConfig, eps, f"{path}: ", {"eps": "layer_norm_eps"}).eps
-    asked = config.get("model_args")
-    act = asked.get("act_layer") if isinstance(asked, dict) else None
+    act = asked.get("act_layer")
     key, act = (
         ("hidden_act", config["hidden_act"]) if "hidden_act" in config else ("act_layer", act)
     )
@@ -181,6 +214,7 @@ def _timm(config: dict[str, Any], notes: list[str]) -> dict[str, Any]:
         "image_size": size[-1] if isinstance(size, list) and size else size,
         "interpolation": _filter(timm.get("interpolation"), notes),
         "crop": timm.get("crop_pct"),
+        "fit": TIMM_FITS.get(str(timm.get("crop_mode"))),
     }
     return _three_channels({key: value for key, value in found.items() if value is not None})
 
@@ -203,10 +237,24 @@ def _processor(processor: dict[str, Any], path: Path, notes: list[str]) -> dict[
         found["crop"] = 1.0
     if taps := _filter(processor.get("resample"), notes):
         found["interpolation"] = taps
+    if fit := _fit(processor):
+        found["fit"] = fit
     if found:
         names = {"mean": "image_mean", "std": "image_std", "image_size": "size"}
         checked(Preprocessing, found, f"{path}: ", names)
     return found
+
+
+def _fit(processor: dict[str, Any]) -> str | None:
+    """What becomes of a picture that is no square, where the processor's kind is known to say it:
+    ViT's resizes both sides, which squashes, and LLaVA's can fill it up to a square."""
+    if processor.get("do_pad") is True and "Llava" in str(processor.get("image_processor_type")):
+        return "pad"
+    size = processor.get("size")
+    if processor.get("do_center_crop"):
+        return "crop"
+    squashed = isinstance(size, dict) and {"height", "width"} <= size.keys()
+    return "squash" if squashed and processor.get("do_resize") is not False else None
 
 
 def _rescaled(found: dict[str, Any], processor: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -18,8 +18,11 @@ from torch import Tensor
 from torch.serialization import safe_globals
 
 from pretrained.describe import own_metadata
+from pretrained.manifest import manifest_of
+from pretrained.programs import ENDINGS as PROGRAMS
+from pretrained.programs import program_kind
 from pretrained.unwrap import unwrap
-from utils import UserError, some
+from utils import UserError, log, shell, some
 
 WEIGHTS_FILES = (  # of a folder, the first that is there
     "best.safetensors",  # a run's
@@ -29,24 +32,36 @@ WEIGHTS_FILES = (  # of a folder, the first that is there
     "pytorch_model.bin.index.json",
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.bin",
+    "model.npz",  # of tools.export
     "last.pt",
 )
 ENDINGS = (".safetensors", ".npz", ".pth", ".pt", ".bin", ".ckpt")
 
 
 def weights_in(folder: Path) -> Path:
-    """The weights file of a model's folder: by its usual name, or the only one."""
-    for name in WEIGHTS_FILES:
-        if (folder / name).is_file():
-            return folder / name
-    others = sorted(path for path in folder.iterdir() if path.suffix in ENDINGS)
-    if len(others) == 1:
-        return others[0]
-    there = some(path.name for path in others or sorted(folder.iterdir()))
-    raise UserError(
-        f"{folder} is a folder without model.safetensors or pytorch_model.bin; name the file "
-        f"itself (there: {there})"
-    )
+    """The weights file of a model's folder: by its usual name, or the only one; of an export that
+    is a program, that. Of several the log says which."""
+    entries = sorted(folder.iterdir())
+    usual = [folder / name for name in WEIGHTS_FILES if (folder / name).is_file()]
+    others = [path for path in entries if path.suffix in ENDINGS and path.is_file()]
+    programs = [path for path in entries if path.suffix in PROGRAMS and path.is_file()]
+    if not usual and len(others) != 1 and (others or len(programs) != 1):
+        there = some(path.name for path in others or entries)
+        raise UserError(
+            f"{folder} is a folder without model.safetensors or pytorch_model.bin; name the file "
+            f"itself (there: {there})"
+        )
+    found = (usual or others or programs)[0]
+    own = {found, found.with_name("last.pt"), *files_of(found)}
+    rest = [path.name for path in others if path not in own]
+    rest += [f"{path.name}/" for path in entries if path.is_dir() and holds_weights(path)]
+    if rest and found.name != WEIGHTS_FILES[0]:
+        log.warning("%s holds several: %s is taken, not %s", folder, found.name, some(rest, 4))
+    return found
+
+
+def holds_weights(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in WEIGHTS_FILES)
 
 
 def read_arrays(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -80,16 +95,13 @@ def _read_one(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _by_content(path: Path, start: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The file by what it begins with."""
+    if kind := program_kind(path):
+        raise UserError(_a_program(path, kind))
     if start[:2] == b"PK":
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
         if any(name.endswith(".npy") for name in names):
             return _read_npz(path), {}
-        if any(name.endswith("/constants.pkl") for name in names):
-            raise UserError(
-                f"{path} is a TorchScript program; write its arrays alone: torch.save("
-                f"torch.jit.load({path.name!r}).state_dict(), 'weights.pth')"
-            )
         return _read_torch(path)
     if start[8:9] == b"{":
         with safe_open(path, "pt") as file:
@@ -103,6 +115,20 @@ def _by_content(path: Path, start: bytes) -> tuple[dict[str, Tensor], dict[str, 
     if kind := picture_kind(path):
         what = f"is a picture ({kind})"
     raise UserError(f"{path} is not a weights file (.npz, .safetensors or PyTorch): it {what}")
+
+
+def _a_program(path: Path, kind: str) -> str:
+    """Why a program's file is no weights file, and what to do."""
+    if "TorchScript" in kind:
+        return (
+            f"{path} is {kind}; write its arrays alone: torch.save("
+            f"torch.jit.load({path.name!r}).state_dict(), 'weights.pth')"
+        )
+    said = f"{path} is {kind}, which answers by itself and is no weights file"
+    if run := manifest_of(path).get("run"):
+        see = shell("python", "-m", "tools.show", path)
+        return f"{said}: an export of the run {run}, whose weights take its place here ({see})"
+    return f"{said}: name the weights that it was made of"
 
 
 def picture_kind(path: Path) -> str | None:

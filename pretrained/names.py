@@ -14,6 +14,7 @@ import requests
 
 from config import ViTConfig
 from pretrained.files import ENDINGS, shards_of
+from pretrained.manifest import MANIFEST
 from pretrained.near import find_local, near
 from pretrained.read import read
 from utils import UserError, check_disk, log, progress_bar, shell
@@ -123,6 +124,8 @@ def resolve(name: str, save_path: str | Path | None = None, log_path: str | Path
     if on_hub := ON_HUB.fullmatch(name):
         return _from_hub(on_hub[1])
     if found := find_local(name, places, logs):
+        if found != Path(name):
+            log.info("%s: taken to be %s", name, found)
         return found
     meant = near(name, places, logs, more=GOOGLE_FILES)
     if OWNER_NAME.fullmatch(name) and Path(name).suffix not in ENDINGS:
@@ -154,7 +157,7 @@ def _fetched(url: str, path: Path) -> Path:
 
 
 def _from_hub(name: str, meant: str = "") -> Path:
-    """A model repository's weights and its two descriptions, under weights/owner--name.
+    """A model repository's weights and their descriptions, under weights/owner--name.
 
     `meant` ends the sentence of an error with what else the name may have stood for.
     """
@@ -188,7 +191,7 @@ def _from_hub(name: str, meant: str = "") -> Path:
             ) from None
         return True
 
-    for file in ("config.json", "preprocessor_config.json"):
+    for file in ("config.json", "preprocessor_config.json", MANIFEST):
         fetched(file)
     found = next((file for file in weights if fetched(file)), None)
     if found is None:

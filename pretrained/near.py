@@ -8,8 +8,8 @@ from pathlib import Path
 
 import yaml
 
-from pretrained.files import ENDINGS, WEIGHTS_FILES, weights_in
-from utils import UserError, log, some
+from pretrained.files import ENDINGS, WEIGHTS_FILES, holds_weights, weights_in
+from utils import UserError, some
 
 BEST = WEIGHTS_FILES[0]
 
@@ -22,12 +22,9 @@ def find_local(name: str, places: Sequence[Path], logs: Path) -> Path | None:
     meant that has kept no network.
     """
     try:
-        found = _find(name, places, logs)
+        return _find(name, places, logs)
     except (OSError, ValueError):  # a name too long, or with a zero in it, is no path
         return None
-    if found is not None and found != Path(name):
-        log.info("%s: taken to be %s", name, found)
-    return found
 
 
 def _find(name: str, places: Sequence[Path], logs: Path) -> Path | None:
@@ -35,7 +32,7 @@ def _find(name: str, places: Sequence[Path], logs: Path) -> Path | None:
     if path.is_file():
         return path
     # The name alone may be that of a folder, too: vit-s14/ with its runs, and vit-s14.safetensors.
-    if path.is_dir() and _holds_weights(path):
+    if path.is_dir() and holds_weights(path):
         return path
     for folder in (path, logs / name):
         if (folder / "config.yaml").is_file():
@@ -43,15 +40,11 @@ def _find(name: str, places: Sequence[Path], logs: Path) -> Path | None:
     if path.is_dir():
         return _with_ending(path) or path
     for there in (path, *(place / name for place in places)):
-        if there.is_file() or (there.is_dir() and _holds_weights(there)):
+        if there.is_file() or (there.is_dir() and holds_weights(there)):
             return there
         if found := _with_ending(there):
             return found
     return None
-
-
-def _holds_weights(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in WEIGHTS_FILES)
 
 
 def _with_ending(path: Path) -> Path | None:
@@ -70,7 +63,7 @@ def _of_run(folder: Path, places: Sequence[Path]) -> Path:
         kept = places[0]
     for place in (kept, *places):
         run = place / folder.resolve().name
-        if run.is_dir() and _holds_weights(run):
+        if run.is_dir() and holds_weights(run):
             return weights_in(run)
     raise UserError(
         f"{folder} is a run that has kept no network: there is no {kept / folder.name / BEST}; "
@@ -111,5 +104,5 @@ def _weights_below(folder: Path) -> list[str]:
         str(entry)
         for entry in entries
         if (entry.suffix in ENDINGS and entry.is_file())
-        or (entry.is_dir() and _holds_weights(entry))
+        or (entry.is_dir() and holds_weights(entry))
     ]

@@ -1,7 +1,8 @@
 """A weights file -> arrays -> Weights: every array is consumed, declared ignored, or an error.
 
-What the arrays alone can't say is settled, in this order, by the file's own metadata, by the
-config.json and preprocessor_config.json beside it, and by these rules, which the log names:
+What the arrays alone can't say is settled, in this order, by the file's own metadata, by what lies
+beside it (the manifest.json of tools.export, then config.json and preprocessor_config.json), and by
+these rules, which the log names:
   heads          Google's query kernels have the number in their shape; else width / 64, which
                  holds for every published size but H (width 1280: 16 heads)
   GELU           tanh for Google's (Flax's default, with which they were trained), else exact
@@ -26,6 +27,7 @@ from model import LayersHead, VisionTransformer
 from pretrained.describe import checked, json_metadata
 from pretrained.files import read_arrays, weights_in
 from pretrained.layouts import Layout
+from pretrained.manifest import export_metadata, unfolded
 from pretrained.others import kind_of, variant_of
 from pretrained.unwrap import HEADS, peel
 from utils import UserError, some
@@ -55,7 +57,8 @@ def convert(
 ) -> Weights:
     """Recognise a layout and bring its arrays under our names.
 
-    `metadata` may hold num_heads, gelu, eps, preprocessing and classes, and wins over the rules.
+    `metadata` may hold num_heads, gelu, eps, preprocessing and classes, and wins over the rules;
+    with temperature and set_level the head was divided by the first.
     Raises UserError naming every array that is missing, not understood, or of a wrong shape.
     """
     metadata = dict(metadata or {})
@@ -82,6 +85,8 @@ def convert(
     notes += [*metadata.get("notes", ()), *peeled.notes]
     _leave_wide_head(state, notes)
     vit, preprocessing = _infer(state, given, layout, metadata, notes, source)
+    if "temperature" in metadata and "head.weight" in state:
+        state = unfolded(state, metadata["temperature"], metadata["set_level"])
     _account(state, extra, vit, f"{source} ({layout.name} layout)")
     classes = metadata.get("classes")
     _check_classes(classes, state, vit, source)
@@ -329,7 +334,11 @@ def read(path: Path) -> Weights:
             f"{path} holds only what was trained from {own['base']}; pretrained.load_model puts "
             "the two together"
         )
-    beside = json_metadata(path.parent, arrays) if "num_heads" not in own else {}
+    beside: dict[str, Any] = {}
+    if "num_heads" not in own:
+        exported = export_metadata(path)
+        beside = json_metadata(path.parent, arrays)
+        beside |= {**exported, "notes": (*beside["notes"], *exported.get("notes", ()))}
     notes = (*beside.get("notes", ()), *own.get("notes", ()))
     try:
         return convert(arrays, {**beside, **own, "notes": notes}, str(path))

@@ -263,8 +263,8 @@ def test_it_answers_as_the_plain_network(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("checkpoint", "sentence"),
     [
-        ("nowhere", "nowhere: no such checkpoint"),
-        ("tny", "did you mean tiny?"),
+        ("nowhere", "nowhere: no such weights"),
+        ("tny", "did you mean weights/tiny"),
         ("from.safetensors", "has no head"),
     ],
 )

@@ -35,6 +35,7 @@ from inspection.attention_maps import (
     seen,
     seen_box,
 )
+from layout.paths import STDIN, full, spread
 from layout.tree import read_tree
 from model import VisionTransformer
 from utils import UserError, command_line, pick_device, progress_bar, replacing
@@ -96,24 +97,20 @@ def class_index(name: str, names: tuple[str, ...]) -> int:
     raise UserError(f"--class {name}: the checkpoint has no such class; {hint}")
 
 
-def find_images(given: list[Path], most: int | None) -> list[tuple[Path, Path]]:
-    """The images that files and folders stand for, each with its place below its folder; with
-    `most`, so many, evenly spread."""
-    found: dict[Path, Path] = {}
-    for path in given:
-        if not path.exists():
-            raise UserError(f"{path}: no such file or folder")
-        if not path.is_dir():
-            found.setdefault(path, Path(path.name))
-            continue
-        inner = list(read_tree(path).every_picture())
-        below = {p: p.relative_to(path) for p in inner if p.is_file()}
-        # Dot files are a system's own, as in training.
-        below = {p: r for p, r in below.items() if not any(x.startswith(".") for x in r.parts)}
-        if not below:
-            raise UserError(f"{path} holds no images")
-        found = below | found
-    pairs = list(found.items())
+def find_images(given: list[str], most: int | None) -> list[tuple[Path, Path]]:
+    """The images that files, folders, patterns and lists stand for, each once, with its place below
+    its folder; with `most`, so many, evenly spread."""
+    found: dict[str, tuple[Path, Path]] = {}
+    for path in spread(given):
+        folder, inner = Path(path), [Path(path)]
+        if folder.is_dir():
+            inner = [p for p in read_tree(folder).every_picture() if p.is_file()]
+            if not inner:
+                raise UserError(f"{folder} holds no images")
+        below = folder if folder.is_dir() else folder.parent
+        for image in inner:
+            found.setdefault(full(image), (image, image.relative_to(below)))
+    pairs = list(found.values())
     if most is None or most >= len(pairs):
         return pairs
     return [pairs[(2 * i + 1) * len(pairs) // (2 * most)] for i in range(most)]
@@ -212,7 +209,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("images", nargs="+", type=Path, metavar="IMAGE|FOLDER")
+    add("images", nargs="+", metavar="PATH", help=f"a picture, folder or pattern; {STDIN}: a list")
     add("--checkpoint", required=True, help=f"a run's {BEST}, its name or folder, or last")
     add("--out", type=Path, help="where the panels go (the run's folder under logs)")
     add("--class", dest="class_name", metavar="NAME", help="what to look for (the predicted class)")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -107,7 +109,7 @@ def test_a_panel_does_not_distort(trained: Path, monkeypatch: pytest.MonkeyPatch
         (["nowhere.jpg", "--checkpoint", "tiny"], "nowhere.jpg: no such file or folder"),
         (["weights", "--checkpoint", "tiny"], "weights holds no images"),
         (["notes.txt", "--checkpoint", "tiny"], "none of 1 images can be read"),
-        (["images", "--checkpoint", "tny"], "tny: no such checkpoint; did you mean tiny?"),
+        (["images", "--checkpoint", "tny"], "tny: no such weights; did you mean weights/tiny"),
         (["images", "--checkpoint", "notes.txt"], "notes.txt is not a weights file"),
         (["images", "--checkpoint", "headless.safetensors"], "has no head"),
         (["images", "--checkpoint", "tiny", "--class", "gren"], "did you mean green?"),
@@ -136,5 +138,20 @@ def test_last_without_a_run(
 
 
 def test_so_many_of_a_folder_are_spread_over_it(trained: Path) -> None:
-    found = attention.find_images([trained / "images"], 3)
+    found = attention.find_images([str(trained / "images")], 3)
     assert [place.parts[0] for _, place in found] == list(COLOURS)
+
+
+def test_paths_are_those_that_predict_takes(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patterns, `~`, a list; a picture that is named twice is one."""
+    monkeypatch.chdir(trained)
+    monkeypatch.setenv("HOME", str(trained))
+    stdin = SimpleNamespace(buffer=io.BytesIO(b"images/red/1.png\n"), isatty=lambda: False)
+    monkeypatch.setattr("sys.stdin", stdin)
+    given = ["-", "images/red/1.[pj]*", "~/images/blue/1.png", "images/../images/red/1.jpg"]
+    found = attention.find_images(given, None)
+    assert [(str(path), str(place)) for path, place in found] == [
+        ("images/red/1.png", "1.png"),
+        ("images/red/1.jpg", "1.jpg"),
+        (str(trained / "images/blue/1.png"), "1.png"),
+    ]

@@ -94,6 +94,27 @@ def test_a_picture_is_answered_once_by_whatever_name(here: Path) -> None:
     assert paths(*spelled, *spelled) == ["pictures/red.png"]
 
 
+def test_up_and_down_again_is_the_same_picture(here: Path) -> None:
+    (here / "pictures/deep").mkdir()
+    assert paths("pictures/red.png", "pictures/../pictures", "pictures/deep/../red.png") == [
+        "pictures/red.png",
+        "pictures/../pictures/blue.png",
+        "pictures/../pictures/green.png",
+    ]
+    (here / "elsewhere/pictures").mkdir(parents=True)
+    shutil.copy("pictures/red.png", "elsewhere/pictures")
+    os.symlink(here / "elsewhere/pictures", "link")
+    # Behind a link `..` is another folder.
+    assert len(paths("pictures/red.png", "link/../pictures/red.png")) == 2
+
+
+def test_a_folder_that_is_made_is_said(here: Path, capsys: Capture) -> None:
+    assert run("pictures", "--out", "new one/a.csv") == 0
+    assert "the folder new one is made" in capsys.readouterr().err
+    assert run("pictures", "--out", "new one/b.csv") == 0
+    assert "is made" not in capsys.readouterr().err
+
+
 def test_a_name_that_looks_like_a_pattern(here: Path) -> None:
     shutil.copy("pictures/red.png", "pictures/[a-z]*.png")
     assert paths("pictures/[a-z]*.png") == ["pictures/[a-z]*.png"]
@@ -134,7 +155,7 @@ def test_a_list_on_standard_input(
         (["nowhere/rad.png"], "there is no folder"),
         (["pictures/*.jpg"], "pictures/*.jpg: nothing has such a name"),
         (["empty"], "empty holds no pictures; nothing to answer"),
-        (["pictures", "--checkpoint", "tny"], "did you mean tiny?"),
+        (["pictures", "--checkpoint", "tny"], "did you mean weights/tiny"),
         (["pictures", "--checkpoint", "pictures/red.png"], "is not a weights file"),
         (["text.jpg"], "none of 1 pictures can be read"),
         (["text.jpg", "--out", "a.csv"], "none of 1 pictures can be read; a.csv says why"),
@@ -175,7 +196,7 @@ def test_what_does_not_go_together(given: list[str], sentence: str, capsys: Capt
 def test_the_checkpoint_that_the_config_names(here: Path, capsys: Capture) -> None:
     (here / "config.yaml").write_text("inference: {checkpoint: nothing-like-it}\n")
     assert run("pictures") == 2
-    assert "nothing-like-it: no such checkpoint" in capsys.readouterr().err
+    assert "nothing-like-it: no such weights" in capsys.readouterr().err
     (here / "config.yaml").write_text("inference: {checkpoint: weights/tiny}\n")
     assert run("pictures") == 0
     assert run("pictures", "--checkpoint", "last") == 0
@@ -358,9 +379,30 @@ def test_a_file_is_finished_as_it_was_begun(
         run("many", "--out", "a.csv")
     assert run("many", "--out", "a.csv") == 2
     assert "finish it with --resume" in capsys.readouterr().err
-    for other in (["--top", "2"], ["--flip"], ["--min-confidence", "0.7"]):
+    for other, before, now in (
+        (["--top", "2"], "with --top 1", "with --top 2"),
+        (["--flip"], "without --flip", "with --flip"),
+        (["--unlike", "off"], "with --unlike 0.95", "with --unlike off"),
+    ):
         assert run("many", "--out", "a.csv", "--resume", *other) == 2
-        assert "a.csv was begun with" in capsys.readouterr().err
+        wanted = f"a.csv was begun {before}, and this asks {now}: give the same, or answer into"
+        assert wanted in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_finished_file_was_written_otherwise(kind: str, here: Path, capsys: Capture) -> None:
+    out = ("--out", f"a.{kind}")
+    assert run("pictures", *out) == 0
+    before = Path(f"a.{kind}").read_bytes()
+    capsys.readouterr()
+    assert run("pictures", *out, "--resume", "--top", "2") == 2
+    said = f"a.{kind} was finished with --top 1, and this asks with --top 2: give the same, or "
+    assert said in capsys.readouterr().err
+    assert run("images", *out, "--resume", "--truth") == 2
+    assert "finished without --truth, and this asks with --truth" in capsys.readouterr().err
+    assert Path(f"a.{kind}").read_bytes() == before
+    assert run("pictures", *out, "--resume") == 0
+    assert "is finished: its answers are counted again" in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_whole_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import pretrained
+from classifier import find_checkpoint
 from config import PRESETS, Preprocessing, ViTConfig
 from tests.helpers import COLOURS, FIXTURES, pictures_of, random_weights, small_run, train
 from tools.show import __main__ as show
@@ -172,7 +173,7 @@ def test_a_folder_of_hugging_faces_in_shards(tmp_path: Path) -> None:
     sizes |= {"intermediate_size": 128, "image_size": 64, "patch_size": 16, "num_labels": 5}
     theirs = transformers.ViTForImageClassification(transformers.ViTConfig(**sizes))
     theirs.save_pretrained(tmp_path, max_shard_size="100KB")
-    facts = facts_of(show.find(str(tmp_path)))
+    facts = facts_of(find_checkpoint(str(tmp_path)))
     names = sorted(path.name for path in tmp_path.glob("model*"))
     assert len(names) > 2 and sorted(Path(f["file"]).name for f in facts["files"]) == names
     assert facts["architecture"]["num_heads"] == 4, "config.json's, not the rule's"

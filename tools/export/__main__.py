@@ -5,6 +5,7 @@
     python -m tools.export last --to pt2 --out exports/bees     PyTorch alone, any head
     python -m tools.export last --to npz --out exports/bees     Google's layout, for Flax
     python -m tools.export last --to onnx --out exports/bees    one graph, from pixels to answers
+    python -m tools.export last --to openvino --out exports/bees   the same for Intel's runtime
     python -m tools.export last --to web --out exports/bees     a page that answers in a browser
 
 RUN is a run's name or folder, a weights file, or last. The folder holds the model, manifest.json
@@ -141,7 +142,8 @@ def said(proof: Proof) -> str:
 
 def row(picture: Picture) -> str:
     difference = picture.reason or f"{picture.difference:.1e}"
-    return f"  {picture.name:32} {difference}{'' if picture.same else '  another answer'}"
+    answer = "" if picture.same else "  another answer"
+    return f"  {picture.name:32} {difference}  {picture.why}{answer}"
 
 
 def megabytes(folder: Path) -> str:

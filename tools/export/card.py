@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 import time
 from dataclasses import asdict
 from importlib import metadata
@@ -12,14 +14,19 @@ from typing import Any
 from classifier import Classifier, class_names
 from config import Config, ConfigError
 from config_file import load_config
+from pretrained.manifest import MANIFEST
+from tools.export.causes import CLIPPED
 from tools.export.given import Given, Written
 from tools.export.ordinary import scores, summary_of, temperature_of
 from tools.export.proof import Picture, Proof
+from tools.export.reading import deep_lines
 from utils import git_commit, sha256_of, shell, versions, write_json, write_text
 
-MANIFEST = "manifest.json"
-# Of this machine alone, and no part of how to train it again.
-PLACES = ("run_name", "log_path", "save_path", "data", "from_checkpoint", "split")
+DEEP_NAME = "-grey16."  # of golden pictures
+PROGRAMS = ("onnx", "openvino", "web")  # from pixels to answers, and how unlike they are
+# Where a run writes, and what it went on with: no part of how to train it again.
+PLACES = ("run_name", "log_path", "save_path", "data", "from_checkpoint")
+OF_THE_VIT = ("dim", "dropout", "attention_dropout")  # the rest is the weights'
 
 
 def write_manifest(
@@ -34,6 +41,7 @@ def write_manifest(
         "format": target,
         "labels": list(class_names(classifier.net)),
         "preprocessing": classifier.preprocessing.model_dump(),
+        "architecture": classifier.net.vit.model_dump(),
         "input": ["batch", classifier.net.vit.input_channels, *[classifier.net.vit.dim] * 2],
         "temperature": temperature_of(classifier),
         "set_level": None if certainty is None else float(certainty.set_level),
@@ -74,24 +82,27 @@ def run_name(given: Given) -> str:
 
 
 def training_command(run: Path | None) -> str | None:
-    """What trains such a network again: the settings that are not the defaults."""
+    """What trains such a network again, in a shell: the settings that are not the defaults."""
     config = _config(run)
     if config is None:
         return None
-    usual = Config().model_dump()["train"]
-    words = ["python", "training.py", f"vit.dim={config.vit.dim}"]
-    for key, value in config.model_dump()["train"].items():
-        if value == usual[key] or key in PLACES:
-            continue
-        if key in ("base_dir", "checkpoint") and value:
-            value = Path(value).name
-        words.append(f"train.{key}={as_word(value)}")
-    return shell(*words)
+    values, usual = config.model_dump(), Config().model_dump()
+    vit = values["vit"].keys() - {"num_classes"} if config.train.mode == "scratch" else OF_THE_VIT
+    words = [f"vit.{k}={as_word(v)}" for k, v in values["vit"].items() if k in vit]
+    usual_words = {f"vit.{key}={as_word(value)}" for key, value in usual["vit"].items()}
+    words = [w for w in words if w not in usual_words or w.startswith("vit.dim=")]
+    for key, value in values["train"].items():
+        if value != usual["train"][key] and key not in PLACES:
+            words.append(f"train.{key}={as_word(value)}")
+    return shell("python", "training.py", *words)
 
 
 def as_word(value: Any) -> str:
+    """A setting as an override has it."""
     if isinstance(value, (list, tuple)):
-        return "[" + ",".join(map(str, value)) + "]"
+        plain = (isinstance(v, str) and not re.fullmatch(r"[\w.-]+", v) for v in value)
+        items = (json.dumps(v) if odd else str(v) for v, odd in zip(value, plain, strict=True))
+        return "[" + ",".join(items) + "]"
     if isinstance(value, bool) or value is None:  # which 1 and 0 equal
         return {None: "null", True: "true", False: "false"}[value]
     return str(value)
@@ -120,9 +131,10 @@ def write_card(
         f"## Use\n\n`pip install {packages}`, then, {_place(load, target)},\n\n"
         f"```python\n{load}\n```",
         _data(origin.run, given),
-        _results(given, written),
+        results(given, written),
         _limits(classifier, target),
         _proof(proof),
+        _deep(classifier, proof),
         _training(given),
     ]
     write_text(folder / "README.md", "\n\n".join(part for part in parts if part) + "\n")
@@ -130,7 +142,7 @@ def write_card(
 
 def _place(load: str, target: str) -> str:
     """Where the code finds the files."""
-    return "in this folder" if target in ("onnx", "web") else "in the folder that holds this one"
+    return "in this folder" if target in PROGRAMS else "in the folder that holds this one"
 
 
 def folder_name(given: Given) -> str:
@@ -162,21 +174,27 @@ def _data(run: Path | None, given: Given) -> str:
     return f"## Data\n\nThe pictures of the folder `{pictures}`{of}.{begun}"
 
 
-def _results(given: Given, written: Written) -> str:
+def results(given: Given, written: Written) -> str:
     summary = summary_of(given.run)
     lines = [f"- accuracy {line}" for line in scores(summary)]
     lines = lines or ["- not known: the run's summary.json was not there"]
+    whose = ""
+    if given.alone is not None:
+        own = [f"- accuracy of what is exported, the class head alone: {given.alone}"]
+        both = (f"- of the run, whose two heads answer together: {line[2:]}" for line in lines)
+        lines, whose = [*own, *both], "of both heads together: "
     certainty = summary.get("certainty") or {}
     error = certainty.get("val_calibration_error_calibrated")
     if error is not None:
-        lines.append(f"- calibration error {error:.3f} (val part, each by others' temperature)")
+        by = "val part, each by others' temperature"
+        lines.append(f"- {whose}calibration error {error:.3f} ({by})")
     if again := summary.get("refit"):
         lines.append(
             f"- what is exported was trained once more on all {again['images']} pictures that are "
             "not test; these numbers were measured before"
         )
     if sentence := summary.get("verdict_sentence"):
-        lines.append(f"- {sentence}")
+        lines.append(f"- {whose}{sentence}")
     return "\n".join(["## Results\n", *lines, *(f"- {note}" for note in written.notes)])
 
 
@@ -189,7 +207,7 @@ def _limits(classifier: Classifier, target: str) -> str:
     )
     knows = classifier.certainty is not None and classifier.certainty.likeness is not None
     far = "this format does not say; the project's own weights may"
-    if target in ("onnx", "web") and knows:
+    if target in PROGRAMS and knows:
         far = "the second output, `unlike`, says: near 1, like none of them"
     return (
         "## Limits\n\n"
@@ -208,7 +226,9 @@ def _proof(proof: Proof) -> str:
         f"{proof.inputs:.1e} in a probability on the same inputs. From the files, with the "
         "library's own reading and resizing:\n",
         table(
-            proof, "| picture | largest difference | same answer |\n| --- | --- | --- |", markdown
+            proof,
+            "| picture | largest difference | same answer | why |\n| --- | --- | --- | --- |",
+            markdown,
         ),
     ]
     return "\n".join(lines)
@@ -224,7 +244,26 @@ def table(proof: Proof, head: str, row: Any) -> str:
 
 def markdown(picture: Picture) -> str:
     difference = picture.reason or f"{picture.difference:.1e}"
-    return f"| {picture.name} | {difference} | {'yes' if picture.same else 'no'} |"
+    return f"| {picture.name} | {difference} | {'yes' if picture.same else 'no'} | {picture.why} |"
+
+
+def _deep(classifier: Classifier, proof: Proof) -> str:
+    """What becomes of greys of more than 8 bits, and what to do with them before."""
+    (picture,) = (p for p in proof.pictures if DEEP_NAME in p.name)
+    found = "golden/check.py reads them as the network was shown such"
+    if picture.why == CLIPPED:
+        size = picture.reason or f"by {picture.difference:.1e}"
+        answer = "the same answer" if picture.same else "another answer"
+        found = (
+            "this library's own reading does just that: of the golden picture "
+            f"{picture.name} a probability differs {size} ({answer})"
+        )
+    return (
+        "## Greys of more than 8 bits\n\n"
+        'Pillow\'s `convert("RGB")` makes every value above 255 white, and '
+        f"{found}. Make 8 bits of them first:\n\n"
+        f"```python\n{deep_lines(classifier.preprocessing.greys)}\n```"
+    )
 
 
 def _training(given: Given) -> str:

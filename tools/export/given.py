@@ -12,11 +12,12 @@ from classifier import Classifier
 @dataclass(frozen=True)
 class Given:
     """The classifier that is exported (on the CPU), its run's folder of logs, where that is still
-    there, and the command line."""
+    there, the command line, and where it is one of the run's two heads, that one's own accuracy."""
 
     classifier: Classifier
     run: Path | None
     options: argparse.Namespace
+    alone: str | None = None
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Written:
     with `HERE`, the export's folder, as a pathlib.Path. `load` are the lines of the model card that
     load it and answer for one picture. `tolerance` is the largest difference of a probability from
     the classifier's that is taken for the same, for the same inputs. `notes` are lines for the
-    terminal and the model card.
+    terminal and the model card. `otherwise` is what the library does otherwise with picture files
+    (`causes`).
     """
 
     library: str
@@ -42,3 +44,4 @@ class Written:
     tolerance: float = 1e-5
     notes: tuple[str, ...] = ()
     load: str = ""
+    otherwise: tuple[str, ...] = ()

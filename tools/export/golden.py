@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from classifier import Classifier
+from classifier import Answer, Classifier
 from config import ConfigError
 from config_file import load_config
+from decoding.greys import Greys
 from filenames import name_of
 from images import read_image
 from tools.export.given import Given
-from utils import read_csv
+from utils import progress_bar, read_csv
 
 PICTURES = 32
 LONGER = 256  # pixels of the longer side, at most: they travel along
+DEEPEST = 65_535  # the brightest of 16 bits
 HELD_OUT = ("test", "val")
+MOST_ASKED = 1_000  # held-out pictures, for an accuracy
 ORIENTATION, TURNED = 0x112, 6  # EXIF's: shown turned by 90 degrees, clockwise
 
 
@@ -36,8 +40,9 @@ def golden_pictures(given: Given) -> list[tuple[str, bytes]]:
     found = [
         (f"{i:02}-{_short(label)}.jpg", _jpeg(picture)) for i, (label, picture) in enumerate(plain)
     ]
+    greys = given.classifier.preprocessing.greys
     for i, name in enumerate([*variants, "tiny"]):
-        extension, content = _variant(name, plain[i * len(plain) // len(_VARIANTS)][1])
+        extension, content = _variant(name, plain[i * len(plain) // len(_VARIANTS)][1], greys)
         found.append((f"{needed + i:02}-{name}.{extension}", content))
     return found
 
@@ -51,7 +56,7 @@ def expected(classifier: Classifier, files: list[Path]) -> tuple[np.ndarray, np.
     return inputs.numpy(), classifier.probabilities(inputs)[0].numpy()
 
 
-def held_out_files(run: Path | None) -> dict[str, list[Path]]:
+def held_out_files(run: Path | None, parts: tuple[str, ...] = HELD_OUT) -> dict[str, list[Path]]:
     """A run's held-out pictures by class, as far as they are still there; those of the test part
     come first."""
     if run is None or not (run / "split.csv").is_file() or not (run / "config.yaml").is_file():
@@ -60,13 +65,28 @@ def held_out_files(run: Path | None) -> dict[str, list[Path]]:
         root = Path(load_config(run / "config.yaml")[0].train.base_dir).expanduser()
     except ConfigError:  # of an older version
         return {}
-    rows = [row for row in read_csv(run / "split.csv") if row.get("part") in HELD_OUT]
+    rows = [row for row in read_csv(run / "split.csv") if row.get("part") in parts]
     found: dict[str, list[Path]] = {}
     for row in sorted(rows, key=lambda row: HELD_OUT.index(row["part"])):
         path = root / name_of(row["path"])
         if path.is_file():
             found.setdefault(name_of(row["label"]), []).append(path)
     return found
+
+
+def answered(
+    classifier: Classifier, files: dict[str, list[Path]], what: str
+) -> Iterator[tuple[Path, str, Answer]]:
+    """Pictures with their labels and the classifier's answers, MOST_ASKED at most, of each class
+    its share; without those that can't be read any more."""
+    some = [(path, label) for label, paths in files.items() for path in paths]
+    if len(some) > MOST_ASKED:
+        some = [some[i * len(some) // MOST_ASKED] for i in range(MOST_ASKED)]
+    truth = dict(some)
+    answers = classifier.stream(list(truth))
+    for path, answer in progress_bar(answers, what, len(truth), unit="picture"):
+        if isinstance(answer, Answer):
+            yield path, truth[path], answer
 
 
 def _held_out(given: Given, most: int) -> list[tuple[str, Image.Image]]:
@@ -112,10 +132,10 @@ def _encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
     return file.getvalue()
 
 
-_VARIANTS = ("exif", "cmyk", "grey", "alpha", "palette", "wide", "tall", "tiny")
+_VARIANTS = ("exif", "cmyk", "grey", "grey16", "alpha", "palette", "wide", "tall", "tiny")
 
 
-def _variant(name: str, picture: Image.Image) -> tuple[str, bytes]:
+def _variant(name: str, picture: Image.Image, greys: Greys | None) -> tuple[str, bytes]:
     """A picture in a kind of file that readers disagree about: its extension and content."""
     w, h = picture.size
     if name == "exif":
@@ -126,6 +146,10 @@ def _variant(name: str, picture: Image.Image) -> tuple[str, bytes]:
         return "jpg", _jpeg(picture.convert("CMYK"))
     if name == "grey":
         return "jpg", _jpeg(picture.convert("L"))
+    if name == "grey16":
+        black, white = np.clip(greys or (0, DEEPEST), 0, DEEPEST)
+        values = black + np.asarray(picture.convert("L")) / 255 * (white - black)
+        return "png", _encoded(Image.fromarray(values.round().astype(np.uint16)), "PNG")
     if name == "alpha":
         ramp = np.linspace(0, 255, w).astype(np.uint8)
         picture.putalpha(Image.fromarray(np.tile(ramp, (h, 1))))

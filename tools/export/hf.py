@@ -7,6 +7,7 @@ from typing import Any
 
 from classifier import Classifier, class_names
 from config import Preprocessing
+from tools.export.causes import CLIPPED, HALF_A_PIXEL, PADDED_FIRST, TRANSPARENT
 from tools.export.given import Given, Written
 from tools.export.ordinary import need_colour, save_folded
 from utils import write_json
@@ -52,8 +53,15 @@ def write(given: Given, folder: Path) -> Written:
     write_json(folder / "config.json", model_config(classifier))
     write_json(folder / "preprocessor_config.json", processor(classifier.preprocessing))
     save_folded(folder / "model.safetensors", classifier, "huggingface-vit")
-    notes = ("transparency: transformers leaves it out, this project lays it on white",)
-    return Written("torch transformers", _HOW, notes=notes, load=_LOAD)
+    notes = ["transparency: transformers leaves it out, this project lays it on white"]
+    if classifier.preprocessing.fit == "crop":
+        notes.append(
+            "a crop whose middle lies between two pixels: transformers takes the first, this "
+            "project, as torchvision, the even one; where that is another, a picture's crop is "
+            "one pixel off"
+        )
+    known = (CLIPPED, TRANSPARENT, HALF_A_PIXEL, PADDED_FIRST)
+    return Written("torch transformers", _HOW, notes=tuple(notes), load=_LOAD, otherwise=known)
 
 
 def model_config(classifier: Classifier) -> dict[str, Any]:

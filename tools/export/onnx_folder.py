@@ -7,6 +7,7 @@ from pathlib import Path
 from tools.export.given import Given, Written
 from tools.export.graph import NEEDS, answering_model, joined
 from tools.export.quantised import PRECISIONS, cost, with_bytes, with_halves
+from tools.export.reading import DEEP
 from utils import UserError, replacing
 
 ORDINARY = False  # it takes a network with any head
@@ -17,7 +18,7 @@ MOST_LOSS = 0.01
 # bounded, so accuracy decides about them, and this finds what is broken.
 TOLERANCES = {"fp32": 1e-5, "fp16": 5e-3, "int8": 0.2}
 
-HOW = '''
+_HOW = """
 import onnxruntime
 from PIL import Image, ImageOps
 
@@ -29,9 +30,15 @@ SESSION = onnxruntime.InferenceSession(
 PREPROCESSING = json.loads(SESSION.get_modelmeta().custom_metadata_map["preprocessing"])
 
 
+def of_one(pixels):
+    return SESSION.run(["probabilities"], {"pixels": pixels[None]})[0]
+"""
+
+# What becomes of a picture file, by `of_one(pixels)` and PREPROCESSING.
+READING = '''
 def of_pictures(pictures):
     """Probabilities of pixels (h, w, 3), uint8: each picture has its own size."""
-    found = [SESSION.run(["probabilities"], {"pixels": picture[None]})[0] for picture in pictures]
+    found = [of_one(picture) for picture in pictures]
     return np.concatenate(found)
 
 
@@ -55,13 +62,15 @@ def of_pixels(inputs):
 def of_files(paths):
     pictures = []
     for path in paths:
-        picture = ImageOps.exif_transpose(Image.open(path))
+        picture = eight_bits(ImageOps.exif_transpose(Image.open(path)))
         if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
             picture = picture.convert("RGBA")
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
         pictures.append(np.asarray(picture.convert("RGB")))
     return of_pictures(pictures)
 '''
+
+HOW = _HOW + "\n" + DEEP + "\n" + READING
 
 LOAD = """
 import json
@@ -109,8 +118,11 @@ def _affordable(given: Given, model: Path) -> str:
     most = MOST_LOSS if most is None else most
     if found.loss > most + 1e-9:
         model.unlink()
+        what = f"loses {found.loss:.4f} of accuracy"
+        if found.learned:
+            what = f"answers {found.loss:.4f} of the pictures otherwise"
         raise UserError(
-            f"int8 loses {found.loss:.4f} of accuracy, more than --most-loss {most:g}: {found}; "
-            "take --precision fp16, or allow more"
+            f"int8 {what}, more than --most-loss {most:g}: {found}; take --precision fp16, or "
+            "allow more"
         )
     return f"int8: {found}"

@@ -22,6 +22,7 @@ from filenames import name_of
 from metrics import wilson
 from pretrained.write import export, save_model, sort_metadata
 from tools.export.given import Given
+from tools.export.golden import answered, held_out_files
 from utils import UserError, log, read_csv, write_text
 
 TRAINING = Path(__file__).resolve().parents[2] / "training.py"
@@ -114,16 +115,25 @@ def _without_layers(given: Given, folder: Path) -> tuple[Given, tuple[str, ...]]
     net.layers, net.certainty = None, alone
     path = folder / "class-head.safetensors"
     save_model(path, net)
-    both, block = _said(summary_of(given.run)), _of_the_block(given.run)
+    classifier = Classifier(path, device="cpu")
+    both, block = _said(summary_of(given.run)), _of_the_block(given, classifier)
     note = (
         "the head over layers has no place in an ordinary ViT: the other of the two, on the class "
-        f"token, answers alone. Accuracy: both {both}; the class head alone {block}"
+        f"token, answers alone. Accuracy: the class head alone {block}; both {both}"
     )
-    return replace(given, classifier=Classifier(path, device="cpu")), (note,)
+    return replace(given, classifier=classifier, alone=block), (note,)
 
 
-def _of_the_block(run: Path | None) -> str:
-    """The class head's own accuracy, by the epochs of the run, which are the block's."""
+def _of_the_block(given: Given, classifier: Classifier) -> str:
+    """The class head's own accuracy: its answers to the test part, which no training saw, or the
+    validation of the run's epochs, which are the block's."""
+    run = given.run
+    answers = list(answered(classifier, held_out_files(run, ("test",)), "the class head alone"))
+    if answers:
+        right = sum(answer.label == label for _, label, answer in answers) / len(answers)
+        low, high = wilson(right, len(answers))
+        between = f"(95 %: {low:.3f} to {high:.3f})"
+        return f"{right:.3f} {between} of {len(answers)} pictures, test part"
     rows = read_metrics((run or Path()) / "metrics.csv")
     best = summary_of(run).get("best_epoch")
     found = [row["val_accuracy"] for row in rows if row["epoch"] == best]

@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from classifier import class_names
+from tools.export.causes import cause
 from tools.export.given import Given, Written
 from tools.export.golden import expected, golden_pictures
 from utils import UserError, write_json, write_text
@@ -25,12 +26,13 @@ SECONDS = 1_800  # a fresh process on a slow machine: importing alone takes half
 @dataclass(frozen=True)
 class Picture:
     """A golden picture read by the target's library: the largest difference of a probability (None
-    where it can't be read, with the reason), and whether the answer is the same."""
+    where it can't be read, with the reason), whether the answer is the same, and why it differs."""
 
     name: str
     difference: float | None
     same: bool
     reason: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,10 @@ def prove(given: Given, folder: Path, written: Written) -> Proof:
             f"the export answers otherwise than the run: on the same inputs a probability differs "
             f"by {found['inputs']:.2g}, more than {written.tolerance:g}; nothing was left behind"
         )
-    return Proof(found["inputs"], tuple(Picture(**p) for p in found["files"]), written.tolerance)
+    pictures, how = folder / "golden" / "pictures", given.classifier.preprocessing
+    each = [(Picture(**p), pictures / p["name"]) for p in found["files"]]
+    explained = (replace(p, why=cause(path, written.otherwise, how)) for p, path in each)
+    return Proof(found["inputs"], tuple(explained), written.tolerance)
 
 
 def write_golden(given: Given, folder: Path, written: Written) -> None:

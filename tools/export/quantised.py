@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from classifier import Answer
 from images import read_image
 from tools.export.given import Given
-from tools.export.golden import held_out_files
+from tools.export.golden import HELD_OUT, answered, held_out_files
 from tools.export.graph import quiet
-from utils import progress_bar
+from tools.export.ordinary import summary_of
 
 PRECISIONS = ("fp32", "fp16", "int8")
 LARGE = 4_096  # values of an array: smaller ones keep their 32 bits
-MOST_ASKED = 1_000  # held-out pictures, each class in its turn
 SCOPES = "pkg.torch.onnx.name_scopes"  # the modules that a node was exported from
 
 
@@ -84,7 +81,8 @@ def _quantised(plain: Path, small: Path, chosen: list[str]) -> None:
 @dataclass(frozen=True)
 class Cost:
     """Of held-out pictures: how many the classifier has right, how many the small model, and to how
-    many both give the same answer. `learned`: the run's refit was on some of them, too."""
+    many both give the same answer. `learned`: the run's refit was on all of them, too, so that what
+    is right says nothing; then every other answer counts as a loss."""
 
     pictures: int
     before: int
@@ -94,50 +92,47 @@ class Cost:
 
     @property
     def loss(self) -> float:
-        """Lost accuracy; 0 where there is no picture to ask."""
-        return (self.before - self.after) / self.pictures if self.pictures else 0.0
+        """Lost accuracy, or the share of other answers; 0 where there is no picture to ask."""
+        lost = self.pictures - self.same if self.learned else self.before - self.after
+        return lost / self.pictures if self.pictures else 0.0
 
     def __str__(self) -> str:
-        if not self.pictures:
-            return "the run's held-out pictures are not there: what it costs was not measured"
         of = self.pictures
-        held = "pictures that were held out, and that the refit has learned since"
-        which = held if self.learned else "held-out pictures"
+        if not of:
+            return "the run's held-out pictures are not there: what it costs was not measured"
+        if self.learned:
+            return (
+                f"the same answer as fp32 to {self.same} of {of} pictures; what it costs in "
+                "accuracy was not measured, as the run has no test part (train.test_fraction) and "
+                "its refit has learned these pictures, too"
+            )
         return (
-            f"accuracy on {of} {which}: {self.after / of:.4f} (fp32 {self.before / of:.4f}); the "
-            f"same answer to {self.same}"
+            f"accuracy on {of} held-out pictures: {self.after / of:.4f} (fp32 "
+            f"{self.before / of:.4f}); the same answer to {self.same}"
         )
 
 
 def cost(given: Given, model: Path) -> Cost:
-    """What the model in a file loses to the classifier, on the run's held-out pictures."""
+    """What the model in a file loses to the classifier, on those of the run's held-out pictures
+    that neither has learned, or where its refit has learned all of them, on these."""
+    refit = summary_of(given.run).get("refit") or {"parts": ()}
+    learned = refit.get("parts", ("train", "val"))
+    unseen = tuple(part for part in HELD_OUT if part not in learned)
+    files = held_out_files(given.run, unseen)
+    learned_all = not files and bool(learned)
+    if learned_all:
+        files = held_out_files(given.run)
     labels = list(given.classifier.classes)
-    some = [(p, label) for label, path in held_out_files(given.run).items() for p in path]
-    if len(some) > MOST_ASKED:
-        some = [some[i * len(some) // MOST_ASKED] for i in range(MOST_ASKED)]
-    truth = dict(some)
     run = session(model)
     pictures = before = after = same = 0
-    answers = given.classifier.stream(list(truth))
-    for path, answer in progress_bar(answers, "what 8 bits cost", len(truth), unit="picture"):
-        if not isinstance(answer, Answer):  # damaged since
-            continue
-        pixels = read_image(Path(str(path)), given.classifier.preprocessing.greys)
+    for path, truth, answer in answered(given.classifier, files, "what 8 bits cost"):
+        pixels = read_image(path, given.classifier.preprocessing.greys)
         label = labels[int(run.run(["probabilities"], {"pixels": pixels[None]})[0][0].argmax())]
         pictures += 1
-        before += answer.label == truth[path]
-        after += label == truth[path]
+        before += answer.label == truth
+        after += label == truth
         same += label == answer.label
-    return Cost(pictures, before, after, same, _refitted(given.run))
-
-
-def _refitted(run: Path | None) -> bool:
-    """Whether a run's weights were trained once more, with pictures that were held out before."""
-    try:
-        summary = json.loads((run / "summary.json").read_text("utf-8")) if run else {}
-    except (OSError, ValueError):
-        return False
-    return bool(summary.get("refit"))
+    return Cost(pictures, before, after, same, learned_all and pictures > 0)
 
 
 def session(model: Path) -> Any:

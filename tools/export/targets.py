@@ -11,6 +11,7 @@ TARGETS: dict[str, str] = {
     "npz": "tools.export.npz",
     "pt2": "tools.export.pt2",
     "onnx": "tools.export.onnx_folder",
+    "openvino": "tools.export.openvino_folder",
     "web": "tools.export.web",
 }
 

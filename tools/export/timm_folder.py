@@ -8,6 +8,7 @@ from typing import Any
 
 from classifier import Classifier, class_names
 from config import PRESETS, Preprocessing
+from tools.export.causes import CLIPPED, TRANSPARENT
 from tools.export.given import Given, Written
 from tools.export.ordinary import need_colour, save_folded
 from utils import write_json
@@ -60,7 +61,8 @@ def write(given: Given, folder: Path) -> Written:
     eps = classifier.net.vit.eps
     if eps != EPS:
         notes.append(f"timm's layer norms have eps {EPS:g}, and the network's {eps:g}")
-    return Written("torch timm", _HOW, notes=tuple(notes), load=_LOAD)
+    known = (CLIPPED, TRANSPARENT)
+    return Written("torch timm", _HOW, notes=tuple(notes), load=_LOAD, otherwise=known)
 
 
 def model_config(classifier: Classifier) -> dict[str, Any]:

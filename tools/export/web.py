@@ -49,7 +49,11 @@ def write(given: Given, folder: Path) -> Written:
     write_json(folder / "model.json", described(given, folder / MODEL))
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     page = f"web page: {size / 1e6:.0f} MB; see it with python3 -m http.server -d FOLDER"
-    notes = [*written.notes, page]
+    deep = (
+        "greys of 16 bits: a browser shows the upper 8 bits of them, whatever the training's black "
+        "and white are; make 8 bits of them first, by the lines in README.md"
+    )
+    notes = [*written.notes, page, deep]
     if not getattr(given.options, "no_pictures", False):
         notes.append(
             "golden/ holds pictures of the run: before the folder goes public, leave it out"
@@ -65,6 +69,7 @@ def described(given: Given, model: Path) -> dict[str, Any]:
         "classes": list(classifier.classes),
         "min_confidence": classifier.min_confidence,
         "unlike": classifier.unlike,
+        "set_level": 1.0 if certainty is None else float(certainty.set_level),
         "knows_unlike": certainty is not None and certainty.likeness is not None,
         "bytes": model.stat().st_size,
     }

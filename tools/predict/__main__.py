@@ -14,7 +14,6 @@ picture that is as far from the training pictures as --unlike it is `unlike`.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,7 +27,8 @@ from config import ConfigError
 from config_file import load_config
 from engine.run import BEST
 from filenames import text_of
-from tools.predict.pictures import STDIN, UNDO, Asked, find_pictures, home
+from layout.paths import STDIN, home
+from tools.predict.pictures import UNDO, Asked, find_pictures
 from tools.predict.rows import KINDS, AnswersFile
 from tools.predict.said import NOT_ANSWERS, Table, Tally, counted
 from tools.predict.scoring import foreign, learned, scored
@@ -98,6 +98,8 @@ def answer_all(
             tally.add(row)
             done.append(row.path)
         asked.leave_out(done)
+        if file.finished and not asked.truth:
+            note(f"{file.path} is finished: its answers are counted again, none is asked for anew")
         if file.finished and asked.truth:
             raise UserError(
                 f"{file.path} is finished, and lacks {len(asked.truth)} of these pictures: answer "
@@ -155,6 +157,8 @@ def open_file(
 ) -> AnswersFile | None:
     if args.out is None:
         return None
+    if not args.out.parent.exists():
+        note(f"the folder {args.out.parent} is made")
     settings: dict[str, Any] = {"checkpoint": str(checkpoint), "sha256": sha256_of(checkpoint)}
     settings |= {"top": args.top}
     settings |= {"min_confidence": classifier.min_confidence, "unlike": classifier.unlike}
@@ -268,14 +272,5 @@ def path(text: str) -> Path:
     return Path(home(text))
 
 
-def program() -> int:
-    """`main`; a reader of the table that has seen enough, such as `head`, ends it quietly."""
-    try:
-        return command_line(main, ConfigError)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(program())
+    raise SystemExit(command_line(main, ConfigError))

@@ -127,23 +127,49 @@ class AnswersFile:
         if not resume:
             way = "finish it with --resume, " if self.beside.exists() else ""
             raise UserError(f"{self.path} exists: {way}remove it, or name another file")
-        with open(self.path, "rb") as file:
-            first = file.readline()
-        ours = self._header().startswith(first) if self._is_csv else _is_answer(first)
         if self.beside.exists():
-            begun = json.loads(self.beside.read_text(encoding="utf-8"))
-            differ = [key for key in self.settings if begun.get(key) != self.settings[key]]
-            if differ:
-                said = ", ".join(f"{key} {begun.get(key)}" for key in differ)
-                raise UserError(
-                    f"{self.path} was begun with {said}: give the same, or name another file"
-                )
-        elif not ours:
-            raise UserError(f"{self.path} was not written by this command: name another file")
+            begun, when = json.loads(self.beside.read_text(encoding="utf-8")), "begun"
+        else:
+            begun, when = self._finished_with(), "finished"
+        differ = [key for key in self.settings if begun.get(key, ...) != self.settings[key]]
+        differ = [key for key in differ if when == "begun" or key in begun]
+        if "checkpoint" in differ and "sha256" in differ:
+            differ.remove("sha256")
+        if differ:
+            before, now = (
+                " and ".join(_option(k, of.get(k)) for k in differ) for of in (begun, self.settings)
+            )
+            raise UserError(
+                f"{self.path} was {when} {before}, and this asks {now}: give the same, or answer "
+                "into another file"
+            )
+
+    def _finished_with(self) -> dict[str, Any]:
+        """The settings that a finished file's columns tell; UserError where it is not ours."""
+        stranger = UserError(f"{self.path} was not written by this command: name another file")
+        try:
+            with open(self.path, encoding="utf-8", newline="") as file:
+                if self._is_csv:
+                    columns = next(csv.reader(file), ["path", "problem"])
+                    top = 1 + sum(name.startswith("label_") for name in columns)
+                else:
+                    columns, top = ["path", "problem"], 0
+                    for record in map(json.loads, file):
+                        columns, top = list(record), max(top, len(record["top"]))
+        except (ValueError, TypeError, KeyError, csv.Error):
+            raise stranger from None
+        if columns[0] != "path" or columns[-1] != "problem":
+            raise stranger
+        if len(columns) == 2:  # empty
+            return {}
+        return {"truth": "truth" in columns} | ({"top": top} if top else {})
 
 
-def _is_answer(line: bytes) -> bool:
-    try:
-        return not line or {"path", "answer", "problem"} <= json.loads(line).keys()
-    except (ValueError, AttributeError):
-        return False
+def _option(key: str, value: Any) -> str:
+    """A setting as the command line has it."""
+    if key == "sha256":
+        return f"with weights of the SHA-256 {value}"
+    name = f"--{key.replace('_', '-')}"
+    if isinstance(value, bool):
+        return f"{'with' if value else 'without'} {name}"
+    return f"with {name} {'off' if value is None else value}"

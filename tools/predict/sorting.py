@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 from filenames import name_of, shown, text_of
 from filing import free_name, move
-from tools.predict.pictures import UNDO, full
+from layout.paths import full
+from tools.predict.pictures import UNDO
 from utils import UserError, progress_bar, replacing, unbroken, write_csv
 
 COLUMNS = ("how", "from", "to")

@@ -5,7 +5,8 @@
 
 Says the network, its head and classes, how a picture becomes its input, what was settled by a rule
 because the file leaves it open, how sure its answers are, where it comes from, what was measured,
-its SHA-256, and what can be done with it next. Nothing is fetched, nothing is written.
+its SHA-256, and what can be done with it next. Of an export that is a program (pt2, onnx, web) it
+says what the manifest.json beside it knows. Nothing is fetched, nothing is written.
 """
 
 from __future__ import annotations
@@ -13,15 +14,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 
-from engine.run import trained
+from classifier import find_checkpoint
 from filenames import shown
-from pretrained.files import weights_in
-from pretrained.names import LOGS, WEIGHTS, missing
-from pretrained.near import find_local, near
+from pretrained.programs import program_kind
+from tools.show.exports import program_facts
 from tools.show.facts import facts_of
-from tools.show.words import said
+from tools.show.words import program, said
 from utils import UserError, command_line
 
 
@@ -38,7 +37,9 @@ def main(argv: list[str] | None = None) -> int:
     found = []
     for wanted in args.files:
         try:
-            facts = facts_of(find(wanted))
+            path = find_checkpoint(wanted)
+            kind = program_kind(path)
+            facts = program_facts(path, kind) if kind else facts_of(path)
         except UserError as error:
             if len(args.files) == 1:
                 raise
@@ -46,31 +47,11 @@ def main(argv: list[str] | None = None) -> int:
             continue
         found.append(facts)
         if not args.json:
-            print(("\n" if len(found) > 1 else "") + shown(said(facts)), flush=True)
+            text = program(facts) if kind else said(facts)
+            print(("\n" if len(found) > 1 else "") + shown(text), flush=True)
     if args.json:
         print(json.dumps(found, indent=2))
     return 0 if len(found) == len(args.files) else 2
-
-
-def find(wanted: str) -> Path:
-    """The weights file that a path, a run's name, a folder or `last` stands for, of those that are
-    on this machine."""
-    try:
-        file = trained(wanted)
-    except OSError:  # a name that is too long is no path
-        file = None
-    if file is not None:
-        return file
-    if wanted == "last":
-        raise UserError(f"{LOGS} holds no run with weights yet: train one, or name a file")
-    if found := find_local(wanted, [WEIGHTS], LOGS):
-        return weights_in(found) if found.is_dir() else found
-    if absent := missing(wanted):
-        raise UserError(
-            f"{wanted} is not on this machine: a training that names it as train.checkpoint "
-            f"fetches {absent.source} to {absent.path}"
-        )
-    raise UserError(f"{wanted}: no such weights; {near(wanted, [WEIGHTS], LOGS)}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from model import VisionTransformer
 from pretrained.build import build, whole
 from pretrained.describe import own_metadata
 from pretrained.files import files_of, metadata_in, read_arrays
+from pretrained.manifest import manifest_of
 from pretrained.names import missing
 from pretrained.read import layers_head
 from utils import UserError, progress_bar, sha256_of, shell
@@ -36,6 +37,7 @@ KNOWN: tuple[str, ...] = (
 )
 KNOWN += ("seen", "measured", "base", "frozen", "provenance")
 ERRORS = ("calibration_error", "calibration_error_calibrated")
+OF_AN_EXPORT = ("format", "run", "exported", "training", "notes")  # of its manifest.json
 TRAINED = ("mode", "base_dir", "checkpoint", "seed")  # of a config's `train`
 
 
@@ -76,6 +78,7 @@ def facts_of(path: Path) -> dict[str, Any]:
         "measured": measured(parsed(own, "measured")),
         "seen": parsed(own, "seen"),
         "trained": trained_by(own),
+        "export": export_of(manifest_of(path)),
         "provenance": header.get("provenance"),
         "metadata": {name: text for name, text in header.items() if name not in KNOWN},
         "notes": list(found.notes),
@@ -173,6 +176,11 @@ def certainty(known: Certainty | None, said: Any) -> dict[str, Any] | None:
             "known": len(likeness.known),
         },
     }
+
+
+def export_of(manifest: dict[str, Any]) -> dict[str, Any] | None:
+    """What an export's manifest says of how it came to be; None without one."""
+    return {key: manifest.get(key) for key in OF_AN_EXPORT} if manifest else None
 
 
 def parsed(header: Mapping[str, str], key: str) -> Any:

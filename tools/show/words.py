@@ -45,6 +45,7 @@ def said(facts: dict[str, Any]) -> str:
         ("trained", trained(facts)),
         ("seen", seen(facts)),
         ("came from", facts["provenance"]),
+        *export(facts["export"]),
         *((name, shortened(text)) for name, text in sorted(facts["metadata"].items())),
         *notes(facts["notes"]),
     ]
@@ -61,6 +62,36 @@ def said(facts: dict[str, Any]) -> str:
         for i, command in enumerate(facts["commands"].values())
     ]
     return "\n".join(printable(line) for line in lines)
+
+
+def program(facts: dict[str, Any]) -> str:
+    """A file that holds a program in some lines, by the manifest beside it."""
+    known, how = facts["classes"] or [], facts["preprocessing"]
+    level = facts["set_level"]
+    sure = None if level is None else f"temperature {facts['temperature']:.3g}, already in it"
+    (file,) = facts["files"]
+    rows = [
+        ("a program", f"{facts['program']}, {file['bytes'] / 1e6:,.1f} MB: it answers by itself"),
+        ("classes", f"{len(known):,}: {some(known, CLASSES)}"),
+        ("a picture", picture(Preprocessing.model_validate(how)) if how else None),
+        ("certainty", sure),
+        *export(facts["export"]),
+        ("no weights", "to train from or to answer with here: name those of its run"),
+    ]
+    lines = [facts["file"]]
+    for label, text in rows:
+        lines += row(label, text) if text else []
+    lines.append(f"  {'sha256':{LABEL}}{file['sha256']}")
+    return "\n".join(printable(line) for line in lines)
+
+
+def export(found: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """How an export came to be, by its manifest."""
+    if found is None:
+        return []
+    rows = [("export", f"of {found['run']}, as {found['format']}, {found['exported']}")]
+    rows += [("trained by", found["training"])] if found["training"] else []
+    return [*rows, *(("note", str(note)) for note in found["notes"] or ())]
 
 
 def row(label: str, text: str) -> list[str]:
@@ -172,6 +203,10 @@ def sure(known: dict[str, Any] | None, head: str | None) -> list[tuple[str, str]
             f"{whose} calibration error is {errors['before']:.3f} before and {errors['after']:.3f} "
             "after it"
         )
+    if not known["held_out"]:  # an export's
+        nothing = "of this head alone they were not measured: every class"
+        share = f"the classes of a probability of {known['set_level']:.3g} or more"
+        return [("certainty", temperature), ("90 % sets", share if known["set_level"] else nothing)]
     level = f"the classes of a probability of {known['set_level']:.3g} or more"
     if not known["set_level"]:
         level = "every class: the held-out pictures are too few to leave any out"

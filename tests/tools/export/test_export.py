@@ -7,7 +7,9 @@ import hashlib
 import importlib
 import io
 import json
+import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,16 @@ import torch
 from PIL import Image
 
 from classifier import Classifier
-from config import ConfigError, Preprocessing
+from config import Config, ConfigError, Preprocessing
+from config_file import dump_config, load_config
 from tests.helpers import COLOURS, picture, pictures_of, random_weights, small_run
 from tools.export import npz, pt2, timm_folder
-from tools.export.card import as_word
-from tools.export.given import Given
+from tools.export.card import as_word, results, training_command
+from tools.export.given import Given, Written
 from tools.export.golden import golden_pictures
 from tools.export.ordinary import temperature_of, with_class_head
 from tools.export.proof import Picture, Proof
-from tools.export.reading import pillow_reader
+from tools.export.reading import deep_lines, pillow_reader
 from utils import UserError, command_line
 
 export = importlib.import_module("tools.export.__main__")
@@ -64,6 +67,7 @@ def test_an_export_and_its_proof(
     here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "an export"
+    (here / "empty.yaml").touch()
     assert run("class", "--to", "npz", "--out", out) == 0
     said = capsys.readouterr().out
     assert "proof: 32 golden pictures in a fresh process" in said
@@ -80,7 +84,12 @@ def test_an_export_and_its_proof(
     card = (out / "README.md").read_text()
     summary = json.loads((here / "logs/class/summary.json").read_text())
     assert f"accuracy {summary['test_accuracy']:.3f}" in card
-    assert "blue, green, red" in card and "train.head=class" in card and str(here) not in card
+    assert "blue, green, red" in card and "train.head=class" in card
+    (words,) = (shlex.split(x) for x in card.splitlines() if x.startswith("python training.py "))
+    again, _ = load_config(here / "empty.yaml", words[2:])
+    config, _ = load_config(here / "logs/class/config.yaml")
+    places = dict.fromkeys(("run_name", "log_path", "save_path", "data"))
+    assert again.train.model_copy(update=places) == config.train.model_copy(update=places)
 
 
 def test_expected_answers_are_the_classifiers(here: Path, tmp_path: Path) -> None:
@@ -140,7 +149,7 @@ def test_stopped_it_leaves_nothing(
     [
         (["class", "--to", "npz", "--out", "images"], "images is there already"),
         (["class", "--to", "npz", "--out", "class.yaml"], "class.yaml is there already"),
-        (["clas", "--to", "npz", "--out", "new"], "did you mean class?"),
+        (["clas", "--to", "npz", "--out", "new"], "did you mean weights/class"),
         (["from.safetensors", "--to", "npz", "--out", "new"], "has no head"),
         (["class.yaml", "--to", "npz", "--out", "new"], "class.yaml"),
         (["class", "--to", "npz", "--out", "new", "--push", "me/it"], "--push takes hf or timm"),
@@ -169,26 +178,27 @@ def test_the_golden_pictures(home: Path) -> None:
         golden_pictures(given_of(home / "weights/class/best.safetensors", home / "logs/class"))
     )
     assert len(found) == 32
-    # 12 a class, a fifth of them test and another val: fewer than 24, and noise fills them up.
-    plain = [name.split("-")[1].split(".")[0] for name in list(found)[:24]]
+    # 12 a class, a fifth of them test and another val: fewer than 23, and noise fills them up.
+    plain = [name.split("-")[1].split(".")[0] for name in list(found)[:23]]
     assert set(plain) == {*COLOURS, "noise"} and plain.count("red") >= 3
     pictures = {name: Image.open(io.BytesIO(content)) for name, content in found.items()}
     of = {name.split("-")[1].split(".")[0]: p for name, p in pictures.items()}
     assert of["exif"].getexif()[0x112] == 6
     assert of["cmyk"].mode == "CMYK" and of["grey"].mode == "L"
+    assert of["grey16"].mode == "I;16" and np.asarray(of["grey16"]).max() > 30_000
     assert of["alpha"].mode == "RGBA" and of["palette"].mode == "P"
     assert of["wide"].width == 16 * of["wide"].height and of["tiny"].size == (5, 3)
 
 
 def test_weights_without_a_run_have_noise_alone(home: Path) -> None:
     names = [n for n, _ in golden_pictures(given_of(home / "weights/class/best.safetensors"))]
-    assert len(names) == 32 and all("noise" in name for name in names[:24])
+    assert len(names) == 32 and all("noise" in name for name in names[:23])
 
 
 def test_none_of_ones_own_pictures_travels_where_it_must_not(home: Path) -> None:
     given = given_of(home / "weights/class/best.safetensors", home / "logs/class")
     given.options.no_pictures = True
-    assert all("noise" in name for name, _ in golden_pictures(given)[:24])
+    assert all("noise" in name for name, _ in golden_pictures(given)[:23])
 
 
 @pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
@@ -268,6 +278,60 @@ def test_transformers_fits_pictures_as_we_do(fit: Any, tmp_path: Path) -> None:
     assert (found["pixel_values"][0] - wanted).abs().mean() < close
 
 
+@pytest.mark.slow
+def test_where_transformers_crops_one_pixel_off(tmp_path: Path) -> None:
+    """Exactly where the middle lies between two pixels of which the even one is the second."""
+    from transformers import AutoImageProcessor
+
+    from tools.export.causes import between
+    from tools.export.hf import processor
+    from transforms import eval_transform
+
+    how = Preprocessing(image_size=32, crop=0.9, mean=(0.4, 0.5, 0.6))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor(how)))
+    theirs = AutoImageProcessor.from_pretrained(tmp_path)
+    apart = []
+    for width in range(36, 48):
+        given = picture("red", 1, (width, 36))  # the shorter side as it is resized to
+        found = theirs(given, return_tensors="pt")["pixel_values"][0]
+        wanted = eval_transform(how)(torch.from_numpy(np.array(given)).permute(2, 0, 1))
+        assert ((found - wanted).abs().max().item() > 1e-4) == between((width, 36), how), width
+        apart += [width] if between((width, 36), how) else []
+    assert apart == [39, 43, 47]
+
+
+def test_the_lines_for_greys_of_16_bits_show_what_training_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from images import read_image
+
+    monkeypatch.chdir(tmp_path)
+    ramp = np.linspace(100, 65_000, 40 * 30).reshape(30, 40).astype(np.uint16)
+    Image.fromarray(ramp).save("deep.png")
+    for greys in (None, (0.0, 4095.0), (-1024.0, 30_000.0)):
+        exec(deep_lines(greys), {})
+        wanted = read_image(Path("deep.png"), greys)
+        assert np.array_equal(np.asarray(Image.open("picture.png").convert("RGB")), wanted)
+
+
+@pytest.mark.parametrize("greys", [None, (0.0, 4095.0)])
+@pytest.mark.parametrize("most", [3, 200, 4095, 9000, 65_535])
+def test_the_golden_reader_takes_16_bits_as_training_does(
+    greys: Any, most: int, tmp_path: Path
+) -> None:
+    path = random_weights(tmp_path / "w.safetensors", num_classes=3)
+    classifier = Classifier(path, device="cpu")
+    classifier.preprocessing = classifier.preprocessing.model_copy(update={"greys": greys})
+    values = np.random.default_rng(0).integers(0, most + 1, (32, 32)).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    space: dict[str, Any] = {}
+    exec(pillow_reader(classifier), space)
+    found = space["eight_bits"](Image.open(tmp_path / "a.png"))
+    from images import read_image
+
+    assert np.array_equal(np.asarray(found), read_image(tmp_path / "a.png", greys)[..., 0])
+
+
 # ------------------------------------------------------------------------- a head over layers
 
 
@@ -333,12 +397,55 @@ def test_of_two_heads_the_one_on_the_class_token_answers(
     shutil.copytree(home / "logs/class", tmp_path / "logs/two")
     given = Given(Classifier("two", device="cpu"), tmp_path / "logs/two", argparse.Namespace())
     found, (note,) = with_class_head(given, tmp_path)
-    assert "the class head alone 0." in note or "the class head alone 1." in note
+    by_val = json.loads((tmp_path / "logs/two/summary.json").read_text())["val_accuracy"]
+    assert found.alone is not None and f"the class head alone {found.alone}; both" in note
+    assert f"{by_val:.3f}" not in found.alone or "test part" in found.alone
     assert temperature_of(found.classifier) == pytest.approx(0.4)
     images = torch.randn(2, 3, net.vit.dim, net.vit.dim)
     with torch.no_grad():
         wanted = (2.5 * alone(images)).softmax(1)
     assert torch.allclose(found.classifier.probabilities(images)[0], wanted, atol=1e-4)
+
+
+def test_the_card_leads_with_the_head_that_is_exported(home: Path) -> None:
+    path = home / "weights/class/best.safetensors"
+    given = replace(given_of(path, home / "logs/class"), alone="0.123 of 4 pictures, test part")
+    lines = results(given, Written("numpy", "")).splitlines()
+    assert lines[2] == (
+        "- accuracy of what is exported, the class head alone: 0.123 of 4 pictures, test part"
+    )
+    rest = lines[3:]
+    assert rest and all(
+        "of the run, whose two heads answer together" in line or "of both heads" in line
+        for line in rest
+        if "accuracy" in line or "error" in line
+    )
+
+
+@pytest.mark.parametrize("mode", ["scratch", "finetune"])
+def test_a_training_command_is_the_same_training(mode: str, tmp_path: Path) -> None:
+    """With names that a shell, YAML and a list would take otherwise."""
+    odd = tmp_path / "it's a folder; $5"
+    (odd / "pictures").mkdir(parents=True)
+    train = {
+        "mode": mode,
+        "base_dir": str(odd / "pictures"),
+        "checkpoint": "weights/my net.npz" if mode == "finetune" else None,
+        "classes": ["a, b", "no", "c: 'd'", "1e3", "null", "é ü"],
+        "lr": 1e-4,
+        "views": 3,
+        "report": False,
+    }
+    vit = {"dim": 96, "patch_dim": 8, "hidden_dim": 48, "num_heads": 4, "dropout": 0.1}
+    config = Config.model_validate(
+        {"train": train, "vit": vit if mode == "scratch" else {"dim": 96, "dropout": 0.1}}
+    )
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    command = training_command(tmp_path)
+    assert command is not None
+    (tmp_path / "empty.yaml").touch()
+    again, _ = load_config(tmp_path / "empty.yaml", shlex.split(command)[2:])
+    assert again.train == config.train and again.vit.model_dump() == config.vit.model_dump()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,8 @@ def test_eight_bits_that_cost_too_much_are_refused(
     given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnx_folder, "cost", lambda *_: quantised.Cost(100, 90, 88, 96))
+    learned = quantised.Cost(100, 90, 100, 96, learned=True)
+    assert learned.loss == 0.04 and "the same answer as fp32 to 96 of 100" in str(learned)
     with pytest.raises(UserError, match=r"loses 0\.0200 of accuracy.*--most-loss 0\.01.*fp16"):
         onnx_folder.write(asked(given, precision="int8"), tmp_path / "o")
     assert not list((tmp_path / "o").iterdir())
@@ -84,6 +87,29 @@ def test_the_cost_is_counted_on_held_out_pictures(given: Given, tmp_path: Path) 
     assert quantised.cost(
         Given(given.classifier, None, given.options), tmp_path / "model.onnx"
     ) == (quantised.Cost(0, 0, 0, 0))
+
+
+def test_the_cost_is_counted_on_what_no_training_saw(given: Given, tmp_path: Path) -> None:
+    """With a test part on that alone; where the refit learned all, other answers count."""
+    onnx_folder.write(given, tmp_path)
+    assert given.run is not None
+    run = tmp_path / "logs"
+    shutil.copytree(given.run, run)
+    refitted = json.loads((run / "summary.json").read_text()) | {
+        "refit": {"parts": ["train", "val"]}
+    }
+    (run / "summary.json").write_text(json.dumps(refitted))
+    copied = Given(given.classifier, run, given.options)
+    val = quantised.cost(given, tmp_path / "model.onnx").pictures
+    found = quantised.cost(copied, tmp_path / "model.onnx")
+    assert (found.pictures, found.learned) == (val, True)
+    assert "was not measured, as the run has no test part" in str(found)
+    split = (run / "split.csv").read_text().splitlines()
+    tested = [line.replace(",train,", ",test,") for line in split[:7]]
+    (run / "split.csv").write_text("\n".join([*tested, *split[7:]]) + "\n")
+    found = quantised.cost(copied, tmp_path / "model.onnx")
+    assert (found.pictures, found.learned) == (sum(",test," in line for line in tested), False)
+    assert f"accuracy on {found.pictures} held-out pictures" in str(found)
 
 
 def test_a_network_of_more_than_one_file_is_refused(

@@ -20,7 +20,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from certainty.certainty import Certainty
 from classifier import Classifier
+from pretrained.build import load_model
+from pretrained.write import save_model
 from tests.helpers import picture, random_weights
 from tests.tools.conftest import CHROMIUM
 from tools.export import web
@@ -35,6 +38,11 @@ pytestmark = pytest.mark.usefixtures("exported_once")
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
     path = random_weights(tmp_path_factory.mktemp("w") / "w.safetensors", num_classes=3)
+    net = load_model(path)
+    net.certainty = Certainty(0)
+    net.certainty.set_level.fill_(0.2)
+    net.certainty.temperature.fill_(6.0)
+    save_model(path, net)
     return Classifier(path, device="cpu")
 
 
@@ -70,6 +78,7 @@ def test_what_is_written(classifier: Classifier, tmp_path: Path, no_runtime: Pat
     known = json.loads((folder / "model.json").read_text())
     assert known["bytes"] == (folder / "model.onnx").stat().st_size
     assert known["classes"] == list(classifier.classes) and not known["knows_unlike"]
+    assert known["set_level"] == pytest.approx(0.2)
 
 
 def test_nothing_names_another_host() -> None:
@@ -172,6 +181,8 @@ def test_a_picture_and_a_csv(opened: Any, classifier: Classifier, tmp_path: Path
     (answer,) = classifier(tmp_path / "a.png")
     assert opened.inner_text("#verdict") == ("Unsure" if answer.unsure else answer.label)
     assert opened.inner_text("#bars li:first-child .name") == answer.label
+    assert len(answer.could_be) > 1
+    assert opened.inner_text("#could") == f"Could be: {', '.join(answer.could_be)}"
     paths = sorted(p for p in tmp_path.iterdir())
     upload(opened, *paths)
     opened.wait_for_selector('#status:text-is("Done.")', timeout=60_000, state="attached")
@@ -184,6 +195,10 @@ def test_a_picture_and_a_csv(opened: Any, classifier: Classifier, tmp_path: Path
         found = {name: float(row[f"p({name})"]) for name in classifier.classes}
         assert found == pytest.approx(wanted.probabilities, abs=1e-4), row["path"]
         assert row["answer"] == wanted.said
+        assert row["could_be"].split(" | ") == list(wanted.could_be)
+    remarks = opened.locator("td .remark").all_inner_texts()
+    several = [a for a in classifier(paths) if len(a.could_be) > 1]
+    assert remarks == [f"could be: {', '.join(a.could_be)}" for a in several]
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 // The page: what was chosen goes to the worker, one picture at a time, and its answers are shown.
 const MOST_BARS = 10;
+const MOST_NAMED = 6; // classes that a picture could be, in a sentence
 const MOST_ROWS = 500; // in the table; the CSV has all
 const at = (id) => document.getElementById(id);
 const percent = (share) => {
@@ -79,7 +80,8 @@ function ready() {
   if (pointer) at("hint").hidden = true;
   at("means").textContent =
     `It answers “unsure” where no class has a probability of ${percent(known.min_confidence)}` +
-    (known.knows_unlike ? `, and “unlike” where at least ${percent(known.unlike)} of the known pictures that it was tested with lie nearer to what it has learned.` : ".");
+    (known.knows_unlike ? `, and “unlike” where at least ${percent(known.unlike)} of the known pictures that it was tested with lie nearer to what it has learned.` : ".") +
+    (known.set_level > 0 && known.set_level < 1 ? " What a picture “could be” are the classes of which one was right nine times in ten." : "");
   document.body.dataset.ready = "true";
 }
 
@@ -98,14 +100,24 @@ function ask(file) {
   });
 }
 
-// An answer by what the classifier calls it: label, said, probability, unlike.
+// An answer by what the classifier calls it: label, said, probability, unlike, could_be.
 function judged(data) {
   const order = data.probabilities.map((_, i) => i).sort((a, b) => data.probabilities[b] - data.probabilities[a]);
   const probability = data.probabilities[order[0]];
   const label = known.classes[order[0]];
   const strange = data.unlike !== null && data.unlike >= known.unlike;
   const said = strange ? "unlike" : probability < known.min_confidence ? "unsure" : label;
-  return { ...data, order, probability, label, said, strange, unsure: !strange && said === "unsure" };
+  const could = order.filter((i) => data.probabilities[i] >= known.set_level);
+  const could_be = (could.length ? could : order.slice(0, 1)).map((i) => known.classes[i]);
+  return { ...data, order, probability, label, said, could_be, strange, unsure: !strange && said === "unsure" };
+}
+
+// The classes that it could be, where they are several and that is known; nothing of a picture unlike them all.
+function couldBe(found) {
+  const some = found.could_be;
+  if (found.strange || some.length < 2 || !known.set_level) return "";
+  const rest = some.length > MOST_NAMED ? ` and ${some.length - MOST_NAMED} more` : "";
+  return `could be: ${some.slice(0, MOST_NAMED).join(", ")}${rest}`;
 }
 
 function sentence(found) {
@@ -148,13 +160,16 @@ function showOne(file, found) {
   const [verdict, why] = sentence(found);
   at("verdict").textContent = verdict;
   at("why").textContent = why;
+  const could = couldBe(found);
+  at("could").hidden = !could;
+  at("could").textContent = `C${could.slice(1)}`;
   const some = found.order.slice(0, MOST_BARS);
   const items = some.map((i) => bar(known.classes[i], found.probabilities[i]));
   const rest = found.order.slice(MOST_BARS);
   if (rest.length) items.push(bar(`${rest.length} others`, rest.reduce((sum, i) => sum + found.probabilities[i], 0)));
   at("bars").replaceChildren(...items);
   at("one").hidden = false;
-  say(`${file.name}: ${verdict}. ${why}`);
+  say(`${file.name}: ${verdict}. ${why}${could ? ` C${could.slice(1)}.` : ""}`);
   at("status").classList.add("heard"); // the card says it to those who see
 }
 
@@ -175,7 +190,8 @@ function addRow(file, found) {
     if (i === 2) cell.className = "number";
     row.append(cell);
   });
-  const remark = found.failed ? found.reason : found.strange || found.unsure ? `likeliest: ${found.label}` : "";
+  const likeliest = found.strange || found.unsure ? `likeliest: ${found.label}` : "";
+  const remark = found.failed ? found.reason : couldBe(found) || likeliest;
   if (remark) {
     const span = document.createElement("span");
     span.className = "remark";
@@ -242,13 +258,13 @@ function ended() {
 const quoted = (value) => (/[",\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
 
 function csv() {
-  const lines = [["path", "answer", "label", "probability", "unlike", "problem", ...known.classes.map((c) => `p(${c})`)]];
+  const lines = [["path", "answer", "label", "probability", "unlike", "could_be", "problem", ...known.classes.map((c) => `p(${c})`)]];
   for (const row of shown) {
     const number = (value) => (value === null ? "" : value.toFixed(6));
     lines.push(
       row.failed
-        ? [row.path, "", "", "", "", row.reason, ...known.classes.map(() => "")]
-        : [row.path, row.said, row.label, number(row.probability), number(row.unlike), "", ...row.probabilities.map(number)],
+        ? [row.path, "", "", "", "", "", row.reason, ...known.classes.map(() => "")]
+        : [row.path, row.said, row.label, number(row.probability), number(row.unlike), row.could_be.join(" | "), "", ...row.probabilities.map(number)],
     );
   }
   return "\ufeff" + lines.map((line) => line.map(quoted).join(",")).join("\r\n") + "\r\n"; // the mark is for Excel
