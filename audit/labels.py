@@ -10,6 +10,7 @@ wrong on purpose. EXPERIMENTS.md, 2026-11-26, says what was tried.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.ridge import STRENGTHS, Basis, best_scale, prior
+from engine.ridge import SCALES, STRENGTHS, Basis, prior
 
 ROUNDS = 3
 PLANTED = 0.1  # of the labels, made wrong to learn what a margin means
@@ -57,19 +58,30 @@ def doubts(basis: Basis, labels: Tensor, num_classes: int, copies: Sequence[Tens
 def left_out_answers(
     basis: Basis,
     targets: Tensor,
+    labels: Tensor,
     copies: Sequence[Tensor] = (),
-    strengths: Sequence[float] = STRENGTHS,
-) -> Tensor:
-    """Log-probabilities (n, C) of each picture by a fit of the others' `targets` (n, C), rows of
-    probabilities; the strength and the scale with the lowest left-out loss."""
-    share, labels = targets.mean(0), targets.argmax(1)
-    found = []
-    for strength in strengths:
+    rate: float | None = None,
+) -> tuple[Tensor, float]:
+    """Log-probabilities (n, C) of each picture's true class by a fit of the others' `targets`
+    (n, C), rows of probabilities, and the share of the given `labels` (n,) that are wrong: `rate`,
+    or the share that the answers contradict. The strength and the scale of the answers are those
+    under which the labels are likeliest if so many are wrong: answers that had to explain the wrong
+    ones, too, would be unsure of everything."""
+    share, classes = targets.mean(0), targets.shape[1]
+    weights = 1 / (share.clamp(min=1e-9) * classes)[labels]
+    best, found = math.inf, (targets, 0.0)
+    for strength in STRENGTHS:
         z = targets - basis.left_out_errors(targets - share, strength * basis.total, copies)
-        scale, losses = best_scale(z, labels, share)
-        found.append((losses.mean().item(), scale, z))
-    _, scale, z = min(found, key=lambda row: row[0])
-    return (scale * z - prior(share)).log_softmax(1)
+        contradicted = ((z / share).argmax(1) != labels).double().mean().item()
+        wrong = min(max(contradicted if rate is None else rate, LEAST_RATE), MOST_RATE)
+        for scale in SCALES:
+            answers = (scale * z - prior(share)).log_softmax(1)
+            given = answers.gather(1, labels[:, None])[:, 0].exp()
+            likely = (1 - wrong) * given + wrong / (classes - 1) * (1 - given)
+            loss = -(weights * likely.log()).mean().item()
+            if loss < best:
+                best, found = loss, (answers, wrong)
+    return found
 
 
 def _believed(
@@ -79,11 +91,8 @@ def _believed(
     given = F.one_hot(labels, num_classes).double()
     believed, rate = given, None
     for _ in range(ROUNDS + 1):
-        answers = left_out_answers(basis, believed, copies)
-        if rate is None:
-            rate = (answers.argmax(1) != labels).double().mean().item()
-        rate = min(max(rate, LEAST_RATE), MOST_RATE)
-        likely = given * (1 - rate) + (1 - given) * rate / (num_classes - 1)
+        answers, wrong = left_out_answers(basis, believed, labels, copies, rate)
+        likely = given * (1 - wrong) + (1 - given) * wrong / (num_classes - 1)
         believed = answers.exp() * likely
         believed = believed / believed.sum(1, keepdim=True)
         rate = _rate(believed, labels)

@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
             for seed in range(args.seeds):
                 planted, bad = plant(basis, truth, len(seen.split.classes), kind, share, seed)
                 row = {"set": name, "kind": kind, "share": share, "seed": seed}
-                row |= found(basis, planted, bad, truth)
+                row |= found(basis, seen.features[learned], planted, bad, truth)
                 row |= worth(seen, learned, planted, truth, row.pop("doubts"))
                 rows.append(row)
         write_csv(RESULTS / "noise.csv", rows)
@@ -85,7 +85,7 @@ def plant(
     bad[torch.from_numpy(generator.permutation(len(truth))[: round(share * len(truth))])] = True
     labels = truth.clone()
     if kind == "similar":
-        answers = left_out_answers(basis, F.one_hot(truth, classes).double()).exp()
+        answers = left_out_answers(basis, F.one_hot(truth, classes).double(), truth)[0].exp()
         taken_for = torch.stack([answers[truth == c].mean(0) for c in range(classes)])
         labels[bad] = taken_for.fill_diagonal_(-1).argmax(1)[truth[bad]]
     else:
@@ -94,8 +94,11 @@ def plant(
     return labels, bad
 
 
-def found(basis: Basis, labels: Tensor, bad: Tensor, truth: Tensor) -> dict[str, Any]:
-    """How well the planted labels are found, by ours and by others."""
+def found(
+    basis: Basis, seen_by: Tensor, labels: Tensor, bad: Tensor, truth: Tensor
+) -> dict[str, Any]:
+    """How well the planted labels are found, by ours and by others: cleanlab on the answers of one
+    ridge regression of the features `seen_by` it (n, P), as a user would, and on our own."""
     from sklearn.metrics import average_precision_score
 
     try:
@@ -107,7 +110,7 @@ def found(basis: Basis, labels: Tensor, bad: Tensor, truth: Tensor) -> dict[str,
     started = time.perf_counter()
     ours = doubts(basis, labels, classes)
     seconds = time.perf_counter() - started
-    plain = left_out_answers(basis, F.one_hot(labels, classes).double())
+    plain = fit_ridge(seen_by, labels, classes).left_out.double().log_softmax(1)
     wrong, y = bad.numpy(), labels.numpy()
     first, last = (x.exp().numpy() for x in (plain, ours.answers.double()))
     orders = {

@@ -55,7 +55,7 @@ def test_wrong_labels_do_not_speak_for_one_another() -> None:
     features, labels = clusters(40, apart=3.0)
     given, bad = flipped(labels, 0.25, 3)
     basis = Basis(features)
-    plain = margin_of(left_out_answers(basis, F.one_hot(given, 3).double()), given)[0]
+    plain = margin_of(left_out_answers(basis, F.one_hot(given, 3).double(), given)[0], given)[0]
     found = doubts(basis, given, 3).margin
     n = int(bad.sum())
     hits = [int(bad[m.argsort(descending=True)[:n]].sum()) for m in (plain, found)]
@@ -98,6 +98,16 @@ def test_noise_is_planted_as_often_as_asked_and_the_same_for_a_seed() -> None:
     assert torch.equal(noisy != labels, bad)
     assert torch.equal(planted_noise(labels, believed, 0.1, 0)[0], noisy)
     assert not torch.equal(planted_noise(labels, believed, 0.1, 1)[0], noisy)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3])
+def test_of_classes_far_apart_each_wrong_label_is_sure(share: float) -> None:
+    """Answers that had to explain the wrong labels, too, would doubt none of them."""
+    features, labels = clusters(200, apart=12.0)
+    given, bad = flipped(labels, share, 4)
+    found = doubts(Basis(features), given, 3)
+    assert (found.wrong[bad] > 0.9).all()
+    assert (found.wrong[~bad] < 0.1).all()
 
 
 def test_classes_of_few_pictures_do_not_fail() -> None:
