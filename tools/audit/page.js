@@ -100,19 +100,28 @@ function options() {
     const values = [...new Set(cards.map((card) => card[name]).filter(Boolean))].sort();
     find(name).append(...values.map((value) => el("option", { value, text: value })));
     find(name).parentElement.hidden = values.length < 2;
-    find(name).addEventListener("change", show);
+    find(name).addEventListener("change", refilter);
   }
-  find("open").addEventListener("change", show);
+  find("open").addEventListener("change", refilter);
   for (const button of find("kinds").children) {
-    button.addEventListener("click", () => { kind = button.dataset.kind; show(); });
+    button.addEventListener("click", () => { kind = button.dataset.kind; refilter(); });
   }
   find("kinds").firstElementChild.lastElementChild.textContent =
     [...find("kinds").children].slice(1).reduce((sum, one) => sum + Number(one.lastElementChild.textContent), 0);
 }
 
+let pointed = false; // whether the last was a finger or a mouse: then the keys are the cards' again
+document.addEventListener("pointerdown", () => { pointed = true; }, true);
+document.addEventListener("keydown", () => { pointed = false; }, true);
+
+function refilter() {
+  show();
+  if (pointed) current?.element.focus({ preventScroll: true });
+}
+
 function fits(card) {
   return filters.every((name) => !find(name).value || card[name] === find(name).value)
-    && (!find("open").checked || !decisions.has(card.path) || card === current);
+    && (!find("open").checked || !decisions.has(card.path));
 }
 
 function visible() {
