@@ -200,15 +200,15 @@ def _truth_changed(
     if relabelled:
         right = sum(now.right for now in relabelled)
         said.append(
-            f"{len(relabelled)} held-out {_pictures(len(relabelled))} another label now, and not "
-            f"compared; of {right} the new network says so, too."
+            f"{_pictures(len(relabelled), 'has', 'have')} another label now, and not compared; "
+            f"the new network gives {right} of them that label, too."
         )
     if left_out:
-        said.append(f"{left_out} held-out {_pictures(left_out)} left out now.")
+        said.append(f"{_pictures(left_out, 'is', 'are')} left out now.")
     if not relabelled and not left_out:
         said.append("No held-out picture's label was changed.")
     return said
 
 
-def _pictures(n: int) -> str:
-    return "picture is" if n == 1 else "pictures are"
+def _pictures(n: int, one: str, more: str) -> str:
+    return f"{n} held-out picture {one}" if n == 1 else f"{n} held-out pictures {more}"
