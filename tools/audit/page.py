@@ -28,6 +28,7 @@ from tools.audit.about import DECISIONS, PAGE, About, write_about
 from utils import progress_bar, shell, write_text
 
 HERE = Path(__file__).parent
+SCRIPTS = ("page.js", "keep.js", "map.js", "again.js", "start.js")  # together one module
 CARDS = 300  # with their neighbours some 5 MB
 NEIGHBOURS, SMALL = 5, 96  # pictures beside one, and the longer side of theirs
 DOTS = 4000  # on the map: more hide one another
@@ -66,7 +67,7 @@ def write_page(
     about = About(findings.name, findings.root, findings.classes, run, config, tuple(overrides))
     write_about(folder, about)
     shown = chosen(findings.suspects)
-    script = (HERE / "page.js").read_text(encoding="utf-8")
+    script = "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
     values: dict[str, Any] = {
         "findings": findings,
         "root": text_of(str(findings.root)),
