@@ -15,12 +15,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from audit.decisions import Decision, write_decisions
 from config import TrainConfig
 from config_file import load_config
 from engine.answers import PREDICTIONS
 from filenames import shown, text_of
 from inspection.record import Prediction, Record, read_run
+from layout.decisions import Decision, write_decisions
 from metrics import paired_chance, said_chance, wilson
 from tools.audit.about import About
 from utils import UserError

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from audit.decisions import KEEP, LEAVE_OUT, RELABEL, Decision, read_decisions
 from filenames import name_of, nearest, same_name, text_of
 from filing import free_name, move
+from layout.decisions import KEEP, LEAVE_OUT, RELABEL, Decision, read_decisions
 from layout.parts import Found, lay_out
 from layout.split_file import text_below
 from tools.audit.about import audit_of, read_about

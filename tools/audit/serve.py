@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from audit.decisions import RELABEL, Decision, fault_of, read_decisions, write_decisions
 from filenames import shown
+from layout.decisions import RELABEL, Decision, fault_of, read_decisions, write_decisions
 from tools.audit.about import DECISIONS, PAGE, read_about
 from tools.audit.again import Training
 from utils import UserError

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from audit.decisions import Decision, read_decisions, write_decisions
 from filenames import text_of
+from layout.decisions import Decision, read_decisions, write_decisions
 from layout.tree import read_tree
 from tests.helpers import REPO
 from tests.tools.audit.helpers import audited, set_of

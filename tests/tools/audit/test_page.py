@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from audit.decisions import Decision, read_decisions
 from audit.findings import Suspect
+from layout.decisions import Decision, read_decisions
 from tests.tools.audit.helpers import audited, findings_of, set_of
 from tests.tools.audit.test_apply import contents
 from tests.tools.test_report import CONTRASTS, SCHEMES, SIZES, Page

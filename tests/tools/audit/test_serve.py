@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from audit.decisions import Decision, read_decisions
 from audit.findings import AUDIT, write_audit
 from inspection.record import read_run
+from layout.decisions import Decision, read_decisions
 from tests.helpers import REPO
 from tests.tools.audit.helpers import findings_of, set_of
 from tests.tools.audit.test_page import CURRENT
