@@ -26,6 +26,11 @@ function box(picture, alt) {
   return el("div", { class: "box" }, url ? el("img", { src: url, alt }) : el("span", { text: "can't be shown" }));
 }
 
+function enlarged(picture) {
+  picture.addEventListener("click", () => picture.parentElement.classList.toggle("large"));
+  return picture;
+}
+
 function neighbours(card) {
   if (!card.near.length) return null;
   const rows = card.near.map((i) => {
@@ -46,8 +51,9 @@ function buttons(card) {
     relabel(card, name);
   } }, el("option", { value: "", text: "another class …" }));
   data.classes.forEach((name, i) => {
-    if (name !== card.given) other.append(el("option", { value: i, text: name }));
+    if (name !== card.given && name !== card.suggested) other.append(el("option", { value: i, text: name }));
   });
+  other.hidden = other.options.length < 2;
   const button = (text, key, does, strong) => el("button", { type: "button", class: strong ? "strong" : "", onclick: () => { go(card); does(); } }, text, el("kbd", { text: key }));
   return el("div", { class: "do" },
     accept ? button(`It is ${card.suggested}`, "↵", () => relabel(card, card.suggested), true) : null,
@@ -59,7 +65,7 @@ function make(card) {
   const to = card.suggested && card.suggested !== card.given ? ` → ${card.suggested}?` : "";
   card.decision = el("p", { class: "decision", hidden: true });
   card.element = el("li", { class: "card", tabindex: "-1", "data-path": card.path, onpointerdown: (event) => { if (!event.target.closest("button, select")) go(card); } },
-    box(card.picture, `labelled ${card.given}`),
+    enlarged(box(card.picture, `labelled ${card.given}`)),
     el("div", {},
       el("p", { class: "kind", text: data.titles[card.kind] + (card.part ? ` · ${card.part}` : "") }),
       el("p", { class: "what", text: card.given + to }),

@@ -23,13 +23,14 @@ from audit.findings import KINDS, Findings, Suspect
 from filenames import text_of
 from inspection.charts import by_images
 from inspection.render import render
-from inspection.thumbnails import LONGER, thumbnail
+from inspection.thumbnails import thumbnail
 from tools.audit.about import DECISIONS, PAGE, About, write_about
 from utils import progress_bar, shell, write_text
 
 HERE = Path(__file__).parent
 SCRIPTS = ("page.js", "keep.js", "map.js", "again.js", "start.js")  # together one module
 CARDS = 300  # with their neighbours some 5 MB
+LARGE = 320  # pixels of a card's longer side: it is looked at closely
 NEIGHBOURS, SMALL = 5, 96  # pictures beside one, and the longer side of theirs
 DOTS = 4000  # on the map: more hide one another
 TINY, TINY_SECONDS = 64, 20.0  # pictures on the map that nothing else shows, as many as time allows
@@ -231,7 +232,7 @@ def thumbs(
 ) -> dict[int, str]:
     """Pictures as data URLs: those of cards large, their neighbours small, and on the map, while
     there is time, tiny."""
-    sizes = dict.fromkeys(near, SMALL) | {i: LONGER for i in cards if i is not None}
+    sizes = dict.fromkeys(near, SMALL) | {i: LARGE for i in cards if i is not None}
     tiny = [i for i in dots if i not in sizes]
     ends = time.monotonic() + TINY_SECONDS
 
