@@ -30,10 +30,10 @@ from utils import progress_bar, shell, write_text
 HERE = Path(__file__).parent
 SCRIPTS = ("page.js", "keep.js", "map.js", "again.js", "start.js")  # together one module
 CARDS = 300  # with their neighbours some 5 MB
-LARGE = 320  # pixels of a card's longer side: it is looked at closely
+LARGE = 256  # pixels of a card's longer side: it is looked at closely
 NEIGHBOURS, SMALL = 5, 96  # pictures beside one, and the longer side of theirs
 DOTS = 4000  # on the map: more hide one another
-TINY, TINY_SECONDS = 64, 20.0  # pictures on the map that nothing else shows, as many as time allows
+TINY, TINY_MOST, TINY_SECONDS = 64, 1000, 20.0  # pictures on the map that nothing else shows
 NOISE_ROWS = 20
 TITLES = {
     "label": "wrong label",
@@ -233,7 +233,7 @@ def thumbs(
     """Pictures as data URLs: those of cards large, their neighbours small, and on the map, while
     there is time, tiny."""
     sizes = dict.fromkeys(near, SMALL) | {i: LARGE for i in cards if i is not None}
-    tiny = [i for i in dots if i not in sizes]
+    tiny = [i for i in dots if i not in sizes][:TINY_MOST]
     ends = time.monotonic() + TINY_SECONDS
 
     def one(wanted: tuple[int, int]) -> tuple[int, str | None]:

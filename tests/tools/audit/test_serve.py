@@ -223,12 +223,13 @@ def test_what_training_is_told_and_one_at_a_time(home: Path) -> None:
         f"train.from_run={run}",
         f"train.labels={labels}",
         "train.run_name=tiny-relabelled",
+        *again.QUICK,
     ]
     assert read_decisions(labels) == wanted
     Path("wait").unlink()
     assert finished(training)["state"] == "done"
     training.start(wanted)
-    assert finished(training)["said"][-1].endswith("tiny-relabelled-2")
+    assert "tiny-relabelled-2; its report: python -m" in finished(training)["said"][-1]
 
 
 def test_a_training_that_fails_says_why(home: Path) -> None:
