@@ -98,10 +98,9 @@ def wrong(truth: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def split_of(labels: Tensor) -> Split:
+    held_out = np.random.default_rng(4).random(len(labels)) < 0.2
     samples = tuple(
-        Sample(
-            Path("set") / str(label) / f"{i}.jpg", label, "val" if i % 5 == 0 else "train", f"{i}"
-        )
+        Sample(Path(f"set/{label}/{i}.jpg"), label, "val" if held_out[i] else "train", f"{i}")
         for i, label in enumerate(labels.tolist())
     )
     return Split(Path("set"), tuple(str(c) for c in range(CLASSES)), samples)

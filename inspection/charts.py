@@ -180,12 +180,12 @@ def by_layer(rows: Sequence[dict[str, float]], guess: float | None) -> dict[str,
 
 def by_images(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Accuracy by the number of training pictures, with its 95 % interval; dashed and hollow what
-    is `predicted` of more pictures than there are."""
+    is not `measured`, but predicted of more pictures than there are."""
     from matplotlib import rc_context
     from matplotlib.ticker import NullLocator
 
-    measured = [row for row in rows if not row.get("predicted")]
-    beyond = [*measured[-1:], *(row for row in rows if row.get("predicted"))]
+    measured = [row for row in rows if row["measured"]]
+    beyond = [*measured[-1:], *(row for row in rows if not row["measured"])]
     with rc_context(STYLE):
         figure, axes = _figure()
         for found, dashes, label in ((measured, "-", "measured"), (beyond, "--", "predicted")):

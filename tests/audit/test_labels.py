@@ -100,14 +100,14 @@ def test_noise_is_planted_as_often_as_asked_and_the_same_for_a_seed() -> None:
     assert not torch.equal(planted_noise(labels, believed, 0.1, 1)[0], noisy)
 
 
-@pytest.mark.parametrize("share", [0.02, 0.3])
+@pytest.mark.parametrize("share", [0.02, 0.15])
 def test_of_classes_far_apart_each_wrong_label_is_sure(share: float) -> None:
     """Answers that had to explain the wrong labels, too, would doubt none of them."""
     features, labels = clusters(200, apart=12.0)
     given, bad = flipped(labels, share, 4)
     found = doubts(Basis(features), given, 3)
-    assert (found.wrong[bad] > 0.9).all()
-    assert (found.wrong[~bad] < 0.1).all()
+    assert torch.equal(found.wrong >= SUSPECT, bad)
+    assert found.wrong.mean().item() == pytest.approx(share, abs=0.02)
 
 
 def test_classes_of_few_pictures_do_not_fail() -> None:

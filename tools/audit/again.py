@@ -23,9 +23,10 @@ from inspection.record import Prediction, Record, read_run
 from layout.decisions import Decision, write_decisions
 from metrics import paired_chance, said_chance, wilson
 from tools.audit.about import About
-from utils import UserError
+from utils import UserError, shell
 
 TRAINING = Path(__file__).resolve().parents[2] / "training.py"
+QUICK = ("train.verdict=false", "train.report=false")  # somebody waits for the score
 LOG = "training.log"
 LINES = 12  # of the log's end, for who waits
 PATIENCE = 15.0  # seconds for a stopped training to save what it has
@@ -68,7 +69,7 @@ class Training:
     def words(self, labels: Path, name: str) -> list[str]:
         """What training.py is told."""
         about = self.about
-        new = [f"train.labels={labels}", f"train.run_name={name}"]
+        new = [f"train.labels={labels}", f"train.run_name={name}", *QUICK]
         if about.run is None:
             config = [] if about.config is None else ["--config", str(about.config)]
             return [*config, *about.overrides, *new]
@@ -154,7 +155,8 @@ def compared(old: Record | None, new: Record) -> dict[str, Any]:
     Only held-out pictures whose label stands are compared: where the truth was changed, the two
     were asked different things.
     """
-    report = f"the new run: {text_of(str(new.folder))}"
+    page = shell("python", "-m", "tools.report", text_of(str(new.folder)))
+    report = f"The new run is {text_of(str(new.folder))}; its report: {page}"
     if old is None:
         accuracy = _accuracy([p.right for p in new.predictions])
         return {"scores": [("now", *accuracy)], "said": ["There was no run before it.", report]}
@@ -200,15 +202,15 @@ def _truth_changed(
     if relabelled:
         right = sum(now.right for now in relabelled)
         said.append(
-            f"{len(relabelled)} held-out {_pictures(len(relabelled))} another label now, and not "
-            f"compared; of {right} the new network says so, too."
+            f"{_pictures(len(relabelled), 'has', 'have')} another label now, and not compared; "
+            f"the new network gives {right} of them that label, too."
         )
     if left_out:
-        said.append(f"{left_out} held-out {_pictures(left_out)} left out now.")
+        said.append(f"{_pictures(left_out, 'is', 'are')} left out now.")
     if not relabelled and not left_out:
         said.append("No held-out picture's label was changed.")
     return said
 
 
-def _pictures(n: int) -> str:
-    return "picture is" if n == 1 else "pictures are"
+def _pictures(n: int, one: str, more: str) -> str:
+    return f"{n} held-out picture {one}" if n == 1 else f"{n} held-out pictures {more}"

@@ -26,6 +26,11 @@ function box(picture, alt) {
   return el("div", { class: "box" }, url ? el("img", { src: url, alt }) : el("span", { text: "can't be shown" }));
 }
 
+function enlarged(picture) {
+  picture.addEventListener("click", () => picture.parentElement.classList.toggle("large"));
+  return picture;
+}
+
 function neighbours(card) {
   if (!card.near.length) return null;
   const rows = card.near.map((i) => {
@@ -46,8 +51,9 @@ function buttons(card) {
     relabel(card, name);
   } }, el("option", { value: "", text: "another class …" }));
   data.classes.forEach((name, i) => {
-    if (name !== card.given) other.append(el("option", { value: i, text: name }));
+    if (name !== card.given && name !== card.suggested) other.append(el("option", { value: i, text: name }));
   });
+  other.hidden = other.options.length < 2;
   const button = (text, key, does, strong) => el("button", { type: "button", class: strong ? "strong" : "", onclick: () => { go(card); does(); } }, text, el("kbd", { text: key }));
   return el("div", { class: "do" },
     accept ? button(`It is ${card.suggested}`, "↵", () => relabel(card, card.suggested), true) : null,
@@ -59,7 +65,7 @@ function make(card) {
   const to = card.suggested && card.suggested !== card.given ? ` → ${card.suggested}?` : "";
   card.decision = el("p", { class: "decision", hidden: true });
   card.element = el("li", { class: "card", tabindex: "-1", "data-path": card.path, onpointerdown: (event) => { if (!event.target.closest("button, select")) go(card); } },
-    box(card.picture, `labelled ${card.given}`),
+    enlarged(box(card.picture, `labelled ${card.given}`)),
     el("div", {},
       el("p", { class: "kind", text: data.titles[card.kind] + (card.part ? ` · ${card.part}` : "") }),
       el("p", { class: "what", text: card.given + to }),
@@ -100,19 +106,28 @@ function options() {
     const values = [...new Set(cards.map((card) => card[name]).filter(Boolean))].sort();
     find(name).append(...values.map((value) => el("option", { value, text: value })));
     find(name).parentElement.hidden = values.length < 2;
-    find(name).addEventListener("change", show);
+    find(name).addEventListener("change", refilter);
   }
-  find("open").addEventListener("change", show);
+  find("open").addEventListener("change", refilter);
   for (const button of find("kinds").children) {
-    button.addEventListener("click", () => { kind = button.dataset.kind; show(); });
+    button.addEventListener("click", () => { kind = button.dataset.kind; refilter(); });
   }
   find("kinds").firstElementChild.lastElementChild.textContent =
     [...find("kinds").children].slice(1).reduce((sum, one) => sum + Number(one.lastElementChild.textContent), 0);
 }
 
+let pointed = false; // whether the last was a finger or a mouse: then the keys are the cards' again
+document.addEventListener("pointerdown", () => { pointed = true; }, true);
+document.addEventListener("keydown", () => { pointed = false; }, true);
+
+function refilter() {
+  show();
+  if (pointed) current?.element.focus({ preventScroll: true });
+}
+
 function fits(card) {
   return filters.every((name) => !find(name).value || card[name] === find(name).value)
-    && (!find("open").checked || !decisions.has(card.path) || card === current);
+    && (!find("open").checked || !decisions.has(card.path));
 }
 
 function visible() {
@@ -212,76 +227,6 @@ function tell() {
   find("download").disabled = !decisions.size;
 }
 
-// ---------------------------------------------------------------------------- keeping the choice
-
-const place = `audit:${data.id}`;
-const waiting = []; // what a server does not have yet
-let sending = false;
-
-function keep(path, decision) {
-  if (token) {
-    waiting.push({ path, decision: decision?.decision ?? null, label: decision?.label ?? "" });
-    send();
-    return;
-  }
-  try {
-    localStorage.setItem(place, JSON.stringify([...decisions]));
-  } catch {
-    problem("This browser keeps nothing for a file: download before you close it.");
-  }
-}
-
-async function ask(where, body) {
-  const headers = { "X-Audit-Token": token };
-  if (body) headers["Content-Type"] = "application/json";
-  const answer = await fetch(where, body ? { method: "POST", headers, body: JSON.stringify(body) } : { headers });
-  const found = await answer.json();
-  if (!answer.ok) throw new Error(found.error);
-  return found;
-}
-
-async function send() {
-  if (sending) return;
-  sending = true;
-  try {
-    while (waiting.length) {
-      await ask("/decide", waiting[0]);
-      waiting.shift();
-    }
-    problem("");
-  } catch (error) {
-    problem(`Not saved: ${error.message}. It is tried again with the next decision.`);
-  }
-  sending = false;
-}
-
-function problem(text) {
-  find("problem").textContent = text;
-  find("problem").hidden = !text;
-}
-
-async function before() {
-  try {
-    const kept = token ? (await ask("/decisions")).decisions : JSON.parse(localStorage.getItem(place) ?? "[]");
-    for (const [path, decision] of kept) decisions.set(path, decision);
-  } catch (error) {
-    if (token) problem(`What was decided before can't be read: ${error.message}.`);
-  }
-  paint();
-  show();
-}
-
-function download() {
-  const cell = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
-  const rows = [...decisions].map(([path, { decision, label }]) => [path, decision, label]);
-  const text = [["path", "decision", "label"], ...rows].map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
-  const url = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
-  const link = el("a", { href: url, download: "decisions.csv" });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(url), 10000);
-  find("after").hidden = false;
-}
-
 // ------------------------------------------------------------------------------------------ keys
 
 function keys() {
@@ -316,180 +261,3 @@ function everything() {
   find("open").checked = false;
   show();
 }
-
-// --------------------------------------------------------------------------------------- the map
-
-const canvas = document.querySelector("#board canvas");
-const tip = find("tip");
-const COLOURS = 8, SHAPES = ["circle", "square", "triangle", "diamond"]; // 32 that differ
-let alone = null; // the class that is shown alone
-
-function shape(pen, name, x, y, r) {
-  pen.beginPath();
-  if (name === "circle") pen.arc(x, y, r, 0, 2 * Math.PI);
-  else if (name === "square") pen.rect(x - r * 0.9, y - r * 0.9, r * 1.8, r * 1.8);
-  else {
-    const points = name === "triangle" ? [[0, -1.2], [1.1, 0.9], [-1.1, 0.9]] : [[0, -1.3], [1.3, 0], [0, 1.3], [-1.3, 0]];
-    points.forEach(([dx, dy]) => pen.lineTo(x + dx * r, y + dy * r));
-    pen.closePath();
-  }
-}
-
-const look = (label) => [`--s${label % COLOURS}`, SHAPES[Math.floor(label / COLOURS) % SHAPES.length]];
-
-function scale() {
-  const rows = data.dots.map((i) => data.pictures[i]);
-  const range = (k) => [Math.min(...rows.map((row) => row[k])), Math.max(...rows.map((row) => row[k]))];
-  const edge = 16;
-  const { clientWidth: width, clientHeight: height } = canvas;
-  const along = ([low, high], size) => (value) => edge + (size - 2 * edge) * (high > low ? (value - low) / (high - low) : 0.5);
-  const across = along(range(3), width), down = along(range(4), height);
-  return (row) => [across(row[3]), height - down(row[4])];
-}
-
-function draw() {
-  if (!canvas) return;
-  const sharp = window.devicePixelRatio || 1;
-  canvas.width = canvas.clientWidth * sharp;
-  canvas.height = canvas.clientHeight * sharp;
-  const pen = canvas.getContext("2d");
-  const colours = getComputedStyle(document.documentElement);
-  pen.scale(sharp, sharp);
-  const at = scale();
-  const r = data.dots.length > 1500 ? 2.5 : data.dots.length > 300 ? 3.5 : 5;
-  const suspects = new Map(cards.map((card) => [card.picture, card]));
-  for (const ringed of [false, true]) { // the suspects on top
-    for (const i of data.dots) {
-      if (suspects.has(i) !== ringed) continue;
-      const row = data.pictures[i], [x, y] = at(row), [colour, form] = look(row[1]);
-      pen.globalAlpha = alone === null || alone === row[1] ? 1 : 0.12;
-      pen.fillStyle = colours.getPropertyValue(colour);
-      shape(pen, form, x, y, r);
-      pen.fill();
-      if (!ringed) continue;
-      const decided = decisions.has(suspects.get(i).path);
-      pen.strokeStyle = colours.getPropertyValue(decided ? "--good" : "--ink");
-      pen.lineWidth = suspects.get(i) === current ? 3 : 1.6;
-      shape(pen, "circle", x, y, r + 4);
-      pen.stroke();
-    }
-  }
-}
-
-function nearest(event) {
-  const frame = canvas.getBoundingClientRect();
-  const [x, y] = [event.clientX - frame.left, event.clientY - frame.top];
-  const at = scale();
-  let best = null, least = 14 * 14;
-  for (const i of data.dots) {
-    if (alone !== null && data.pictures[i][1] !== alone) continue;
-    const [px, py] = at(data.pictures[i]);
-    const far = (px - x) ** 2 + (py - y) ** 2;
-    if (far < least) [best, least] = [i, far];
-  }
-  return best;
-}
-
-function hover(event) {
-  const i = nearest(event);
-  tip.hidden = i === null;
-  canvas.style.cursor = i !== null && cards.some((card) => card.picture === i) ? "pointer" : "";
-  if (i === null) return;
-  const [path, label, part] = data.pictures[i];
-  const url = data.thumbs[i];
-  tip.replaceChildren(...(url ? [el("img", { src: url, alt: "" })] : []),
-    el("span", { text: data.classes[label] + (part ? ` · ${part}` : "") }), el("span", { class: "path", text: path }));
-  const [x, y] = scale()(data.pictures[i]);
-  tip.style.left = `${Math.max(0, Math.min(x + 12, canvas.clientWidth - tip.offsetWidth))}px`;
-  tip.style.top = `${y + 14 + tip.offsetHeight > canvas.clientHeight ? y - tip.offsetHeight - 10 : y + 14}px`;
-}
-
-function map() {
-  if (!canvas) return;
-  canvas.addEventListener("pointermove", hover);
-  canvas.addEventListener("pointerdown", hover);
-  canvas.addEventListener("pointerleave", () => { tip.hidden = true; });
-  canvas.addEventListener("click", (event) => {
-    const card = cards.find((one) => one.picture !== null && one.picture === nearest(event));
-    if (!card) return;
-    if (!visible().includes(card)) everything();
-    go(card);
-  });
-  data.classes.forEach((name, label) => {
-    const [colour, form] = look(label);
-    const sign = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-    const forms = { circle: "M7 2a5 5 0 1 0 .01 0z", square: "M2 2h10v10H2z", triangle: "M7 1l6 11H1z", diamond: "M7 0l7 7-7 7-7-7z" };
-    const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
-    sign.setAttribute("viewBox", "0 0 14 14");
-    sign.setAttribute("aria-hidden", "true");
-    path.setAttribute("d", forms[form]);
-    path.style.fill = `var(${colour})`;
-    sign.append(path);
-    const button = el("button", { type: "button", "aria-pressed": "false", onclick: () => {
-      alone = alone === label ? null : label;
-      [...find("legend").children].forEach((one, i) => one.setAttribute("aria-pressed", String(i === alone)));
-      draw();
-    } }, sign, name);
-    find("legend").append(button);
-  });
-  new ResizeObserver(draw).observe(canvas);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-}
-
-// ------------------------------------------------------------------------------------ train again
-
-async function follow() {
-  try {
-    const now = await ask("/status");
-    training(now);
-    if (now.state === "running") setTimeout(follow, 1000);
-  } catch (error) {
-    find("state").textContent = `The server does not answer: ${error.message}`;
-    find("again").disabled = false;
-  }
-}
-
-function training({ state, seconds, lines, scores, said: sentences }) {
-  const words = { idle: "", running: `training, ${seconds} s …`, done: `done in ${seconds} s`, failed: "it failed" };
-  find("state").textContent = words[state];
-  find("again").disabled = state === "running";
-  find("lines").hidden = !lines.length || state === "done";
-  find("lines").textContent = lines.join("\n");
-  find("told").hidden = !sentences.length;
-  find("told").replaceChildren(...sentences.map((text) => el("li", { text })));
-  find("scores").hidden = !scores.length;
-  find("scores").replaceChildren(...scores.map(([name, score, of]) =>
-    el("div", { class: "big" }, el("b", { text: score }), el("span", { text: name }), el("span", { text: of }))));
-}
-
-async function again() {
-  find("again").disabled = true;
-  try {
-    await send();
-    await ask("/train", {});
-    follow();
-  } catch (error) {
-    find("state").textContent = error.message;
-    find("again").disabled = false;
-  }
-}
-
-// -------------------------------------------------------------------------------------- the start
-
-map();
-if (cards.length) {
-  build();
-  options();
-  keys();
-  find("before").addEventListener("click", () => step(-1));
-  find("next").addEventListener("click", () => step(1));
-  find("undo").addEventListener("click", undo);
-  find("download").addEventListener("click", download);
-  before();
-}
-if (token) {
-  find("train").hidden = false;
-  find("again").addEventListener("click", again);
-  follow();
-}
-draw();

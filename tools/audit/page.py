@@ -23,15 +23,17 @@ from audit.findings import KINDS, Findings, Suspect
 from filenames import text_of
 from inspection.charts import by_images
 from inspection.render import render
-from inspection.thumbnails import LONGER, thumbnail
+from inspection.thumbnails import thumbnail
 from tools.audit.about import DECISIONS, PAGE, About, write_about
 from utils import progress_bar, shell, write_text
 
 HERE = Path(__file__).parent
+SCRIPTS = ("page.js", "keep.js", "map.js", "again.js", "start.js")  # together one module
 CARDS = 300  # with their neighbours some 5 MB
+LARGE = 256  # pixels of a card's longer side: it is looked at closely
 NEIGHBOURS, SMALL = 5, 96  # pictures beside one, and the longer side of theirs
 DOTS = 4000  # on the map: more hide one another
-TINY, TINY_SECONDS = 64, 20.0  # pictures on the map that nothing else shows, as many as time allows
+TINY, TINY_MOST, TINY_SECONDS = 64, 1000, 20.0  # pictures on the map that nothing else shows
 NOISE_ROWS = 20
 TITLES = {
     "label": "wrong label",
@@ -66,7 +68,7 @@ def write_page(
     about = About(findings.name, findings.root, findings.classes, run, config, tuple(overrides))
     write_about(folder, about)
     shown = chosen(findings.suspects)
-    script = (HERE / "page.js").read_text(encoding="utf-8")
+    script = "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
     values: dict[str, Any] = {
         "findings": findings,
         "root": text_of(str(findings.root)),
@@ -230,8 +232,8 @@ def thumbs(
 ) -> dict[int, str]:
     """Pictures as data URLs: those of cards large, their neighbours small, and on the map, while
     there is time, tiny."""
-    sizes = dict.fromkeys(near, SMALL) | {i: LONGER for i in cards if i is not None}
-    tiny = [i for i in dots if i not in sizes]
+    sizes = dict.fromkeys(near, SMALL) | {i: LARGE for i in cards if i is not None}
+    tiny = [i for i in dots if i not in sizes][:TINY_MOST]
     ends = time.monotonic() + TINY_SECONDS
 
     def one(wanted: tuple[int, int]) -> tuple[int, str | None]:

@@ -1,0 +1,69 @@
+// Keeping what is decided: in the browser, or at a server; and as a file.
+
+const place = `audit:${data.id}`; // in this browser
+const waiting = []; // what a server does not have yet
+let sending = false;
+
+function keep(path, decision) {
+  if (token) {
+    waiting.push({ path, decision: decision?.decision ?? null, label: decision?.label ?? "" });
+    send();
+    return;
+  }
+  try {
+    localStorage.setItem(place, JSON.stringify([...decisions]));
+  } catch {
+    problem("This browser keeps nothing for a file: download before you close it.");
+  }
+}
+
+async function ask(where, body) {
+  const headers = { "X-Audit-Token": token };
+  if (body) headers["Content-Type"] = "application/json";
+  const answer = await fetch(where, body ? { method: "POST", headers, body: JSON.stringify(body) } : { headers });
+  const found = await answer.json();
+  if (!answer.ok) throw new Error(found.error);
+  return found;
+}
+
+async function send() {
+  if (sending) return;
+  sending = true;
+  try {
+    while (waiting.length) {
+      await ask("/decide", waiting[0]);
+      waiting.shift();
+    }
+    problem("");
+  } catch (error) {
+    problem(`Not saved: ${error.message}. It is tried again with the next decision.`);
+  }
+  sending = false;
+}
+
+function problem(text) {
+  find("problem").textContent = text;
+  find("problem").hidden = !text;
+}
+
+async function before() {
+  try {
+    const kept = token ? (await ask("/decisions")).decisions : JSON.parse(localStorage.getItem(place) ?? "[]");
+    for (const [path, decision] of kept) decisions.set(path, decision);
+  } catch (error) {
+    if (token) problem(`What was decided before can't be read: ${error.message}.`);
+  }
+  paint();
+  show();
+}
+
+function download() {
+  const cell = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+  const rows = [...decisions].map(([path, { decision, label }]) => [path, decision, label]);
+  const text = [["path", "decision", "label"], ...rows].map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
+  const url = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+  const link = el("a", { href: url, download: "decisions.csv" });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(url), 10000);
+  find("after").hidden = false;
+}
