@@ -12,7 +12,14 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from config import RECIPES, SHORT
-from engine.heads import add_layers_head, layer_features, read_depths, solved
+from engine.heads import (
+    add_layers_head,
+    fewest_groups,
+    layer_features,
+    numbered,
+    read_depths,
+    solved,
+)
 from engine.job import Job, Setting
 from engine.side import Side, side_job, train_side_by_side
 from metrics import evaluate, paired_chance, said_chance, wilson
@@ -26,14 +33,18 @@ FOLDS = 5
 
 
 def nearest_neighbours(
-    features: np.ndarray, labels: np.ndarray, queries: np.ndarray
+    features: np.ndarray,
+    labels: np.ndarray,
+    queries: np.ndarray,
+    groups: np.ndarray | None = None,
 ) -> tuple[np.ndarray, int]:
     """The classes (m,) of `queries` (m, D) by cosine nearest neighbours among `features` (n, D),
-    and their number, chosen among NEIGHBOURS by cross-validation on the features alone."""
+    and their number, chosen among NEIGHBOURS by cross-validation on the features alone, whose
+    `groups` (n,) stay together."""
     from sklearn.model_selection import GridSearchCV
     from sklearn.neighbors import KNeighborsClassifier
 
-    folds = _folds(labels)
+    folds = _folds(labels, groups)
     known = len(labels) if folds is None else min(len(learned) for learned, _ in folds)
     choices = [k for k in NEIGHBOURS if k <= known]
     model: Any = KNeighborsClassifier(n_neighbors=1, metric="cosine")
@@ -46,10 +57,14 @@ def nearest_neighbours(
 
 
 def logistic_regression(
-    features: np.ndarray, labels: np.ndarray, queries: np.ndarray
+    features: np.ndarray,
+    labels: np.ndarray,
+    queries: np.ndarray,
+    groups: np.ndarray | None = None,
 ) -> tuple[np.ndarray, float]:
     """The classes (m,) of `queries` (m, D) by scikit-learn's logistic regression on standardised
-    `features` (n, D), and its C, chosen by cross-validation on the features alone."""
+    `features` (n, D), and its C, chosen by cross-validation on the features alone, whose `groups`
+    (n,) stay together."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV
@@ -57,7 +72,7 @@ def logistic_regression(
     from sklearn.preprocessing import StandardScaler
 
     model: Any = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))
-    folds = _folds(labels)
+    folds = _folds(labels, groups)
     if folds is not None:
         grid = {"logisticregression__C": np.logspace(-4, 1, 6)}
         model = GridSearchCV(model, grid, cv=folds)
@@ -69,27 +84,39 @@ def logistic_regression(
     return model.predict(queries), float(model[-1].C)
 
 
-def _folds(labels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]] | None:
-    """Stratified folds of the training part; None where a class has a single image."""
-    from sklearn.model_selection import StratifiedKFold
+def _folds(
+    labels: np.ndarray, groups: np.ndarray | None
+) -> list[tuple[np.ndarray, np.ndarray]] | None:
+    """Stratified folds of the training part, groups together; None where a class has a single
+    image, or group."""
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    fewest = int(np.unique(labels, return_counts=True)[1].min())
-    if fewest < 2:
+    groups = np.arange(len(labels)) if groups is None else numbered(groups)
+    folds = min(FOLDS, fewest_groups(labels, groups))
+    if folds < 2:
         return None
-    splitter = StratifiedKFold(min(FOLDS, fewest), shuffle=True, random_state=0)
-    return list(splitter.split(labels, labels))
+    alone = len(np.unique(groups)) == len(groups)
+    kind = StratifiedKFold if alone else StratifiedGroupKFold
+    splitter = kind(folds, shuffle=True, random_state=0)
+    return list(splitter.split(labels, labels, None if alone else groups))
 
 
 def rivals(
-    features: np.ndarray, labels: np.ndarray, queries: np.ndarray, targets: np.ndarray
+    features: np.ndarray,
+    labels: np.ndarray,
+    queries: np.ndarray,
+    targets: np.ndarray,
+    groups: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Which of `queries` are answered rightly (m,) by what needs no network to be trained: nearest
-    neighbours and logistic regression on the frozen network's class tokens."""
+    neighbours and logistic regression on the frozen network's class tokens, of pictures whose
+    `groups` (n,) stay together."""
     if len(labels) > MOST_FOR_RIVALS:
         keep = np.random.default_rng(0).permutation(len(labels))[:MOST_FOR_RIVALS]
         features, labels = features[keep], labels[keep]
-    neighbours, _ = nearest_neighbours(features, labels, queries)
-    logistic, _ = logistic_regression(features, labels, queries)
+        groups = None if groups is None else groups[keep]
+    neighbours, _ = nearest_neighbours(features, labels, queries, groups)
+    logistic, _ = logistic_regression(features, labels, queries, groups)
     return {
         "nearest_neighbours": neighbours == targets,
         "logistic_regression": logistic == targets,
@@ -344,9 +371,10 @@ class Judge:
         judges = train.verdict
         if judges and isinstance(training, TokenLoader) and isinstance(loader, TokenLoader):
             some = np.random.default_rng(0).permutation(len(training.dataset))[:MOST_FOR_RIVALS]
-            known, labels = class_tokens(before, training.plain(some), job.device)
-            queries, targets = class_tokens(before, loader, job.device)
-            found = rivals(known.numpy(), labels.numpy(), queries.numpy(), targets.numpy())
+            learned = class_tokens(before, training.plain(some), job.device)
+            asked = class_tokens(before, loader, job.device)
+            known, labels, queries, targets = (found.numpy() for found in (*learned, *asked))
+            found = rivals(known, labels, queries, targets, training.groups[some])
             if train.head != "layers":
                 found |= layers_right(job.net, training.plain(some), loader)
                 numbers["head"] = train.head

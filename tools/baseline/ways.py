@@ -109,7 +109,8 @@ def on_class_tokens(task: Task) -> Outcome:
     parts = {p: class_tokens(net, loaders[p], task.device) for p in SCORED if p in loaders}
     queries = torch.cat([queries for queries, _ in parts.values()])
     classify, key = CLASSIFIERS[task.name]
-    answers, value = classify(features.numpy(), labels.numpy(), queries.numpy())
+    arrays = features.numpy(), labels.numpy(), queries.numpy()
+    answers, value = classify(*arrays, loaders["train"].groups)
     left = torch.from_numpy(answers)
     found = {}
     for part, (_, targets) in parts.items():
