@@ -30,7 +30,7 @@ NEAR = 0.94  # the fine detail's correlation: copies have more, other pictures l
 FREQUENCIES = 8  # each way, for the search: 63 waves
 CROP = 0.94  # of a side: besides whole pictures such windows are looked up; steps do the rest
 LEAST_ALIKE = 0.88  # the cosine of the low frequencies
-NEIGHBOURS = 4  # that are looked at, of each picture
+NEIGHBOURS, MANY = 4, 32  # that are looked at, of each picture; of one whose neighbours are near
 BLOCK = 512  # pictures that are compared with all others at once
 PAIRS = 512  # that are aligned at once
 HOPELESS = (0.35, 0.55, 0.7, 0.8, 0.85)  # step by step: so little does not rise to NEAR any more
@@ -77,14 +77,26 @@ def near_pairs(descriptors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The pairs (P, 2) of near-duplicates among descriptors (n, S, S), each once, and their
     likeness (P,): the correlation of the fine detail."""
     album = _Album.of(descriptors)
-    pairs = _candidates(album, album)
+    pairs, likeness = _near(album, torch.arange(len(album.whole)), NEIGHBOURS)
+    # A picture whose neighbours are all near may have more of them: the frames of a video.
+    found, times = pairs.unique(return_counts=True)
+    if len(busy := found[times >= NEIGHBOURS]):
+        more = _near(album, busy, MANY)
+        pairs, likeness = torch.cat([pairs, more[0]]), torch.cat([likeness, more[1]])
+    unordered, first = np.unique(pairs.numpy(), axis=0, return_index=True)
+    return unordered, likeness.numpy()[first]
+
+
+def _near(album: _Album, asked: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
+    """The near-duplicates (P, 2) of some pictures of an album among so many neighbours of each."""
+    pairs = _candidates(album, album, asked, neighbours)
     order = pairs.cosine.argsort(descending=True, stable=True)  # found both ways: the better one
-    unordered = pairs.indices[order].sort(1).values
-    _, first = np.unique(unordered.numpy(), axis=0, return_index=True)
+    _, first = np.unique(pairs.indices[order].sort(1).values, axis=0, return_index=True)
     chosen = order[torch.from_numpy(first)]
-    likeness = _likeness(album, album, _Pairs(*(field[chosen] for field in pairs)))
+    pairs = _Pairs(*(field[chosen] for field in pairs))
+    likeness = _likeness(album, album, pairs)
     near = likeness >= NEAR
-    return pairs.indices[chosen][near].sort(1).values.numpy(), likeness[near].numpy()
+    return pairs.indices[near].sort(1).values, likeness[near]
 
 
 def similarity(one: np.ndarray, other: np.ndarray) -> float:
@@ -138,7 +150,7 @@ class Known:
         asked = _Album.of(descriptor[None])
         found = torch.zeros(len(self))
         for one, other, column in ((asked, self.album, 1), (self.album, asked, 0)):
-            pairs = _candidates(one, other)
+            pairs = _candidates(one, other, torch.arange(len(one.whole)), NEIGHBOURS)
             index = pairs.indices[:, column]
             found.scatter_reduce_(0, index, _likeness(one, other, pairs), "amax")
         return found.numpy()
@@ -184,22 +196,22 @@ def _waves(pictures: Tensor, crop: float) -> Tensor:
     return F.normalize(found.flatten(1)[:, 1:])
 
 
-def _candidates(one: _Album, other: _Album) -> _Pairs:
-    """For each picture of the one album those of the other that may be near-duplicates."""
+def _candidates(one: _Album, other: _Album, asked: Tensor, neighbours: int) -> _Pairs:
+    """For some pictures of the one album those of the other that may be near-duplicates."""
     odd = torch.arange(FREQUENCIES**2)[1:] % FREQUENCIES % 2  # a mirror turns these waves round
     ways = [(w, m) for m in (1.0, 1.0 - 2 * odd) for w in (other.whole, other.middle)]
     found = [torch.empty(0, 2, dtype=torch.long)]
-    blocks = torch.arange(len(one.whole)).split(BLOCK)
+    blocks = asked.split(BLOCK)
     for rows in progress_bar(
         blocks, "looking for near-duplicates", disable=len(blocks) < 2 or None
     ):
-        asked = one.whole[rows]
-        best = asked @ other.whole.T
+        mine = one.whole[rows]
+        best = mine @ other.whole.T
         for waves, mirror in ways[1:]:
-            torch.maximum(best, (asked * mirror) @ waves.T, out=best)
+            torch.maximum(best, (mine * mirror) @ waves.T, out=best)
         if one is other:
             best[torch.arange(len(rows)), rows] = 0
-        values, columns = best.topk(min(NEIGHBOURS, best.shape[1]), 1)
+        values, columns = best.topk(min(neighbours, best.shape[1]), 1)
         alike = values >= LEAST_ALIKE
         found.append(torch.stack([rows[:, None].expand_as(columns)[alike], columns[alike]], 1))
     pairs = torch.cat(found)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from config import Config, Mode, Preprocessing, TrainConfig
 from dataset import Split, make_loaders
-from engine.verdict import logistic_regression, nearest_neighbours
+from engine.rivals import logistic_regression, nearest_neighbours
 from images import FileIndex
 from metrics import evaluate, scores
 from model import Tail, VisionTransformer
