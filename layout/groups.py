@@ -129,7 +129,7 @@ def _named(samples: list[Sample], root: Path, asked: str, notes: list[str]) -> l
         names = _of_table(paths, Path(asked))
     else:
         found = (re.search(asked, path) for path in paths)
-        names = [match and match[1] for match in found]
+        names = [(match and match[1]) or None for match in found]
     groups = _alike(names)
     alone = sum(name is None for name in names)
     if alone == len(names):
