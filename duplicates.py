@@ -30,10 +30,11 @@ NEAR = 0.94  # the fine detail's correlation: copies have more, other pictures l
 FREQUENCIES = 8  # each way, for the search: 63 waves
 CROP = 0.94  # of a side: besides whole pictures such windows are looked up; steps do the rest
 LEAST_ALIKE = 0.88  # the cosine of the low frequencies
-NEIGHBOURS, MANY = 4, 32  # that are looked at, of each picture; of one whose neighbours are near
+NEIGHBOURS = 4  # that are looked at, of each picture
 BLOCK = 512  # pictures that are compared with all others at once
 PAIRS = 512  # that are aligned at once
 HOPELESS = (0.35, 0.55, 0.7, 0.8, 0.85)  # step by step: so little does not rise to NEAR any more
+SURE = 0.97  # so much is enough at any step
 SMALLEST = 0.8  # of a side: a window that shows less is another picture
 BEYOND = 0.15  # of a side: so far a window may look out of the picture
 BAND = (0.7, 1.5)  # cells: what a blur by the one leaves and by the other takes is fine detail
@@ -74,29 +75,35 @@ def near_groups(descriptors: np.ndarray) -> list[list[int]]:
 
 
 def near_pairs(descriptors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs (P, 2) of near-duplicates among descriptors (n, S, S), each once, and their
-    likeness (P,): the correlation of the fine detail."""
+    """Pairs (P, 2) of near-duplicates among descriptors (n, S, S), each once, and their likeness
+    (P,), the correlation of the fine detail; of very many copies not every pair, but so many that
+    they hang together."""
     album = _Album.of(descriptors)
-    pairs, likeness = _near(album, torch.arange(len(album.whole)), NEIGHBOURS)
-    # A picture whose neighbours are all near may have more of them: the frames of a video.
-    found, times = pairs.unique(return_counts=True)
-    if len(busy := found[times >= NEIGHBOURS]):
-        more = _near(album, busy, MANY)
-        pairs, likeness = torch.cat([pairs, more[0]]), torch.cat([likeness, more[1]])
-    unordered, first = np.unique(pairs.numpy(), axis=0, return_index=True)
-    return unordered, likeness.numpy()[first]
+    pairs, likeness = _near(album)
+    groups = joined(len(descriptors), pairs.tolist())
+    while True:
+        # Of very many copies each has few for neighbours: some of each group are asked once more.
+        large = [group for group in groups if len(group) > NEIGHBOURS]
+        some = torch.tensor([g[i] for g in large for i in (0, len(g) // 2, -1)], dtype=torch.long)
+        more, alike = _near(_Album(*(field[some] for field in album)))
+        pairs, likeness = torch.cat([pairs, some[more]]), torch.cat([likeness, alike])
+        before, groups = groups, joined(len(descriptors), pairs.tolist())
+        if len(groups) == len(before):
+            break
+    found, first = np.unique(pairs.sort(1).values.numpy(), axis=0, return_index=True)
+    return found, likeness.numpy()[first]
 
 
-def _near(album: _Album, asked: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
-    """The near-duplicates (P, 2) of some pictures of an album among so many neighbours of each."""
-    pairs = _candidates(album, album, asked, neighbours)
+def _near(album: _Album) -> tuple[Tensor, Tensor]:
+    """The near-duplicates (P, 2) among each picture's neighbours, and their likeness (P,)."""
+    pairs = _candidates(album, album)
     order = pairs.cosine.argsort(descending=True, stable=True)  # found both ways: the better one
     _, first = np.unique(pairs.indices[order].sort(1).values, axis=0, return_index=True)
     chosen = order[torch.from_numpy(first)]
     pairs = _Pairs(*(field[chosen] for field in pairs))
     likeness = _likeness(album, album, pairs)
     near = likeness >= NEAR
-    return pairs.indices[near].sort(1).values, likeness[near]
+    return pairs.indices[near], likeness[near]
 
 
 def similarity(one: np.ndarray, other: np.ndarray) -> float:
@@ -150,7 +157,7 @@ class Known:
         asked = _Album.of(descriptor[None])
         found = torch.zeros(len(self))
         for one, other, column in ((asked, self.album, 1), (self.album, asked, 0)):
-            pairs = _candidates(one, other, torch.arange(len(one.whole)), NEIGHBOURS)
+            pairs = _candidates(one, other)
             index = pairs.indices[:, column]
             found.scatter_reduce_(0, index, _likeness(one, other, pairs), "amax")
         return found.numpy()
@@ -196,12 +203,12 @@ def _waves(pictures: Tensor, crop: float) -> Tensor:
     return F.normalize(found.flatten(1)[:, 1:])
 
 
-def _candidates(one: _Album, other: _Album, asked: Tensor, neighbours: int) -> _Pairs:
-    """For some pictures of the one album those of the other that may be near-duplicates."""
+def _candidates(one: _Album, other: _Album) -> _Pairs:
+    """For each picture of the one album those of the other that may be near-duplicates."""
     odd = torch.arange(FREQUENCIES**2)[1:] % FREQUENCIES % 2  # a mirror turns these waves round
     ways = [(w, m) for m in (1.0, 1.0 - 2 * odd) for w in (other.whole, other.middle)]
     found = [torch.empty(0, 2, dtype=torch.long)]
-    blocks = asked.split(BLOCK)
+    blocks = torch.arange(len(one.whole)).split(BLOCK)
     for rows in progress_bar(
         blocks, "looking for near-duplicates", disable=len(blocks) < 2 or None
     ):
@@ -211,7 +218,7 @@ def _candidates(one: _Album, other: _Album, asked: Tensor, neighbours: int) -> _
             torch.maximum(best, (mine * mirror) @ waves.T, out=best)
         if one is other:
             best[torch.arange(len(rows)), rows] = 0
-        values, columns = best.topk(min(neighbours, best.shape[1]), 1)
+        values, columns = best.topk(min(NEIGHBOURS, best.shape[1]), 1)
         alike = values >= LEAST_ALIKE
         found.append(torch.stack([rows[:, None].expand_as(columns)[alike], columns[alike]], 1))
     pairs = torch.cat(found)
@@ -237,15 +244,16 @@ def _likeness(one: _Album, other: _Album, pairs: _Pairs) -> Tensor:
 
 def _aligned(a: Tensor, b: Tensor, crop: Tensor) -> Tensor:
     """The correlation (P,) of the fine detail of pictures a (P, 2, S, S), which are a picture and
-    its detail, with the windows of b that some steps from a centred one of side `crop` find; 0
-    where that becomes hopeless on the way."""
+    its detail, with the windows of b that some steps from a centred one of side `crop` find; no
+    more of them are taken than tell NEAR from less."""
     likeness = torch.zeros(len(a))
     start, side = SIDE * (1 - crop) / 2, SIDE * crop
     window = torch.stack([start, side, start, side], 1)  # its top, height, left and width
     left = torch.arange(len(a))
     for hopeless in HOPELESS:
         detail, weight = _seen(b[:, 1], window)
-        going = _correlation(a[:, 1], detail, weight) > hopeless
+        likeness[left] = _correlation(a[:, 1], detail, weight)
+        going = (likeness[left] > hopeless) & (likeness[left] < SURE)
         a, b, window, left = a[going], b[going], window[going], left[going]
         window = _stepped(window, a[:, 0], b[:, 0])
     # Detail is of one scale in both only where it is taken of what is seen.
