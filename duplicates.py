@@ -210,7 +210,7 @@ def _candidates(one: _Album, other: _Album) -> _Pairs:
     found = [torch.empty(0, 2, dtype=torch.long)]
     blocks = torch.arange(len(one.whole)).split(BLOCK)
     for rows in progress_bar(
-        blocks, "looking for near-duplicates", disable=len(blocks) < 2 or None
+        blocks, "looking for near-duplicates", disable=one is not other or len(blocks) < 2 or None
     ):
         mine = one.whole[rows]
         best = mine @ other.whole.T
