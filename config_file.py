@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 
 from config import OF_THE_WEIGHTS, SECTIONS, Config, ConfigError
 from config_rules import advice, combinations
+from filenames import is_table
 from overrides import apply, is_switch, takes, typed
 
 # The two flags of this project's first version, still understood.
@@ -76,6 +77,8 @@ def _located(config: Config, beside: Path, named: set[str]) -> Config:
             if not isinstance(value, str) or not value or os.path.exists(value):
                 continue
             if keys is WRITTEN and f"train.{key}" in named:
+                continue
+            if key == "groups" and not is_table(value):  # a pattern
                 continue
             there = [place / value for place in places if (place / value).exists()]
             found |= {key: str(there[0])} if there else {}

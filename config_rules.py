@@ -7,6 +7,7 @@ import os
 import re
 
 from config import RECIPES, Config, TrainConfig
+from filenames import is_table
 
 Fault = tuple[bool, str, str]  # whether it is wrong, the keys (the first is blamed), the message
 
@@ -219,7 +220,7 @@ def _folders(train: TrainConfig) -> list[Fault]:
 
 def _is_no_pattern(groups: str) -> bool:
     """Whether it is not the name of a table, and no regular expression that captures one thing."""
-    if groups.lower().endswith(".csv"):
+    if is_table(groups):
         return False
     try:
         return re.compile(groups).groups != 1

@@ -34,6 +34,7 @@ NEIGHBOURS = 4  # that are looked at, of each picture
 BLOCK = 512  # pictures that are compared with all others at once
 PAIRS = 512  # that are aligned at once
 HOPELESS = (0.35, 0.55, 0.7, 0.8, 0.85)  # step by step: so little does not rise to NEAR any more
+SURE = 0.97  # so much is enough at any step
 SMALLEST = 0.8  # of a side: a window that shows less is another picture
 BEYOND = 0.15  # of a side: so far a window may look out of the picture
 BAND = (0.7, 1.5)  # cells: what a blur by the one leaves and by the other takes is fine detail
@@ -74,17 +75,35 @@ def near_groups(descriptors: np.ndarray) -> list[list[int]]:
 
 
 def near_pairs(descriptors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs (P, 2) of near-duplicates among descriptors (n, S, S), each once, and their
-    likeness (P,): the correlation of the fine detail."""
+    """Pairs (P, 2) of near-duplicates among descriptors (n, S, S), each once, and their likeness
+    (P,), the correlation of the fine detail; of very many copies not every pair, but so many that
+    they hang together."""
     album = _Album.of(descriptors)
+    pairs, likeness = _near(album)
+    groups = joined(len(descriptors), pairs.tolist())
+    while True:
+        # Of very many copies each has few for neighbours: some of each group are asked once more.
+        large = [group for group in groups if len(group) > NEIGHBOURS]
+        some = torch.tensor([g[i] for g in large for i in (0, len(g) // 2, -1)], dtype=torch.long)
+        more, alike = _near(_Album(*(field[some] for field in album)))
+        pairs, likeness = torch.cat([pairs, some[more]]), torch.cat([likeness, alike])
+        before, groups = groups, joined(len(descriptors), pairs.tolist())
+        if len(groups) == len(before):
+            break
+    found, first = np.unique(pairs.sort(1).values.numpy(), axis=0, return_index=True)
+    return found, likeness.numpy()[first]
+
+
+def _near(album: _Album) -> tuple[Tensor, Tensor]:
+    """The near-duplicates (P, 2) among each picture's neighbours, and their likeness (P,)."""
     pairs = _candidates(album, album)
     order = pairs.cosine.argsort(descending=True, stable=True)  # found both ways: the better one
-    unordered = pairs.indices[order].sort(1).values
-    _, first = np.unique(unordered.numpy(), axis=0, return_index=True)
+    _, first = np.unique(pairs.indices[order].sort(1).values, axis=0, return_index=True)
     chosen = order[torch.from_numpy(first)]
-    likeness = _likeness(album, album, _Pairs(*(field[chosen] for field in pairs)))
+    pairs = _Pairs(*(field[chosen] for field in pairs))
+    likeness = _likeness(album, album, pairs)
     near = likeness >= NEAR
-    return pairs.indices[chosen][near].sort(1).values.numpy(), likeness[near].numpy()
+    return pairs.indices[near], likeness[near]
 
 
 def similarity(one: np.ndarray, other: np.ndarray) -> float:
@@ -191,12 +210,12 @@ def _candidates(one: _Album, other: _Album) -> _Pairs:
     found = [torch.empty(0, 2, dtype=torch.long)]
     blocks = torch.arange(len(one.whole)).split(BLOCK)
     for rows in progress_bar(
-        blocks, "looking for near-duplicates", disable=len(blocks) < 2 or None
+        blocks, "looking for near-duplicates", disable=one is not other or len(blocks) < 2 or None
     ):
-        asked = one.whole[rows]
-        best = asked @ other.whole.T
+        mine = one.whole[rows]
+        best = mine @ other.whole.T
         for waves, mirror in ways[1:]:
-            torch.maximum(best, (asked * mirror) @ waves.T, out=best)
+            torch.maximum(best, (mine * mirror) @ waves.T, out=best)
         if one is other:
             best[torch.arange(len(rows)), rows] = 0
         values, columns = best.topk(min(NEIGHBOURS, best.shape[1]), 1)
@@ -225,15 +244,16 @@ def _likeness(one: _Album, other: _Album, pairs: _Pairs) -> Tensor:
 
 def _aligned(a: Tensor, b: Tensor, crop: Tensor) -> Tensor:
     """The correlation (P,) of the fine detail of pictures a (P, 2, S, S), which are a picture and
-    its detail, with the windows of b that some steps from a centred one of side `crop` find; 0
-    where that becomes hopeless on the way."""
+    its detail, with the windows of b that some steps from a centred one of side `crop` find; no
+    more of them are taken than tell NEAR from less."""
     likeness = torch.zeros(len(a))
     start, side = SIDE * (1 - crop) / 2, SIDE * crop
     window = torch.stack([start, side, start, side], 1)  # its top, height, left and width
     left = torch.arange(len(a))
     for hopeless in HOPELESS:
         detail, weight = _seen(b[:, 1], window)
-        going = _correlation(a[:, 1], detail, weight) > hopeless
+        likeness[left] = _correlation(a[:, 1], detail, weight)
+        going = (likeness[left] > hopeless) & (likeness[left] < SURE)
         a, b, window, left = a[going], b[going], window[going], left[going]
         window = _stepped(window, a[:, 0], b[:, 0])
     # Detail is of one scale in both only where it is taken of what is seen.

@@ -69,6 +69,11 @@ def _encoded(name: str) -> str:
     return os.fsdecode(name.encode("utf-8", "surrogateescape"))
 
 
+def is_table(name: str) -> bool:
+    """Whether it is the name of a CSV, where a pattern may stand as well."""
+    return name.lower().endswith(".csv")
+
+
 def same_name(name: str) -> str:
     """What two spellings of a name share that look the same: in NFC and NFD."""
     return unicodedata.normalize("NFC", name)

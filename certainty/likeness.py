@@ -110,25 +110,30 @@ def share_below(known: Tensor, found: Tensor) -> Tensor:
     return torch.searchsorted(known, found).double().div(len(known)).float()
 
 
-def fit_likeness(features: Tensor, labels: Tensor, depths: list[int]) -> tuple[Likeness, Tensor]:
+def fit_likeness(
+    features: Tensor, labels: Tensor, depths: list[int], groups: np.ndarray | None = None
+) -> tuple[Likeness, Tensor]:
     """Of training features (n, P), the class and mean tokens that enter the blocks `depths`, and
     their labels (n,); nothing is `known` yet. Also the scores (n,) of the training pictures, each
-    by a fit of other folds."""
+    by a fit of other folds, which part none of the `groups` (n,)."""
     both = torch.empty(len(features), 2)
-    for fit, out in _folds(labels):
+    for fit, out in _folds(labels, groups):
         both[out] = _fitted(features[fit], labels[fit], depths).both(features[out])
     found = _fitted(features, labels, depths)
     found.usual = torch.stack([both.mean(0), both.std(0).clamp(min=LEAST_SPREAD)])
     return found, ((both - found.usual[0]) / found.usual[1]).sum(1)
 
 
-def _folds(labels: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Fit and held-out rows; each class is dealt out in turn."""
+def _folds(labels: Tensor, groups: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Fit and held-out rows; each class is dealt out in turn, and a group follows its first."""
     order = np.random.default_rng(0).permutation(len(labels))
     turn = np.empty(len(labels), dtype=int)
     for label in labels.unique().tolist():
         own = order[labels.numpy()[order] == label]
         turn[own] = np.arange(len(own)) % FOLDS
+    if groups is not None:
+        _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+        turn = turn[first[group]]
     for fold in range(FOLDS):
         fit, out = np.flatnonzero(turn != fold), np.flatnonzero(turn == fold)
         if len(out):

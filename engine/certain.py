@@ -111,13 +111,14 @@ def _alike(
     part, and `by_folds` the training one) the share of known ones that lie nearer."""
     depths = _depths(net)
     learned = [sample.label for sample in work.split.part("train")]
+    groups = np.array([sample.group for sample in work.split.part("train")])
     chosen = some_of_each(np.array(learned), MOST_FITTED)
     if not depths or len(set(learned)) < 2 or len(chosen) - len(set(learned)) < 2:
         return None, None
     features = _features(work, net, loaders, "train", chosen, depths)
     held_out = _features(work, net, loaders, "val", None, depths)
     labels = torch.tensor(learned)[torch.from_numpy(chosen)]
-    likeness, by_other_folds = fit_likeness(features, labels, depths)
+    likeness, by_other_folds = fit_likeness(features, labels, depths, groups[chosen])
     known = likeness.scores(held_out)
     if by_folds and len(chosen) == len(learned):
         known = torch.cat([known, by_other_folds])

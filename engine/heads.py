@@ -63,7 +63,7 @@ def solved(net: VisionTransformer, loader: TokenLoader) -> Ridge:
     chosen = some_of_each(loader.dataset.numpy(), MOST_FITTED)
     some = loader.plain(chosen)
     features, labels = layer_features(net, some)
-    ridge = fit_ridge(features, labels, net.num_classes, copies_of(some.rows))
+    ridge = fit_ridge(features, labels, net.num_classes, together(some.groups))
     if len(chosen) == len(loader.dataset):
         return ridge
     left_out = torch.empty(len(loader.dataset), net.num_classes)
@@ -89,11 +89,11 @@ def by_layer(net: VisionTransformer, loader: TokenLoader) -> list[dict[str, floa
     """For each block whose output is known, alone: the share of the training pictures that a ridge
     regression on it gets right without them, and its 95 % interval."""
     some = loader.plain(some_of_each(loader.dataset.numpy(), MOST_FITTED))
-    (layers, labels), copies = layers_of(some), copies_of(some.rows)
+    (layers, labels), groups = layers_of(some), together(some.groups)
     found = []
     blocks = (layers.shape[1] - CELLS**2) // 2
     for block in range(1, blocks + 1):
-        ridge = fit_ridge(entering(layers, [block]), labels, net.num_classes, copies)
+        ridge = fit_ridge(entering(layers, [block]), labels, net.num_classes, groups)
         accuracy = (ridge.left_out.argmax(1) == labels).double().mean().item()
         low, high = wilson(accuracy, len(labels))
         row = {"block": block, "left_out_accuracy": accuracy, "low": low, "high": high}
@@ -108,9 +108,20 @@ def told_apart_from(rows: list[dict[str, float]]) -> int:
 
 
 def each_can_be_left_out(loader: TokenLoader) -> bool:
-    """Whether every class has another picture when one, with its copies, is left out."""
-    rows, labels = loader.rows[:, 0], loader.dataset.numpy()
-    return all(len(set(rows[labels == label])) > 1 for label in set(labels.tolist()))
+    """Whether every class has another picture when one, with its group, is left out."""
+    return fewest_groups(loader.dataset.numpy(), loader.groups) > 1
+
+
+def fewest_groups(labels: np.ndarray, groups: np.ndarray) -> int:
+    """Of how many groups (n,) the class with the fewest is."""
+    return min(len(np.unique(groups[labels == label])) for label in np.unique(labels))
+
+
+def numbered(groups: np.ndarray) -> np.ndarray:
+    """Groups (n,) by the index of the first picture of each: whatever they are called, it is one
+    number."""
+    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    return first[group]
 
 
 def as_head(ridge: Ridge, depths: list[int], width: int) -> LayersHead:
@@ -120,9 +131,9 @@ def as_head(ridge: Ridge, depths: list[int], width: int) -> LayersHead:
     return head
 
 
-def copies_of(rows: np.ndarray) -> list[Tensor]:
-    """The indices of images that are the same, byte for byte: they share a row of records."""
-    found: defaultdict[int, list[int]] = defaultdict(list)
-    for index, row in enumerate(rows[:, 0].tolist()):
-        found[row].append(index)
+def together(groups: np.ndarray) -> list[Tensor]:
+    """The indices of the pictures of each group (n,) that has several."""
+    found: defaultdict[str, list[int]] = defaultdict(list)
+    for index, group in enumerate(groups.tolist()):
+        found[group].append(index)
     return [torch.tensor(same) for same in found.values() if len(same) > 1]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.heads import MOST_FITTED, copies_of, layer_features, solved
+from engine.heads import MOST_FITTED, layer_features, solved, together
 from engine.ridge import best_scale, fit_ridge
 from metrics import standard_error
 from model import VisionTransformer
@@ -68,9 +68,8 @@ def fold_by_fold(net: VisionTransformer, loader: TokenLoader, folds: Folds) -> T
     features, labels = layer_features(net, loader)
     found = torch.empty(len(labels), net.num_classes)
     for learned, held in folds:
-        ridge = fit_ridge(
-            features[learned], labels[learned], net.num_classes, copies_of(loader.rows[learned])
-        )
+        groups = together(loader.groups[learned])
+        ridge = fit_ridge(features[learned], labels[learned], net.num_classes, groups)
         found[held] = ridge(features[held])
     return found
 

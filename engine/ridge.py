@@ -28,7 +28,7 @@ LEAST_REST = 1e-9  # of 1 - leverage: a picture that decides its own answer alon
 class Ridge:
     """A linear classifier, fitted in closed form: `weight` (C, P) and `bias` (C,) give the logits
     of features (P,) as they come. `left_out` (n, C) are the logits of each training picture by a
-    fit without it and its copies."""
+    fit without it and its group."""
 
     weight: Tensor
     bias: Tensor
@@ -41,11 +41,11 @@ class Ridge:
 
 
 def fit_ridge(
-    features: Tensor, labels: Tensor, num_classes: int, copies: Sequence[Tensor] = ()
+    features: Tensor, labels: Tensor, num_classes: int, groups: Sequence[Tensor] = ()
 ) -> Ridge:
     """Regress the classes, one-hot, on standardised `features` (n, P); the answers become logits.
 
-    `copies`: the indices of pictures that are the same, which are left out together. The strength
+    `groups`: the indices of pictures that are left out together, as copies are. The strength
     is the largest whose left-out loss is the lowest but for a standard error of the difference
     (Hastie et al., The Elements of Statistical Learning, section 7.10). An answer z becomes the
     logit s z - log(the class's share), as regression leans to common classes; the left-out answers
@@ -56,7 +56,7 @@ def fit_ridge(
     share = y.mean(0)
     tried = []
     for strength in STRENGTHS:
-        z = y - basis.left_out_errors(y - share, strength * basis.total, copies)
+        z = y - basis.left_out_errors(y - share, strength * basis.total, groups)
         scale, losses = best_scale(z, labels, share)
         tried.append((strength, scale, z, losses))
     best = min((losses for *_, losses in tried), key=lambda losses: losses.mean())
@@ -94,12 +94,12 @@ class Basis:
         self.A = vectors * self.S.sqrt() if dual else x @ vectors  # n r
         self.V = x.T @ vectors / self.S.sqrt() if dual else vectors  # P r
 
-    def left_out_errors(self, y: Tensor, k: float, copies: Sequence[Tensor]) -> Tensor:
+    def left_out_errors(self, y: Tensor, k: float, groups: Sequence[Tensor]) -> Tensor:
         """y - the answers of the fits without each picture (n, C), for centred targets: the errors
-        of the one fit by 1 - H, of its copies by that block of 1 - H (PRESS; Allen 1974)."""
+        of the one fit by 1 - H, of a group by its block of 1 - H (PRESS; Allen 1974)."""
         error, n = y - self._fitted(y, k), len(y)
         found = error / (1 - 1 / n - self._leverage(k)).clamp(min=LEAST_REST)[:, None]
-        for group in copies:
+        for group in groups:
             own = torch.eye(len(group), dtype=y.dtype) - 1 / n
             own -= self.A[group] / (self.S + k) @ self.A[group].T
             found[group] = torch.linalg.lstsq(own, error[group]).solution

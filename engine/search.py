@@ -62,7 +62,7 @@ def search(work: Work, loader: TokenLoader, kind: Kind) -> Setting:
     recipe = replace(recipes_own(candidates, train), head=kind.head, views=kind.views)
     folds = stratified_folds(loader)
     if not folds:
-        log.info("a class has one training image, too few to try settings; %s", recipe)
+        log.info("a class has one training image, or group, too few to try settings; %s", recipe)
         return recipe
     if kind.head == "layers":
         write_search(folder, [], [Trial(recipe, 0)], recipe)

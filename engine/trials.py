@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
 from config import BATCH, SGD_FACTOR, SHORT, TrainConfig
+from engine.heads import fewest_groups, numbered
 from engine.job import Setting
 from engine.kinds import Folds, sure_scale
 from engine.side import Side, side_job, train_side_by_side
@@ -135,18 +135,15 @@ class Trial:
 
 
 def stratified_folds(loader: TokenLoader, seed: int = 0) -> Folds:
-    """Indices to train on and to score, three times, copies of an image together; none where a
-    class has a single image."""
+    """Indices to train on and to score, three times, groups together; none where a class has a
+    single one."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    # Copies share their record. By the first of them, not by the record's number, which depends on
-    # what older caches gave.
-    _, first, copy = np.unique(loader.rows[:, 0], return_index=True, return_inverse=True)
-    labels, groups = loader.dataset.numpy(), first[copy]
-    fewest = min(len(np.unique(groups[labels == label])) for label in np.unique(labels))
-    if fewest < 2:
+    labels, groups = loader.dataset.numpy(), numbered(loader.groups)
+    folds = min(SEARCH_FOLDS, fewest_groups(labels, groups))
+    if folds < 2:
         return []
-    splitter = StratifiedGroupKFold(min(SEARCH_FOLDS, fewest), shuffle=True, random_state=seed)
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     return list(splitter.split(labels, labels, groups))
 
 

@@ -2,98 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from config import RECIPES, SHORT
 from engine.heads import add_layers_head, layer_features, read_depths, solved
 from engine.job import Job, Setting
+from engine.rivals import MOST_FOR_RIVALS, rivals
 from engine.side import Side, side_job, train_side_by_side
 from metrics import evaluate, paired_chance, said_chance, wilson
 from model import VisionTransformer
 from tokens.cache import Loaders, TokenLoader, class_tokens
 from utils import progress_bar, seed_everything
-
-NEIGHBOURS = (1, 5, 20)
-MOST_FOR_RIVALS = 5_000  # training images; beyond that logistic regression takes minutes
-FOLDS = 5
-
-
-def nearest_neighbours(
-    features: np.ndarray, labels: np.ndarray, queries: np.ndarray
-) -> tuple[np.ndarray, int]:
-    """The classes (m,) of `queries` (m, D) by cosine nearest neighbours among `features` (n, D),
-    and their number, chosen among NEIGHBOURS by cross-validation on the features alone."""
-    from sklearn.model_selection import GridSearchCV
-    from sklearn.neighbors import KNeighborsClassifier
-
-    folds = _folds(labels)
-    known = len(labels) if folds is None else min(len(learned) for learned, _ in folds)
-    choices = [k for k in NEIGHBOURS if k <= known]
-    model: Any = KNeighborsClassifier(n_neighbors=1, metric="cosine")
-    if folds is not None and len(choices) > 1:
-        model = GridSearchCV(model, {"n_neighbors": choices}, cv=folds)
-    with threadpool_limits(1, "blas"):
-        model.fit(features, labels)
-    model = getattr(model, "best_estimator_", model)
-    return model.predict(queries), model.n_neighbors
-
-
-def logistic_regression(
-    features: np.ndarray, labels: np.ndarray, queries: np.ndarray
-) -> tuple[np.ndarray, float]:
-    """The classes (m,) of `queries` (m, D) by scikit-learn's logistic regression on standardised
-    `features` (n, D), and its C, chosen by cross-validation on the features alone."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GridSearchCV
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    model: Any = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))
-    folds = _folds(labels)
-    if folds is not None:
-        grid = {"logisticregression__C": np.logspace(-4, 1, 6)}
-        model = GridSearchCV(model, grid, cv=folds)
-    # Several threads of OpenBLAS lose thirty times on products this small (10 s instead of 0.34).
-    with warnings.catch_warnings(), threadpool_limits(1, "blas"):
-        warnings.simplefilter("ignore", ConvergenceWarning)  # such a weak C is not chosen
-        model.fit(features, labels)
-    model = getattr(model, "best_estimator_", model)
-    return model.predict(queries), float(model[-1].C)
-
-
-def _folds(labels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]] | None:
-    """Stratified folds of the training part; None where a class has a single image."""
-    from sklearn.model_selection import StratifiedKFold
-
-    fewest = int(np.unique(labels, return_counts=True)[1].min())
-    if fewest < 2:
-        return None
-    splitter = StratifiedKFold(min(FOLDS, fewest), shuffle=True, random_state=0)
-    return list(splitter.split(labels, labels))
-
-
-def rivals(
-    features: np.ndarray, labels: np.ndarray, queries: np.ndarray, targets: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Which of `queries` are answered rightly (m,) by what needs no network to be trained: nearest
-    neighbours and logistic regression on the frozen network's class tokens."""
-    if len(labels) > MOST_FOR_RIVALS:
-        keep = np.random.default_rng(0).permutation(len(labels))[:MOST_FOR_RIVALS]
-        features, labels = features[keep], labels[keep]
-    neighbours, _ = nearest_neighbours(features, labels, queries)
-    logistic, _ = logistic_regression(features, labels, queries)
-    return {
-        "nearest_neighbours": neighbours == targets,
-        "logistic_regression": logistic == targets,
-    }
 
 
 def paired(right: np.ndarray, rival: np.ndarray) -> dict[str, Any]:
@@ -344,9 +268,10 @@ class Judge:
         judges = train.verdict
         if judges and isinstance(training, TokenLoader) and isinstance(loader, TokenLoader):
             some = np.random.default_rng(0).permutation(len(training.dataset))[:MOST_FOR_RIVALS]
-            known, labels = class_tokens(before, training.plain(some), job.device)
-            queries, targets = class_tokens(before, loader, job.device)
-            found = rivals(known.numpy(), labels.numpy(), queries.numpy(), targets.numpy())
+            learned = class_tokens(before, training.plain(some), job.device)
+            asked = class_tokens(before, loader, job.device)
+            known, labels, queries, targets = (found.numpy() for found in (*learned, *asked))
+            found = rivals(known, labels, queries, targets, training.groups[some])
             if train.head != "layers":
                 found |= layers_right(job.net, training.plain(some), loader)
                 numbers["head"] = train.head

@@ -15,7 +15,7 @@ import numpy as np
 
 from config import TrainConfig
 from duplicates import joined, near_groups
-from filenames import same_name
+from filenames import is_table, same_name
 from images import Sample
 from layout.split_file import read_table, text_below
 from utils import UserError
@@ -125,11 +125,11 @@ def _alike(names: Iterable[str | None]) -> list[list[int]]:
 def _named(samples: list[Sample], root: Path, asked: str, notes: list[str]) -> list[list[int]]:
     """The groups that a pattern or a table names; a picture that it does not name is alone."""
     paths = [text_below(root, sample.path) for sample in samples]
-    if asked.lower().endswith(".csv"):
+    if is_table(asked):
         names = _of_table(paths, Path(asked))
     else:
         found = (re.search(asked, path) for path in paths)
-        names = [match and match[1] for match in found]
+        names = [(match and match[1]) or None for match in found]
     groups = _alike(names)
     alone = sum(name is None for name in names)
     if alone == len(names):

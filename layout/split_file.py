@@ -94,8 +94,12 @@ def read_table(file: Path, columns: Sequence[str], kind: str) -> list[dict[str, 
     try:
         with open(file, newline="", encoding="utf-8-sig") as lines:  # Excel writes a mark first
             rows = [{name: row[name] for name in columns} for row in csv.DictReader(lines)]
-        if any(None in row.values() for row in rows):
-            raise KeyError("a row is cut off")
-    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{file} is no {kind} (columns {', '.join(columns)}): {error!r}") from None
-    return rows
+    except KeyError as error:
+        why = f"it has no column {error}"
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        why = getattr(error, "strerror", None) or str(error)
+    else:
+        if not any(None in row.values() for row in rows):
+            return rows
+        why = "a row is cut off"
+    raise UserError(f"{file} is no {kind} (columns {', '.join(columns)}): {why}")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 import pretrained
@@ -42,6 +42,17 @@ def picture(name: str, index: int, size: tuple[int, int] = (50, 40)) -> Image.Im
     rng = np.random.default_rng([index, *name.encode()])
     noise = rng.normal(0, 40, (size[1], size[0], 3))
     return Image.fromarray(np.clip(noise + COLOURS[name], 0, 255).astype(np.uint8))
+
+
+def scene(seed: int, size: tuple[int, int] = (160, 120)) -> Image.Image:
+    """A picture of a dozen coloured shapes, each with its own."""
+    rng = np.random.default_rng(seed)
+    found = Image.new("RGB", size, tuple(rng.integers(0, 256, 3).tolist()))
+    pen = ImageDraw.Draw(found)
+    for shape in (pen.ellipse, pen.rectangle) * 6:
+        (x, y), (w, h) = rng.uniform(-0.1, 0.8, 2) * size, rng.uniform(0.1, 0.4, 2) * size
+        shape((x, y, x + w, y + h), fill=tuple(rng.integers(0, 256, 3).tolist()))
+    return found
 
 
 CPU = torch.device("cpu")

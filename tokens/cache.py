@@ -82,18 +82,24 @@ class TokenCache:
         for part in PARTS:
             rows = np.array([[self.rows[id_] for id_ in ids] for ids in plan.ids[part]])
             labels = torch.tensor([sample.label for sample in split.part(part)])
+            groups = np.array([sample.group for sample in split.part(part)])
             pinned = device.type == "cuda"
             if part == "train":
                 sampler = train_sampler(labels.tolist(), train)
-                found[part] = TokenLoader(self, rows, labels, train.batch_size, sampler, pinned)
+                size = train.batch_size
+                found[part] = TokenLoader(self, rows, labels, size, sampler, pinned, groups)
             elif len(labels):
                 size = train.eval_batch_size
-                found[part] = TokenLoader(self, rows, labels, size, pinned=pinned)
+                found[part] = TokenLoader(self, rows, labels, size, None, pinned, groups)
         return found
 
 
 class TokenLoader:
-    """Batches of Tokens and labels: those of the same part's loader of images, in its order."""
+    """Batches of Tokens and labels: those of the same part's loader of images, in its order.
+
+    `groups` (n,) names what stays together in a fold, as `Sample.group` does; without, copies do,
+    which share their records.
+    """
 
     def __init__(
         self,
@@ -103,9 +109,11 @@ class TokenLoader:
         batch_size: int,
         sampler: EpochSampler | None = None,
         pinned: bool = False,
+        groups: np.ndarray | None = None,
     ) -> None:
         self.cache, self.rows, self.dataset, self.batch_size = cache, rows, labels, batch_size
         self.sampler, self.pinned = sampler, pinned
+        self.groups = rows[:, 0] if groups is None else groups
 
     def __len__(self) -> int:
         return math.ceil(len(self.dataset) / self.batch_size)
@@ -113,30 +121,32 @@ class TokenLoader:
     def plain(self, indices: np.ndarray | None = None) -> TokenLoader:
         """The same images, or some, in their own order, as evaluation sees them."""
         some = slice(None) if indices is None else indices
-        rows, labels = self.rows[some], self.dataset[some]
-        return TokenLoader(self.cache, rows, labels, self.batch_size, None, self.pinned)
+        rows, labels, groups = self.rows[some], self.dataset[some], self.groups[some]
+        return TokenLoader(self.cache, rows, labels, self.batch_size, None, self.pinned, groups)
 
     def with_views(self, views: int) -> TokenLoader:
         """The same batches, of each image's first draws alone."""
         some = self.rows[:, :views]
-        return TokenLoader(
-            self.cache, some, self.dataset, self.batch_size, self.sampler, self.pinned
-        )
+        known = (self.batch_size, self.sampler, self.pinned, self.groups)
+        return TokenLoader(self.cache, some, self.dataset, *known)
 
     def joined(self, other: TokenLoader, train: TrainConfig) -> TokenLoader:
         """The images of both as training batches."""
         rows = np.concatenate([self.rows, other.rows])
         labels = torch.cat([self.dataset, other.dataset])
+        groups = np.concatenate([self.groups, other.groups])
         sampler = train_sampler(labels.tolist(), train)
-        return TokenLoader(self.cache, rows, labels, train.batch_size, sampler, self.pinned)
+        size = train.batch_size
+        return TokenLoader(self.cache, rows, labels, size, sampler, self.pinned, groups)
 
     def training(
         self, train: TrainConfig, indices: np.ndarray, labels: Tensor | None = None
     ) -> TokenLoader:
         """Some of the images as training batches, or the same with other labels."""
         rows, own = self.rows[indices], self.dataset[indices] if labels is None else labels
-        sampler = train_sampler(own.tolist(), train)
-        return TokenLoader(self.cache, rows, own, train.batch_size, sampler, self.pinned)
+        sampler, groups = train_sampler(own.tolist(), train), self.groups[indices]
+        size = train.batch_size
+        return TokenLoader(self.cache, rows, own, size, sampler, self.pinned, groups)
 
     def __iter__(self) -> Iterator[tuple[Tokens, Tensor]]:
         keys = np.array(list(self.sampler or ((i, 1) for i in range(len(self.dataset)))))

@@ -114,7 +114,7 @@ def evaluated(name: str, config: Config, split: Split, device: torch.device) -> 
     loaders: Any = open_cache(plan, net, train, device).loaders(plan, split, train, device)
     seconds = None if there else time.perf_counter() - started
     if not each_can_be_left_out(loaders["train"]):
-        raise UserError("a class has one training image: none can be left out to compare by")
+        raise UserError("a class has one training image (or group): none can be left out")
     left_out = add_layers_head(net, loaders["train"], "layers", None)
     right = left_out.argmax(1) == loaders["train"].dataset
     held_out = {}

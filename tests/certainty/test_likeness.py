@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -109,3 +110,14 @@ def test_the_share_of_known_ones_that_are_nearer() -> None:
     known = torch.tensor([1.0, 2.0, 3.0, 4.0])
     found = share_below(known, torch.tensor([0.0, 1.0, 2.5, 4.0, 9.0]))
     assert found.tolist() == [0, 0, 0.5, 0.75, 1]
+
+
+def test_its_folds_part_no_group() -> None:
+    labels = torch.arange(3).repeat_interleave(20)
+    groups = np.arange(60) // 3  # some of two classes
+    folds = [*likeness._folds(labels, groups)]
+    assert sorted(np.concatenate([out for _, out in folds])) == [*range(60)]
+    for fit, out in folds:
+        assert not {*groups[fit]} & {*groups[out]}
+    alone = [*likeness._folds(labels, np.arange(60))], [*likeness._folds(labels, None)]
+    assert all((a[1] == b[1]).all() for a, b in zip(*alone, strict=True))

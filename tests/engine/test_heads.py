@@ -15,7 +15,7 @@ import test as look
 from config import ConfigError, ViTConfig
 from config_file import load_config
 from dataset import load_split, make_loaders
-from engine.heads import copies_of, read_depths, told_apart_from
+from engine.heads import read_depths, together, told_apart_from
 from engine.job import Job, Setting
 from engine.run import read_metrics
 from engine.verdict import verdict
@@ -241,7 +241,7 @@ def test_copies_are_left_out_together(finetune: Path) -> None:
         wanted, split, config.train, CPU
     )
     samples = split.part("train")
-    (group,) = copies_of(loaders["train"].rows)
+    (group,) = together(loaders["train"].groups)
     assert {samples[i].path.name for i in group.tolist()} == {"03.png", "x.png", "y.png"}
 
 

@@ -271,3 +271,24 @@ def test_folds_do_not_depend_on_the_order_in_the_cache(untuned: Path) -> None:
     other = TokenLoader(cache, shuffled[loader.rows], loader.dataset, loader.batch_size)
     for mine, others in zip(folds, stratified_folds(other), strict=True):
         assert (mine[0] == others[0]).all() and (mine[1] == others[1]).all()
+
+
+def test_folds_part_no_group(untuned: Path) -> None:
+    """Nor do those of what is taken from a loader: some of its images, fewer views, more images."""
+    config, split, net = prepared(untuned)
+    wanted = Plan(net, split, config.train)
+    loader: Any = open_cache(wanted, net, config.train, CPU).loaders(
+        wanted, split, config.train, CPU
+    )["train"]
+    loader.groups = np.array([f"pair {i // 2}" for i in range(len(loader.dataset))])
+    everyone = np.random.default_rng(0).permutation(len(loader.dataset))
+    twice = loader.joined(loader, config.train)
+    others = [loader.plain(everyone), loader.with_views(1), loader.training(config.train, everyone)]
+    for some in (loader, *others, twice):
+        folds = stratified_folds(some)
+        assert len(folds) == SEARCH_FOLDS
+        assert sorted(np.concatenate([held for _, held in folds])) == [*range(len(some.dataset))]
+        for learned, held in folds:
+            assert not {*some.groups[learned]} & {*some.groups[held]}
+    loader.groups = loader.dataset.numpy()  # a group a class
+    assert stratified_folds(loader) == []

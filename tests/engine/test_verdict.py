@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
 from engine.verdict import (
     BETTER,
@@ -21,9 +19,7 @@ from engine.verdict import (
     TOO_FEW,
     WORSE,
     dealt,
-    logistic_regression,
     paired,
-    rivals,
     verdict,
 )
 from metrics import wilson
@@ -107,36 +103,6 @@ def test_shuffled_labels_are_dealt_evenly() -> None:
     even = torch.tensor([[20, 10, 10], [10, 5, 5], [10, 5, 5]])
     assert (shares - even).abs().max() <= 1
     assert not torch.equal(dealt(labels), given), "another one each time"
-
-
-def clouds(n: int, spread: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Three classes of n points around three directions in 8 dimensions."""
-    rng = np.random.default_rng(seed)
-    labels = np.repeat(np.arange(3), n)
-    return np.eye(3, 8)[labels] * 3 + rng.normal(0, spread, (3 * n, 8)), labels
-
-
-def test_rivals_know_what_is_easy_and_guess_what_is_noise() -> None:
-    known, queries = clouds(20, 0.3), clouds(20, 0.3, seed=1)
-    assert min(right.mean() for right in rivals(*known, *queries).values()) == 1
-    noise = np.random.default_rng(2).normal(size=(2, 60, 8))
-    guesses = rivals(noise[0], known[1], noise[1], queries[1])
-    assert max(right.mean() for right in guesses.values()) < 0.6
-
-
-def test_logistic_regression_is_scikit_learns() -> None:
-    (known, labels), (queries, _) = clouds(20, 1.5), clouds(20, 1.5, seed=1)
-    answers, C = logistic_regression(known, labels, queries)
-    scale = StandardScaler().fit(known)
-    model = LogisticRegression(C=C, max_iter=500).fit(scale.transform(known), labels)
-    assert (answers == model.predict(scale.transform(queries))).all()
-
-
-def test_rivals_of_one_image_a_class() -> None:
-    known, labels = clouds(1, 0.3)
-    queries = clouds(20, 0.3, seed=1)
-    found = rivals(known, labels, *queries)
-    assert found["nearest_neighbours"].all() and found["logistic_regression"].mean() > 0.5
 
 
 HEALTHY = {

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from config import Config, Mode, Preprocessing, TrainConfig
 from dataset import Split, make_loaders
-from engine.verdict import logistic_regression, nearest_neighbours
+from engine.rivals import logistic_regression, nearest_neighbours
 from images import FileIndex
 from metrics import evaluate, scores
 from model import Tail, VisionTransformer
@@ -109,7 +109,8 @@ def on_class_tokens(task: Task) -> Outcome:
     parts = {p: class_tokens(net, loaders[p], task.device) for p in SCORED if p in loaders}
     queries = torch.cat([queries for queries, _ in parts.values()])
     classify, key = CLASSIFIERS[task.name]
-    answers, value = classify(features.numpy(), labels.numpy(), queries.numpy())
+    arrays = features.numpy(), labels.numpy(), queries.numpy()
+    answers, value = classify(*arrays, loaders["train"].groups)
     left = torch.from_numpy(answers)
     found = {}
     for part, (_, targets) in parts.items():
