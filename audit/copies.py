@@ -9,15 +9,15 @@ import numpy as np
 
 from audit.features import Seen
 from audit.findings import Suspect
-from duplicates import joined, near_groups, similarity
+from duplicates import joined, similarity
 
 
-def copies(digests: Sequence[str], descriptors: np.ndarray) -> list[list[int]]:
-    """Groups (two or more) of pictures (n) that are the same byte for byte, or nearly the same."""
+def copies(names: Sequence[str], near: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Groups (two or more) of pictures (n) that have one name, or that are `near` ones."""
     first: dict[str, int] = {}
-    same = [(first.setdefault(digest, i), i) for i, digest in enumerate(digests)]
-    near = [(group[0], other) for group in near_groups(descriptors) for other in group[1:]]
-    return joined(len(digests), [*same, *near])
+    same = [(first.setdefault(name, i), i) for i, name in enumerate(names)]
+    pairs = [(group[0], other) for group in near for other in group[1:]]
+    return joined(len(names), [*same, *pairs])
 
 
 def suspects(

@@ -18,6 +18,7 @@ from audit.neighbours import nearest, places
 from audit.odd import far_out, oddness
 from config import Config
 from dataset import SAME_FILE, Split
+from duplicates import near_groups
 from engine.ridge import Basis
 from images import FileIndex, read_all
 from layout.split_file import text_below
@@ -62,8 +63,10 @@ def examined(
     """What there is to find in pictures (n), by what the network sees, their descriptors (n, S, S)
     and the numbers of their pixels."""
     split, labels, basis = seen.split, seen.labels, seen.basis()
-    groups = copies.copies([sample.sha256 for sample in seen.samples], descriptors)
-    found = doubts(basis, labels, len(split.classes), [torch.tensor(g) for g in groups])
+    near = near_groups(descriptors)
+    groups = copies.copies([sample.sha256 for sample in seen.samples], near)
+    together = copies.copies([sample.group for sample in seen.samples], near)
+    found = doubts(basis, labels, len(split.classes), [torch.tensor(g) for g in together])
     sizes = more.by_size(seen.features, labels, len(split.classes))
     twice = more.twice_as_many(sizes)
     told = [
