@@ -99,7 +99,7 @@ def apply(decisions: Path, root: Path | None = None, quarantine: Path | None = N
     before = sorted(folder.glob("undo*.csv"))
     gone = [path for path in wanted if path not in places.found]
     if gone and len(gone) == len(wanted):
-        undone = f"; take that back: {undo_command(before[-1])}" if before else ""
+        undone = f" Take that back: {undo_command(before[-1])}" if before else ""
         raise UserError(
             f"none of the {len(gone)} pictures of {decisions} is in {places.root} any more: were "
             f"they moved already?{undone}"

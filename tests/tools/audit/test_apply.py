@@ -92,7 +92,7 @@ def test_applied_twice_is_a_sentence(here: Path) -> None:
     file = decided(three() | {"train/red/00.png": Decision("leave out")})
     apply(file, Path("my pets"))
     state = contents(here)
-    with pytest.raises(UserError, match="moved already.; take that back: .*undo.csv"):
+    with pytest.raises(UserError, match="moved already. Take that back: .*undo.csv"):
         apply(file, Path("my pets"))
     assert contents(here) == state
 
