@@ -20,7 +20,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of pictures, train and val, with one wrong label, a leak, a copy under another
     class, a blank picture and a file that is none; weights, and a place for the rest."""
     home = tmp_path_factory.mktemp("a folder")
-    for part, start, each in (("train", 0, 12), ("val", 20, 6)):
+    for part, start, each in (("train", 0, 24), ("val", 40, 8)):
         pictures_of(home / "set" / part, 0)
         for name in COLOURS:
             for i in range(start, start + each):
@@ -82,11 +82,11 @@ def test_the_page_and_the_log_say_it(rows: list[dict[str, str]], home: Path) -> 
     assert "wrong.png" in page
     assert "copies of held-out pictures, which training leaves out: 1" in said
     assert "1 of them under several classes" in said
-    assert "pictures of 3 classes (38 train, 19 val)" in said
+    assert "pictures of 3 classes (74 train, 25 val)" in said
 
 
 def test_pictures_are_left_as_they_were(rows: list[dict[str, str]], home: Path) -> None:
-    assert len([p for p in (home / "set").rglob("*") if p.is_file()]) == 3 * 18 + 5
+    assert len([p for p in (home / "set").rglob("*") if p.is_file()]) == 3 * 32 + 5
 
 
 @pytest.fixture(scope="module")
