@@ -137,8 +137,8 @@ class _Reduced:
         self.spread = torch.where(spread > LEAST_SPREAD, spread, torch.inf)
         x = (some - self.mean) / self.spread
         S, vectors = torch.linalg.eigh((x @ x.T).double())  # ascending
-        S, vectors = S[-DIRECTIONS:].float(), vectors[:, -DIRECTIONS:].float()
-        self.V = x.T @ (vectors / S.clamp(min=1e-6 * S.max().item()).sqrt())  # P, directions
+        kept = (S > 1e-6 * S.max()).nonzero()[-DIRECTIONS:, 0]
+        self.V = x.T @ (vectors[:, kept] / S[kept].sqrt()).float()  # P, directions
 
     def __call__(self, features: Tensor) -> Tensor:
         return (features - self.mean) / self.spread @ self.V

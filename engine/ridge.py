@@ -76,23 +76,25 @@ class Basis:
 
     With an intercept, which is the mean, and a strength k, the fitted values are H y,
     H = 1 1^T / n + A (S + k)^-1 A^T, where S = A^T A is diagonal. Features that are not `whole`,
-    but directions of standardised ones, keep their spreads.
+    but directions of very many pictures' standardised ones, keep their spreads, and are worked on
+    in float32: half of the memory.
     """
 
     def __init__(self, features: Tensor, whole: bool = True) -> None:
-        x = features.double()
+        x = features.double() if whole else features
         self.mean, spread = x.mean(0), x.std(0, correction=0)
         if not whole:
             spread = torch.ones_like(spread)
         self.spread = torch.where(spread > LEAST_SPREAD, spread, math.inf)
         x = (x - self.mean) / self.spread
         dual = len(x) <= x.shape[1]  # the smaller of the two products is decomposed
-        S, vectors = torch.linalg.eigh(x @ x.T if dual else x.T @ x)
+        S, vectors = torch.linalg.eigh((x @ x.T if dual else x.T @ x).double())
         kept = 1e-12 * S.max() < S
-        self.S, vectors = S[kept], vectors[:, kept]
+        self.S, vectors = S[kept], vectors[:, kept].to(x.dtype)
         self.total = float(self.S.sum())
-        self.A = vectors * self.S.sqrt() if dual else x @ vectors  # n r
-        self.V = x.T @ vectors / self.S.sqrt() if dual else vectors  # P r
+        root = self.S.sqrt().to(x.dtype)
+        self.A = vectors * root if dual else x @ vectors  # n r
+        self.V = x.T @ vectors / root if dual else vectors  # P r
 
     def left_out_errors(self, y: Tensor, k: float, groups: Sequence[Tensor]) -> Tensor:
         """y - the answers of the fits without each picture (n, C), for centred targets: the errors
@@ -101,7 +103,8 @@ class Basis:
         found = error / (1 - 1 / n - self._leverage(k)).clamp(min=LEAST_REST)[:, None]
         for group in groups:
             own = torch.eye(len(group), dtype=y.dtype) - 1 / n
-            own -= self.A[group] / (self.S + k) @ self.A[group].T
+            rows = self.A[group].double()
+            own -= rows / (self.S + k) @ rows.T
             found[group] = torch.linalg.lstsq(own, error[group]).solution
         return found
 
@@ -112,11 +115,12 @@ class Basis:
         return y - error / (1 - self._leverage(k)).clamp(min=LEAST_REST)[:, None]
 
     def _fitted(self, y: Tensor, k: float) -> Tensor:
-        return self.A @ ((self.A.T @ y) / (self.S + k)[:, None])
+        part = (self.A.T @ y.to(self.A.dtype)).double() / (self.S + k)[:, None]
+        return (self.A @ part.to(self.A.dtype)).double()
 
     def _leverage(self, k: float) -> Tensor:
         """How much each picture's target counts in its own answer (n,)."""
-        return torch.cat([rows**2 @ (1 / (self.S + k)) for rows in self.A.split(ROWS)])
+        return torch.cat([rows.double() ** 2 @ (1 / (self.S + k)) for rows in self.A.split(ROWS)])
 
     def solution(self, y: Tensor, k: float) -> tuple[Tensor, Tensor]:
         """The weight (C, P) and bias (C,) for features as they come, but for the targets' mean."""
