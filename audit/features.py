@@ -137,7 +137,7 @@ class _Reduced:
         self.spread = torch.where(spread > LEAST_SPREAD, spread, torch.inf)
         x = (some - self.mean) / self.spread
         S, vectors = torch.linalg.eigh((x @ x.T).double())  # ascending
-        kept = (S > 1e-6 * S.max()).nonzero()[-DIRECTIONS:, 0]
+        kept = (1e-6 * S.max() < S).nonzero()[-DIRECTIONS:, 0]
         self.V = x.T @ (vectors[:, kept] / S[kept].sqrt()).float()  # P, directions
 
     def __call__(self, features: Tensor) -> Tensor:

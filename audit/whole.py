@@ -104,7 +104,7 @@ def _labels(seen: Seen, found: Doubts, block: Mapping[str, tuple[str, float]]) -
     suspects, classes = [], seen.split.classes
     for i in (found.wrong >= LISTED).nonzero()[:, 0].tolist():
         wrong, suggested = found.wrong[i].item(), classes[int(found.suggested[i])]
-        says = f"looks like {suggested}; that its label {seen.given[i]} is wrong: {wrong:.2f}"
+        says = f"looks like {suggested}; its label is wrong with probability {wrong:.2f}"
         if seen.paths[i] in block:
             answer, sure = block[seen.paths[i]]
             says += f" (the trained last block, which had not seen it, says {answer}, {sure:.2f})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -21,10 +21,13 @@ class Decision(NamedTuple):
     label: str = ""
 
 
-def read_decisions(file: Path) -> dict[str, Decision]:
-    """The decisions by their pictures' paths below the folder, as split.csv names them.
+def read_decisions(
+    file: Path, more: Callable[[str, Decision], str | None] = lambda path, decision: None
+) -> dict[str, Decision]:
+    """The decisions by their pictures' paths below the folder, as split.csv names them; `more` says
+    what else is wrong with one.
 
-    Raises UserError for what is no such file, and with every row that can't be meant.
+    Raises UserError for what is no such file, and with every row that can't be followed.
     """
     try:
         with open(file, newline="", encoding="utf-8-sig") as lines:  # Excel writes the mark
@@ -40,12 +43,14 @@ def read_decisions(file: Path) -> dict[str, Decision]:
     wrong = []
     for row in rows:
         decision = Decision(row["decision"].strip().lower(), same_name(row["label"].strip()))
-        if fault := fault_of(row["path"], decision):
+        fault = fault_of(row["path"], decision) or more(row["path"], decision)
+        if not fault and found.setdefault(row["path"], decision) != decision:
+            fault = "it is decided twice"
+        if fault:
             wrong.append(f"{row['path']}: {fault}")
-        elif found.setdefault(row["path"], decision) != decision:
-            wrong.append(f"{row['path']}: it is decided twice; leave one of them")
     if wrong:
-        raise UserError(f"{file} can't be followed: {'; '.join(wrong)}")
+        rows = "a row" if len(wrong) == 1 else f"{len(wrong)} rows"
+        raise UserError(f"{file} has {rows} that can't be followed: {'; '.join(wrong)}")
     return found
 
 

@@ -53,19 +53,15 @@ def decide(layout: Layout, root: Path, file: Path, wanted: Collection[str] | Non
 def _rows(file: Path, layout: Layout, root: Path) -> dict[str, Decision]:
     """The decision on each path; UserError with all that can't be followed."""
     here = {same_name(text_below(root, item.path)) for item in layout.found}
-    rows: dict[str, Decision] = {}
-    wrong = []
-    for path, decision in read_decisions(file).items():
+
+    def fault(path: str, decision: Decision) -> str | None:
         if same_name(path) not in here and not (root / name_of(path)).is_file():
-            wrong.append(f"{path} (not there)")
-        elif decision.what == RELABEL and decision.label not in layout.names:
+            return f"it is not in {root}"
+        if decision.what == RELABEL and decision.label not in layout.names:
             near = nearest(decision.label, layout.names)
-            hint = f"; did you mean '{near}'?" if near else ""
-            wrong.append(f"{path} (there is no class '{decision.label}'{hint})")
-        rows[same_name(path)] = decision
-    if wrong:
-        raise UserError(
-            f"train.labels: {file} has {len(wrong)} row{'s' if len(wrong) > 1 else ''} that can't "
-            f"be followed: {'; '.join(wrong)}"
-        )
-    return rows
+            return f"there is no class '{decision.label}'" + (
+                f"; did you mean '{near}'?" if near else ""
+            )
+        return None
+
+    return {same_name(path): what for path, what in read_decisions(file, fault).items()}

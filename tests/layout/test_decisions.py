@@ -43,9 +43,9 @@ def test_every_row_that_can_not_be_followed_is_named(image_folder: Path, tmp_pat
     with pytest.raises(UserError) as caught:
         load_split(settings(image_folder, labels=file))
     assert str(caught.value) == (
-        f"train.labels: {file} has 4 rows that can't be followed: red/99.png (not there); "
-        "red/00.png (there is no class 'bleu'; did you mean 'blue'?); red/01.png (decision 'drop' "
-        "is none of relabel, leave out, keep); red/02.png (decided twice)"
+        f"{file} has 4 rows that can't be followed: red/99.png: it is not in {image_folder}; "
+        "red/00.png: there is no class 'bleu'; did you mean 'blue'?; red/01.png: the decision "
+        "'drop' is none of relabel, leave out, keep; red/02.png: it is decided twice"
     )
 
 
@@ -84,5 +84,5 @@ def test_an_earlier_split_takes_decisions_that_came_later(
 
 
 def test_a_table_that_is_none(image_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no table of decisions \(columns path, decision, label\)"):
+    with pytest.raises(UserError, match=r"no file of decisions \(columns path, decision, label\)"):
         load_split(settings(image_folder, labels=str(tmp_path / "gone.csv")))

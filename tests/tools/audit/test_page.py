@@ -21,6 +21,7 @@ from tools.audit import __main__ as audit
 from tools.audit import page as made
 from tools.audit.about import read_about
 from tools.audit.page import chosen, embedded, kinds, write_page
+from utils import shell
 
 EVIL = """</script><img src=x onerror=window.ran=1>"'&,\u2028"""
 CURRENT = "document.querySelector('[aria-current]')?.dataset.path"
@@ -257,4 +258,5 @@ def test_what_the_page_says_to_run(tmp_path: Path) -> None:
     assert f"'train.from_run={about.run}' train.labels=decisions.csv" in said["train"]
     write_page(folder, findings, config=Path("c.yaml"), overrides=["train.base_dir=a b"])
     said = made.commands(read_about(folder))
-    assert said["train"].endswith("c.yaml 'train.base_dir=a b' train.labels=decisions.csv")
+    config = shell("--config", str(Path("c.yaml").absolute()))
+    assert f"{config} 'train.base_dir=a b' train.labels=decisions.csv" in said["train"]

@@ -310,10 +310,10 @@ def test_what_can_t_be_served_is_a_sentence(home: Path, server: Server, capsys: 
         assert command_line(lambda: audit.main(list(words))) == 2
         return capsys.readouterr().err
 
-    assert "port" in fails("tiny", "--serve", "--port", str(server.server_port))
-    assert "port" in fails("tiny", "--serve", "--port", "99999")
-    assert "no audit of it" in fails("none", "--serve")
+    folder = "logs/audit-tiny"
+    assert "port" in fails(folder, "--serve", "--port", str(server.server_port))
+    assert "port" in fails(folder, "--serve", "--port", "99999")
+    assert "no run: none: no such run" in fails("none", "--serve")
     (home / "audit.html").unlink()
-    assert "audit again" in fails("tiny", "--serve")
-    (home / "audit.json").write_text("{")
+    assert "audit again" in fails(folder, "--serve")
     assert "is no audit's folder" in fails("logs/audit-tiny", "--serve")
