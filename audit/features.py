@@ -124,6 +124,7 @@ def _chunks(loaders: Sequence[TokenLoader], bar: Any = None) -> Iterator[tuple[s
         ):
             layers, _ = layers_of(loader.plain(indices))
             yield slice(start, start + len(indices)), layers
+            loader.cache.let_go_of_layers()
             start += len(indices)
             if bar is not None:
                 bar.update(len(indices))

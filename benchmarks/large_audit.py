@@ -12,6 +12,7 @@ benchmarks/results/large-audit.csv.
 from __future__ import annotations
 
 import argparse
+import mmap
 import platform
 import resource
 import tempfile
@@ -86,8 +87,11 @@ def made_up(file: Path, truth: Tensor) -> TokenLoader:
         x = centres[own] + noise + torch.randn(noise.shape, generator=generator)
         layers[start : start + CHUNK] = x.half().numpy().reshape(-1, ROWS, WIDTH)
     layers.flush()
-    kept = torch.from_numpy(np.asarray(np.memmap(file, np.float16, "r+", shape=layers.shape)))
-    cache: Any = SimpleNamespace(layers=kept)
+    del layers
+    kept: Any = np.memmap(file, np.float16, "r+", shape=(n, ROWS, WIDTH))
+    cache: Any = SimpleNamespace(layers=torch.from_numpy(np.asarray(kept)))
+    cache.let_go_of_layers = lambda: kept._mmap.madvise(mmap.MADV_DONTNEED)
+    cache.let_go_of_layers()
     return TokenLoader(cache, np.arange(n)[:, None], truth, 100)
 
 

@@ -49,8 +49,8 @@ def read_decisions(
         if fault:
             wrong.append(f"{row['path']}: {fault}")
     if wrong:
-        rows = "a row" if len(wrong) == 1 else f"{len(wrong)} rows"
-        raise UserError(f"{file} has {rows} that can't be followed: {'; '.join(wrong)}")
+        several = "a row" if len(wrong) == 1 else f"{len(wrong)} rows"
+        raise UserError(f"{file} has {several} that can't be followed: {'; '.join(wrong)}")
     return found
 
 

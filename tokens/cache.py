@@ -38,7 +38,7 @@ class TokenCache:
         self.tokens, self.cls = fields[0], fields[1] if len(fields) > 1 else None
         self.layers: Tensor | None = None  # of the first records
         if layers is not None and layers.itemsize:
-            kept = np.memmap(folder / "layers.bin", layers, "r")
+            kept = self._layers = np.memmap(folder / "layers.bin", layers, "r")
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)
                 self.layers = torch.from_numpy(np.asarray(kept))
@@ -62,6 +62,13 @@ class TokenCache:
         if self.layers is None or rows.max(initial=0) >= len(self.layers):
             return Tokens(tokens, cls)
         return Tokens(tokens, cls, self.layers[chosen].float())
+
+    def let_go_of_layers(self) -> None:
+        """Let the pages of `layers` that were read count as the system's cache, no longer as this
+        process's memory: for who reads very many once."""
+        mapped = getattr(getattr(self, "_layers", None), "_mmap", None)
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
 
     def expect(self, rows: np.ndarray) -> None:
         """Let the system read these rows from the disk meanwhile."""

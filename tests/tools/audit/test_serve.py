@@ -316,4 +316,5 @@ def test_what_can_t_be_served_is_a_sentence(home: Path, server: Server, capsys: 
     assert "no run: none: no such run" in fails("none", "--serve")
     (home / "audit.html").unlink()
     assert "audit again" in fails(folder, "--serve")
+    (home / "audit.json").write_text("{")
     assert "is no audit's folder" in fails("logs/audit-tiny", "--serve")
