@@ -1,5 +1,5 @@
 # make quickstart   everything from nothing: environment, images, weights, a trained network
-# make test         the whole test suite      make check   lint, format, types
+# make test         the test suite      make test-slow   its slow tests      make check   lint, format, types
 # make bench        a short form of benchmarks/finetune.py: ours, timm and Hugging Face, some 5 minutes
 # make results      the README's table of results: an hour for the fast columns, hours for the others
 #                   (DATA=folder of characters5, hymenoptera, signdigits; resumable)
@@ -12,7 +12,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 RUN := logs/quickstart
 DATA ?= data
 
-.PHONY: quickstart test check bench results clean
+.PHONY: quickstart test test-slow check bench results clean
 
 quickstart: $(VENV)/main.done
 	@$(PY) -m tools.draw_pilots --out data/pilots --per-class 150 --seed 0
@@ -27,7 +27,10 @@ quickstart: $(VENV)/main.done
 	fi
 
 test: $(VENV)/dev.done
-	$(PY) -m pytest
+	$(PY) -m pytest -m "not slow"
+
+test-slow: $(VENV)/dev.done
+	$(PY) -m pytest -m slow
 
 check: $(VENV)/dev.done
 	$(PY) -m ruff check .

@@ -168,6 +168,7 @@ def test_ctrl_c_between_the_row_and_the_checkpoint_keeps_both(
     assert last["progress"]["epoch"] == 2 == rows[-1]["epoch"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_the_real_program(config_file: Path) -> None:
     command = [sys.executable, str(REPO / "training.py"), "--config", str(config_file)]
     process = subprocess.Popen(

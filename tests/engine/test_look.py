@@ -14,6 +14,7 @@ from engine.kinds import KINDS, Unseen
 from tests.helpers import quick, summary, train
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gain", "views"), [(0.2, 4), (-0.2, 1)])
 def test_a_second_view_of_all_is_made_where_some_gained_by_it(
     finetune: Path,

@@ -82,6 +82,7 @@ def test_repeat_stops_at_a_failure(
             repeat.main([str(held_out), *wrong])
 
 
+@pytest.mark.slow
 def test_repeat_runs_a_baseline_in_a_process_of_its_own(
     held_out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

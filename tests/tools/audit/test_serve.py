@@ -279,6 +279,7 @@ serve(Path("logs/audit-tiny"))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_its_end_ends_a_training_too(home: Path, number: int) -> None:
     Path("wait").touch()

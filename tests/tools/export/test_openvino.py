@@ -23,6 +23,7 @@ pytest.importorskip("onnxscript")
 pytestmark = pytest.mark.usefixtures("exported_once")
 
 
+@pytest.mark.slow
 def test_openvino_answers_as_the_classifier(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

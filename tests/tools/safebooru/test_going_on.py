@@ -150,6 +150,7 @@ def test_a_set_is_of_one_board(board: FakeBoard, build: Build, out: Path) -> Non
 # ------------------------------------------------------------------------ stopped, and going on
 
 
+@pytest.mark.slow
 def test_killed_it_ends_with_the_same_manifest(
     board: FakeBoard, build: Build, out: Path, wanted: Path, tmp_path: Path
 ) -> None:
@@ -177,6 +178,7 @@ def killed(*args: object, **keys: object) -> None:
     raise Killed
 
 
+@pytest.mark.slow
 def test_killed_at_every_request_it_ends_with_the_same_manifest(
     board: FakeBoard,
     build: Build,
