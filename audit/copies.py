@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 
@@ -25,11 +26,18 @@ def suspects(
 ) -> tuple[list[Suspect], list[str]]:
     """The pictures of each group, leaks where it lies in several parts, and sentences on both."""
     digests, found = [sample.sha256 for sample in seen.samples], []
+
+    @cache
+    def alike_of(i: int, j: int) -> float:
+        return min(similarity(descriptors[i], descriptors[j]), 0.9999)
+
     for number, group in enumerate(groups, 1):
         parts = sorted({seen.samples[i].part for i in group})
         classes = sorted({seen.given[i] for i in group})
         for i in group:
-            alike, other = _most_alike(i, group, digests, descriptors)
+            alike, other = _most_alike(
+                i, group, digests, lambda i, j: alike_of(min(i, j), max(i, j))
+            )
             says = "byte-identical to" if alike == 1 else "nearly the same as"
             says += f" {seen.paths[other]}"
             if len(group) > 2:
@@ -44,14 +52,14 @@ def suspects(
 
 
 def _most_alike(
-    i: int, group: Sequence[int], digests: Sequence[str], descriptors: np.ndarray
+    i: int, group: Sequence[int], digests: Sequence[str], alike_of: Callable[[int, int], float]
 ) -> tuple[float, int]:
     """How alike a picture is to the one of its group that it is most like, and which that is."""
     others = [j for j in group if j != i]
     same = [j for j in others if digests[j] == digests[i]]
     if same:
         return 1.0, same[0]
-    return max((min(similarity(descriptors[i], descriptors[j]), 0.9999), j) for j in others)
+    return max((alike_of(i, j), j) for j in others)
 
 
 def said(found: Sequence[Suspect]) -> list[str]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 NEAREST = 5
 BLOCK = 1_000  # pictures that are compared with all others at once
-MOST_MAPPED = 3_000  # pictures that t-SNE lays out; the others lie at their nearest of these
+MOST_MAPPED = 2_000  # pictures that t-SNE lays out; the others lie at their nearest of these
 
 
 def nearest(tokens: Tensor, others: Tensor | None = None, count: int = NEAREST) -> Tensor:
