@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from audit.features import Seen
 from audit.findings import Suspect
-from duplicates import joined, similarity
+from duplicates import Known, joined
 
 
 def copies(names: Sequence[str], near: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -26,18 +25,10 @@ def suspects(
 ) -> tuple[list[Suspect], list[str]]:
     """The pictures of each group, leaks where it lies in several parts, and sentences on both."""
     digests, found = [sample.sha256 for sample in seen.samples], []
-
-    @cache
-    def alike_of(i: int, j: int) -> float:
-        return min(similarity(descriptors[i], descriptors[j]), 0.9999)
-
     for number, group in enumerate(groups, 1):
         parts = sorted({seen.samples[i].part for i in group})
         classes = sorted({seen.given[i] for i in group})
-        for i in group:
-            alike, other = _most_alike(
-                i, group, digests, lambda i, j: alike_of(min(i, j), max(i, j))
-            )
+        for i, (alike, other) in zip(group, _most_alike(group, digests, descriptors), strict=True):
             says = "byte-identical to" if alike == 1 else "nearly the same as"
             says += f" {seen.paths[other]}"
             if len(group) > 2:
@@ -52,14 +43,19 @@ def suspects(
 
 
 def _most_alike(
-    i: int, group: Sequence[int], digests: Sequence[str], alike_of: Callable[[int, int], float]
-) -> tuple[float, int]:
-    """How alike a picture is to the one of its group that it is most like, and which that is."""
-    others = [j for j in group if j != i]
-    same = [j for j in others if digests[j] == digests[i]]
-    if same:
-        return 1.0, same[0]
-    return max((alike_of(i, j), j) for j in others)
+    group: Sequence[int], digests: Sequence[str], descriptors: np.ndarray
+) -> Iterator[tuple[float, int]]:
+    """How alike each picture of a group is to the one that it is most like, and which that is."""
+    known = Known(descriptors[i] for i in group)
+    for place, i in enumerate(group):
+        same = [j for j in group if j != i and digests[j] == digests[i]]
+        if same:
+            yield 1.0, same[0]
+            continue
+        likeness = known.likeness(descriptors[i])
+        likeness[place] = -1
+        best = int(likeness.argmax())
+        yield min(float(likeness[best]), 0.9999), group[best]
 
 
 def said(found: Sequence[Suspect]) -> list[str]:
