@@ -11,6 +11,10 @@ from audit.features import Seen
 from audit.findings import Suspect
 from duplicates import Known, joined
 
+COMPARED = (
+    32  # pictures of a group that each of it is compared with: frames of a video are hundreds
+)
+
 
 def copies(names: Sequence[str], near: Sequence[Sequence[int]]) -> list[list[int]]:
     """Groups (two or more) of pictures (n) that have one name, or that are `near` ones."""
@@ -46,16 +50,17 @@ def _most_alike(
     group: Sequence[int], digests: Sequence[str], descriptors: np.ndarray
 ) -> Iterator[tuple[float, int]]:
     """How alike each picture of a group is to the one that it is most like, and which that is."""
-    known = Known(descriptors[i] for i in group)
+    some = group[:COMPARED]
+    known = Known(descriptors[i] for i in some)
     for place, i in enumerate(group):
         same = [j for j in group if j != i and digests[j] == digests[i]]
         if same:
             yield 1.0, same[0]
             continue
         likeness = known.likeness(descriptors[i])
-        likeness[place] = -1
+        likeness[place : place + 1] = -1  # itself, where it is one of them
         best = int(likeness.argmax())
-        yield min(float(likeness[best]), 0.9999), group[best]
+        yield min(float(likeness[best]), 0.9999), some[best]
 
 
 def said(found: Sequence[Suspect]) -> list[str]:
