@@ -75,7 +75,7 @@ def said(found: Sequence[Suspect]) -> list[str]:
             continue
         files = sum(suspect.kind == kind for suspect in found)
         several = sum(len(classes) > 1 for classes in groups.values())
-        under = f", {several} of them under several classes" if several else ""
+        under = f"; {several} of these pictures under several classes" if several else ""
         one = len(groups) == 1
         if kind == "leak":
             said_of.append(

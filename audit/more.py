@@ -115,9 +115,9 @@ def more_said(sizes: Sequence[Size], more: Size | None) -> str:
     curve = ", ".join(f"{size.accuracy:.3f} of {size.images:,}" for size in sizes)
     if more is None:
         return f"more pictures: no gain to be seen (accuracy {curve})"
-    gain = 100 * (more.accuracy - sizes[-1].accuracy)
-    range_ = f"{more.low:.3f} to {more.high:.3f}"
+    gain = 100 * (round(more.accuracy, 3) - round(sizes[-1].accuracy, 3))
+    may = "may bring" if more.low <= sizes[-1].accuracy else "would bring"
     return (
-        f"more pictures: twice as many would bring {gain:+.1f} points, by a power law through "
-        f"{curve} (accuracy {more.accuracy:.3f}, {range_})"
+        f"more pictures: twice as many {may} {gain:+.1f} points, by a power law through {curve} "
+        f"(accuracy {more.accuracy:.3f}, {more.low:.3f} to {more.high:.3f})"
     )

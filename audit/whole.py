@@ -19,7 +19,6 @@ from audit.odd import far_out, oddness
 from config import Config
 from dataset import SAME_FILE, Split
 from duplicates import near_groups
-from engine.ridge import Basis
 from images import FileIndex, read_all
 from layout.split_file import text_below
 from utils import UserError, some
@@ -76,7 +75,7 @@ def examined(
         _odd(seen),
         _quality(seen, looks),
         _unused(split),
-        _fair(seen, basis),
+        _fair(seen),
         ([], [more.more_said(sizes, twice)]),
     ]
     order = {kind: i for i, kind in enumerate(KINDS)}
@@ -120,12 +119,12 @@ def _labels_said(found: Doubts, seen: Seen) -> str:
     counts = found.pairs * torch.bincount(seen.labels, minlength=len(classes))[:, None]
     worst = counts.flatten().topk(min(3, counts.numel()))
     told = [
-        f"{classes[i // len(classes)]} that look like {classes[i % len(classes)]} ({value:.0f})"
+        f"{classes[i // len(classes)]} that look like {classes[i % len(classes)]} ({value:.1f})"
         for value, i in zip(worst.values.tolist(), worst.indices.tolist(), strict=True)
-        if value >= 1
+        if value >= 0.5
     ]
     return (
-        f"labels: {flagged:,} of {n:,} look wrong; an estimated {wrong:.0f} ({100 * wrong / n:.1f} "
+        f"labels: {flagged:,} of {n:,} look wrong; an estimated {wrong:.1f} ({100 * wrong / n:.1f} "
         f"%) are{': ' if told else ''}{', '.join(told)}"
     )
 
@@ -164,11 +163,12 @@ def _unused(split: Split) -> Said:
             says = f"byte-identical to {split.path_of(other)}; training leaves it out"
             part = path.relative_to(split.root).parts[0]
             leaks.append(Suspect(below, "leak", name, None, 1.0, None, part, says))
-    said = f"copies of held-out pictures, which training leaves out: {len(leaks)}"
+    said = f"leaks, left out: {len(leaks)} file{'' if len(leaks) == 1 else 's'}, byte-identical to "
+    said += "held-out pictures, and not trained on"
     return unreadable + leaks, [said] if leaks else []
 
 
-def _fair(seen: Seen, basis: Basis) -> Said:
+def _fair(seen: Seen) -> Said:
     """Whether the held-out parts can be told from the trained one, and by which pictures."""
     suspects: list[Suspect] = []
     said = []
@@ -178,15 +178,15 @@ def _fair(seen: Seen, basis: Basis) -> Said:
         if min(held_out.sum(), trained.sum()) < FEWEST:
             continue
         both = np.flatnonzero(held_out | trained)
-        own = basis if len(both) == len(held_out) else seen.basis(torch.from_numpy(both))
-        found = fairness(own, held_out[both], part)
+        found = fairness(seen.features[torch.from_numpy(both)], held_out[both], part)
         said.append(str(found))
         if found.fair:
             continue
-        z = np.where(held_out[both], found.gives_away, -np.inf)
+        asked = both[found.asked]
+        z = np.where(held_out[asked], found.gives_away, -np.inf)
         says = f"tells {part} from train: what is trained on is unlike it"
-        for i in np.argsort(-z)[: min(GIVE_AWAY, int(held_out.sum()))]:
-            suspects.append(seen.suspect(int(both[i]), "outlier", float((z <= z[i]).mean()), says))
+        for i in np.argsort(-z)[: min(GIVE_AWAY, int(held_out[asked].sum()))]:
+            suspects.append(seen.suspect(int(asked[i]), "outlier", float((z <= z[i]).mean()), says))
     return suspects, said
 
 

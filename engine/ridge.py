@@ -108,12 +108,6 @@ class Basis:
             found[group] = torch.linalg.lstsq(own, error[group]).solution
         return found
 
-    def left_out_with_mean(self, y: Tensor, k: float) -> Tensor:
-        """The answers (n, C), for centred targets, of the fits without each picture but with the
-        mean of all."""
-        error = y - self._fitted(y, k)
-        return y - error / (1 - self._leverage(k)).clamp(min=LEAST_REST)[:, None]
-
     def _fitted(self, y: Tensor, k: float) -> Tensor:
         part = (self.A.T @ y.to(self.A.dtype)).double() / (self.S + k)[:, None]
         return (self.A @ part.to(self.A.dtype)).double()

@@ -110,6 +110,14 @@ def test_of_classes_far_apart_each_wrong_label_is_sure(share: float) -> None:
     assert found.wrong.mean().item() == pytest.approx(share, abs=0.02)
 
 
+def test_of_a_few_pictures_nothing_is_nearly_certain() -> None:
+    features, labels = clusters(20, apart=8.0)
+    given, bad = flipped(labels, 0.05, 0)
+    found = doubts(Basis(features), given, 3)
+    assert (found.wrong[bad] >= SUSPECT).all()
+    assert found.wrong.max() < 0.85  # 3 of 60: (3 + 1) / (3 + 2)
+
+
 def test_classes_of_few_pictures_do_not_fail() -> None:
     features, labels = clusters(10)
     some = torch.tensor([i for i in range(30) if labels[i] != 2 or i == 2])

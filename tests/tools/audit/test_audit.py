@@ -80,8 +80,8 @@ def test_the_page_and_the_log_say_it(rows: list[dict[str, str]], home: Path) -> 
     page = (folder / "audit.html").read_text(encoding="utf-8")
     said = (folder / "audit.log").read_text(encoding="utf-8")
     assert "wrong.png" in page
-    assert "copies of held-out pictures, which training leaves out: 1" in said
-    assert "1 of them under several classes" in said
+    assert "leaks, left out: 1 file, byte-identical to held-out pictures" in said
+    assert "1 of these pictures under several classes" in said
     assert "pictures of 3 classes (74 train, 25 val)" in said
 
 
