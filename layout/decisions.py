@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from filenames import name_of, nearest, same_name
+from layout.split_file import read_table
 from utils import UserError, write_csv
 
 COLUMNS = ("path", "decision", "label")
@@ -29,16 +29,7 @@ def read_decisions(
 
     Raises UserError for what is no such file, and with every row that can't be followed.
     """
-    try:
-        with open(file, newline="", encoding="utf-8-sig") as lines:  # Excel writes the mark
-            rows = [{name: row[name] for name in COLUMNS} for row in csv.DictReader(lines)]
-        if any(None in row.values() for row in rows):
-            raise KeyError("a row is cut off")
-    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
-        why = error.strerror if isinstance(error, OSError) else repr(error)
-        raise UserError(
-            f"{file} is no file of decisions (columns {', '.join(COLUMNS)}): {why}"
-        ) from None
+    rows = read_table(file, COLUMNS, "file of decisions")
     found: dict[str, Decision] = {}
     wrong = []
     for row in rows:
@@ -58,7 +49,7 @@ def fault_of(path: str, decision: Decision) -> str | None:
     """What is wrong with a row; None where nothing is."""
     inner = PurePosixPath(name_of(path))
     if not path or inner.is_absolute() or ".." in inner.parts:
-        return "this path leads out of the folder of pictures"
+        return "this is no path below the folder of pictures"
     if decision.what not in CHOICES:
         near = nearest(decision.what, CHOICES)
         hint = f"; did you mean '{near}'?" if near else ""

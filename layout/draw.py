@@ -74,8 +74,8 @@ def _too_few(name: str, mine: list[Sample], groups: int, cuts: Cuts) -> str:
         return f"class {name} has {groups} different image(s): it needs {needs}"
     return (
         f"class {name} has {len(mine)} images that make up {groups} group(s), and a group is not "
-        f"parted: it needs {needs}; add others, see what train.groups says, or set "
-        "train.group_duplicates to false"
+        f"parted: it needs {needs}; add others, or see what train.groups and "
+        "train.group_duplicates put together"
     )
 
 

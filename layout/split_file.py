@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -90,16 +91,26 @@ def read_split(file: Path) -> dict[str, dict[str, str]]:
 
 
 def read_table(file: Path, columns: Sequence[str], kind: str) -> list[dict[str, str]]:
-    """The rows of a CSV by these columns; UserError where it is no such table."""
+    """The rows of a CSV by these columns, but for empty ones; UserError where it is no such table.
+
+    Some spreadsheets part the columns by semicolons, and write a mark first.
+    """
     try:
-        with open(file, newline="", encoding="utf-8-sig") as lines:  # Excel writes a mark first
-            rows = [{name: row[name] for name in columns} for row in csv.DictReader(lines)]
-    except KeyError as error:
-        why = f"it has no column {error}"
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        why = getattr(error, "strerror", None) or str(error)
-    else:
-        if not any(None in row.values() for row in rows):
-            return rows
-        why = "a row is cut off"
+        with open(file, newline="", encoding="utf-8-sig") as lines:
+            text = lines.read()
+        head = text.partition("\n")[0]
+        table = csv.DictReader(io.StringIO(text, ""), delimiter=";" if ";" in head else ",")
+        lacking = [name for name in columns if name not in (table.fieldnames or ())]
+        if lacking:
+            raise ValueError(f"it has no column {', '.join(lacking)}")
+        rows = [{name: row[name] for name in columns} for row in table if any(row.values())]
+        if any(None in row.values() for row in rows):
+            raise ValueError("a row is cut off")
+        return rows
+    except UnicodeDecodeError:
+        why = "it is no text in UTF-8; save it as CSV (UTF-8)"
+    except OSError as error:
+        why = error.strerror or str(error)
+    except (ValueError, csv.Error) as error:
+        why = str(error)
     raise UserError(f"{file} is no {kind} (columns {', '.join(columns)}): {why}")

@@ -45,10 +45,10 @@ def main(argv: list[str] | None = None) -> int:
 def look(args: argparse.Namespace) -> Path:
     """Audit what was named, write what was found, and say it; the folder."""
     target = find_target(args.of, args.weights, args.overrides)
-    train = target.config.train.model_copy(update={"on_bad_image": "skip"})
+    train = target.train
     device = begin(train, target.notes)
     known = known_files(train)
-    split = load_split(train, target.split_file, known)
+    split = load_split(train, known=known)
     folder = target.folder
     folder.mkdir(parents=True, exist_ok=True)
     log_to(folder / "audit.log")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from config import Config
+from config import Config, TrainConfig
 from config_file import load_config
 from engine.answers import OUT_OF_FOLD
-from engine.run import LEFT_BY_A_RUN, find_run, plain
+from engine.run import LEFT_BY_A_RUN, find_run, plain, trained
+from tools.audit.about import ABOUT, PREFIX, read_about
 from utils import UserError, read_csv
 
 HOW = "train.mode=finetune", "train.head=layers"
@@ -29,13 +31,25 @@ class Target:
 
     @property
     def folder(self) -> Path:
-        """Where the audit is written."""
-        return Path(self.config.train.log_path) / f"audit-{self.name}"
+        """Where the audit is written: not over that of another folder of the same name, whose
+        decisions may lie there."""
+        root = Path(self.config.train.base_dir).resolve()
+        number = 1
+        while True:
+            name = f"{PREFIX}{self.name}" + (f"-{number}" if number > 1 else "")
+            folder = Path(self.config.train.log_path) / name
+            if not (folder / ABOUT).is_file() or _root_of(folder) == root:
+                return folder
+            number += 1
 
     @property
-    def split_file(self) -> Path | None:
-        """The split of the run."""
-        return None if self.run is None else self.run / "split.csv"
+    def train(self) -> TrainConfig:
+        """The settings to read the pictures with: those that can't be read are listed, and of a
+        run's folder also what came since, and not what is gone."""
+        known: dict[str, Any] = {"on_bad_image": "skip"}
+        if self.run is not None:
+            known |= {"split": str(self.run / "split.csv"), "new_images": "train"}
+        return self.config.train.model_copy(update=known)
 
     def block(self) -> dict[str, tuple[str, float]]:
         """By path, what the run's trained last block answered to pictures that it had not seen, and
@@ -49,16 +63,22 @@ class Target:
 def find_target(wanted: str, weights: str | None, overrides: Sequence[str]) -> Target:
     """What a run's name or folder, a config file, or a folder of pictures stands for; UserError
     where it is none of them."""
+    if weights is not None:
+        weights = str(trained(weights) or weights)  # a run's name, or last
     own = (*overrides, *([f"train.checkpoint={weights}"] if weights else []))
     more = [*own, *HOW]
     path = Path(wanted).expanduser()
     if path.is_file() and path.suffix.lower() in (".yaml", ".yml"):
         config, notes = load_config(path, more)
         return Target(config, notes, None, path, own, _name(config))
+    if (path / ABOUT).is_file():
+        raise UserError(f"{path} is an audit: --serve shows it; name its pictures to audit again")
     if path.is_dir() and not any((path / name).is_file() for name in LEFT_BY_A_RUN):
         pictures = f"train.base_dir={path}"
         config, notes = load_config("config.yaml", [pictures, *more])
         return Target(config, notes, None, Path("config.yaml"), (pictures, *own), _name(config))
+    if path.is_file():
+        raise UserError(f"{path} is a file: name the folder that has a sub-folder for each class")
     logs = load_config("config.yaml", list(overrides))[0].train.log_path
     try:
         run = find_run(wanted, logs)
@@ -70,13 +90,43 @@ def find_target(wanted: str, weights: str | None, overrides: Sequence[str]) -> T
         ) from None
     if not (run / "split.csv").is_file():
         raise UserError(f"{run} has no split.csv; audit its folder of pictures instead")
-    if weights is None and load_config(run / "config.yaml")[0].train.mode != "finetune":
+    of_run = load_config(run / "config.yaml")[0].train
+    if of_run.mode == "finetune":
+        config, notes = load_config(run / "config.yaml", more)
+        return Target(config, notes, run, None, own, run.name)
+    if weights is None:
         raise UserError(
             f"the whole network of {run.name} learned these labels, so it doubts none of them: "
             "name the weights that look with --weights"
         )
-    config, notes = load_config(run / "config.yaml", more)
-    return Target(config, notes, run, None, own, run.name)
+    # Its settings are another network's, and another training's: all but those on the pictures.
+    config, notes = load_config("config.yaml", [f"train.base_dir={of_run.base_dir}", *more])
+    kept = config.train.model_copy(update={name: getattr(of_run, name) for name in ON_PICTURES})
+    return Target(config.model_copy(update={"train": kept}), notes, run, None, own, run.name)
+
+
+ON_PICTURES = (
+    "base_dir",
+    "classes",
+    "labels",
+    "groups",
+    "group_duplicates",
+    "data",
+    "log_path",
+    "save_path",
+    "seed",
+    "val_fraction",
+    "test_fraction",
+    "max_pixels",
+    "greys",
+)
+
+
+def _root_of(folder: Path) -> Path | None:
+    try:
+        return read_about(folder).root.resolve()
+    except UserError:
+        return None
 
 
 def _name(config: Config) -> str:

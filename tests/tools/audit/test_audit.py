@@ -12,6 +12,7 @@ from PIL import Image
 from audit.findings import AUDIT, COLUMNS
 from tests.helpers import COLOURS, picture, pictures_of, random_weights, small_run
 from tools.audit.__main__ import main
+from tools.audit.about import read_about
 from utils import UserError, read_csv
 
 
@@ -118,6 +119,39 @@ def test_what_is_not_there_is_one_sentence(wanted: str, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="is no folder of pictures, no config file"):
         main([wanted])
+
+
+def test_a_folder_of_the_same_name_has_an_audit_of_its_own(run: Path, tmp_path: Path) -> None:
+    for place in ("one", "two"):
+        pictures_of(tmp_path / place / "set", 6)
+        look(tmp_path, str(tmp_path / place / "set"), f"--weights={run / 'from.safetensors'}")
+    roots = [read_about(tmp_path / "logs" / name).root for name in ("audit-set", "audit-set-2")]
+    assert roots == [tmp_path / "one/set", tmp_path / "two/set"]
+    look(tmp_path, str(tmp_path / "one/set"), f"--weights={run / 'from.safetensors'}")
+    assert len(list((tmp_path / "logs").glob("audit-*"))) == 2
+
+
+def test_a_run_whose_pictures_were_moved_is_audited_as_they_are(tmp_path: Path) -> None:
+    small_run(tmp_path, pictures_of(tmp_path / "pictures", 12), "moved", head="class")
+    (tmp_path / "pictures/red/00.png").rename(tmp_path / "pictures/blue/moved.png")
+    (tmp_path / "pictures/green/03.png").unlink()
+    look(tmp_path, str(tmp_path / "logs/moved"))
+    said = (tmp_path / "logs/audit-moved/audit.log").read_text()
+    assert "35 pictures of 3 classes" in said
+
+
+def test_a_run_that_trained_all_weights_is_audited_by_others(run: Path, tmp_path: Path) -> None:
+    pictures_of(tmp_path / "pictures", 12)
+    words = {"mode": "pretrained", "mixup": 0.2, "lr": 0.001, "head": "class"}
+    small_run(tmp_path, tmp_path / "pictures", "mine", max_epochs=1, **words)
+    look(tmp_path, str(tmp_path / "logs/mine"), f"--weights={run / 'from.safetensors'}")
+    assert (tmp_path / "logs/audit-mine/audit.html").is_file()
+
+
+def test_a_single_picture_is_one_sentence(tmp_path: Path) -> None:
+    picture("red", 0).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match="a sub-folder for each class"):
+        main([str(tmp_path / "a.png")])
 
 
 def test_an_empty_folder_is_one_sentence(tmp_path: Path) -> None:
