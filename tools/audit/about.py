@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from audit.findings import AUDIT
+from config import ConfigError, TrainConfig
+from config_file import load_config
 from filenames import name_of, text_of
+from layout.decisions import KEEP, Decision, read_decisions
 from utils import UserError, read_csv, some, write_json
 
 ABOUT, PAGE, DECISIONS = "audit.json", "audit.html", "decisions.csv"
@@ -86,3 +89,46 @@ def audit_of(decisions: Path, paths: Collection[str], root: Path | None = None) 
             f"{decisions} fits audits of several folders ({some(roots)}): say which one, --root DIR"
         )
     return fitting[0][0] if fitting else None
+
+
+# ------------------------------------------------------------------------------- training with it
+
+LOOKS = (
+    "train.checkpoint="  # of a run: the weights that look at its pictures, not those it began with
+)
+
+
+def settings(about: About) -> TrainConfig:
+    """What an audit's pictures were, or would be, trained with. Raises UserError where it is not
+    known."""
+    if about.run is None and about.config is None and not about.overrides:
+        raise UserError("this audit names no settings to train with; audit a run, or a config")
+    file = about.config or "config.yaml" if about.run is None else about.run / "config.yaml"
+    return load_config(file, own_words(about))[0].train
+
+
+def own_words(about: About) -> list[str]:
+    """The overrides that a training takes, too."""
+    return [w for w in about.overrides if about.run is None or not w.startswith(LOOKS)]
+
+
+def new_words(labels: str | Path) -> list[str]:
+    """What a training is told of an audit: its decisions, and to skip what the audit skipped."""
+    return [f"train.labels={labels}", "train.on_bad_image=skip"]
+
+
+def earlier(about: About) -> dict[str, Decision]:
+    """What was decided before: the train.labels that the pictures were audited with."""
+    try:
+        labels = settings(about).labels
+    except (UserError, ConfigError, OSError):
+        return {}
+    return read_decisions(Path(labels)) if labels and Path(labels).is_file() else {}
+
+
+def merged(
+    before: Mapping[str, Decision], decisions: Mapping[str, Decision]
+) -> dict[str, Decision]:
+    """Decisions onto those of before: a `keep` keeps what the audit showed, which these made."""
+    new = {p: d for p, d in decisions.items() if d.what != KEEP or p not in before}
+    return {**before, **new}

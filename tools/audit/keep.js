@@ -59,7 +59,9 @@ async function before() {
 
 function download() {
   const cell = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
-  const rows = [...decisions].map(([path, { decision, label }]) => [path, decision, label]);
+  const all = new Map(data.earlier); // what the audit's labels were made by; a keep keeps that
+  for (const [path, made] of decisions) if (made.decision !== "keep" || !all.has(path)) all.set(path, made);
+  const rows = [...all].map(([path, { decision, label }]) => [path, decision, label]);
   const text = [["path", "decision", "label"], ...rows].map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
   const url = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
   const link = el("a", { href: url, download: "decisions.csv" });

@@ -24,7 +24,7 @@ from filenames import text_of
 from inspection.charts import by_images
 from inspection.render import render
 from inspection.thumbnails import thumbnail
-from tools.audit.about import DECISIONS, PAGE, About, write_about
+from tools.audit.about import DECISIONS, PAGE, About, earlier, new_words, own_words, write_about
 from utils import progress_bar, shell, write_text
 
 HERE = Path(__file__).parent
@@ -171,11 +171,11 @@ def commands(about: About) -> dict[str, str]:
     if about.run is not None:
         of = [f"train.from_run={text_of(str(about.run))}"]
     else:
-        config = [] if about.config is None else ["--config", text_of(str(about.config))]
-        of = [*config, *about.overrides]
+        of = [] if about.config is None else ["--config", text_of(str(about.config))]
+    words = [*of, *own_words(about), *new_words(DECISIONS)]
     return {
         "apply": shell("python", "-m", "tools.audit", "--apply", DECISIONS, "--root", root),
-        "train": shell("python", "training.py", *of, f"train.labels={DECISIONS}"),
+        "train": shell("python", "training.py", *words),
     }
 
 
@@ -199,6 +199,7 @@ def data(findings: Findings, shown: Sequence[Suspect], about: About) -> dict[str
         "classes": findings.classes,
         "titles": TITLES,
         "cards": cards,
+        "earlier": [(p, {"decision": d.what, "label": d.label}) for p, d in earlier(about).items()],
         "pictures": pictures,
         "dots": dots,
         "thumbs": thumbs(findings, [c["picture"] for c in cards], near, dots),

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from config import ConfigError
 from filenames import shown
 from layout.decisions import RELABEL, Decision, fault_of, read_decisions, write_decisions
 from tools.audit.about import DECISIONS, PAGE, read_about
@@ -113,7 +114,7 @@ class Answer(BaseHTTPRequestHandler):
             way()
         except Refused as refused:
             self._send_json({"error": str(refused)}, refused.status)
-        except (UserError, OSError) as error:
+        except (UserError, ConfigError, OSError) as error:
             if not isinstance(error, (BrokenPipeError, ConnectionError)):
                 said = error.strerror if isinstance(error, OSError) else str(error)
                 self._send_json({"error": shown(str(said))}, HTTPStatus.CONFLICT)

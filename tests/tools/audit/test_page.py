@@ -250,12 +250,13 @@ def test_what_the_page_says_to_run(tmp_path: Path) -> None:
     root = set_of(tmp_path / "my pets")
     folder = tmp_path / "logs" / "audit-x"
     findings = findings_of(root)
-    write_page(folder, findings, run=Path("logs/my run"))
+    write_page(folder, findings, run=Path("logs/my run"), overrides=["train.seed=1"])
     about = read_about(folder)
     assert (about.run, about.root) == (Path("logs/my run").absolute(), root)
     said = made.commands(about)
     assert said["apply"].endswith(f"--apply decisions.csv --root '{root}'")
-    assert f"'train.from_run={about.run}' train.labels=decisions.csv" in said["train"]
+    assert f"'train.from_run={about.run}' train.seed=1 train.labels=decisions.csv" in said["train"]
+    assert said["train"].endswith("train.on_bad_image=skip")
     write_page(folder, findings, config=Path("c.yaml"), overrides=["train.base_dir=a b"])
     said = made.commands(read_about(folder))
     config = shell("--config", str(Path("c.yaml").absolute()))

@@ -20,7 +20,7 @@ import pytest
 
 from audit.findings import AUDIT, write_audit
 from inspection.record import read_run
-from layout.decisions import Decision, read_decisions
+from layout.decisions import Decision, read_decisions, write_decisions
 from tests.helpers import REPO
 from tests.tools.audit.helpers import findings_of, set_of
 from tests.tools.audit.test_page import CURRENT
@@ -222,6 +222,7 @@ def test_what_training_is_told_and_one_at_a_time(home: Path) -> None:
         "train.from_checkpoint=null",
         f"train.from_run={run}",
         f"train.labels={labels}",
+        "train.on_bad_image=skip",
         "train.run_name=tiny-relabelled",
         *again.QUICK,
     ]
@@ -230,6 +231,28 @@ def test_what_training_is_told_and_one_at_a_time(home: Path) -> None:
     assert finished(training)["state"] == "done"
     training.start(wanted)
     assert "tiny-relabelled-2; its report: python -m" in finished(training)["said"][-1]
+
+
+def test_decisions_go_onto_those_of_the_run_and_the_overrides_stay(home: Path) -> None:
+    run, before = home.parent / "tiny", Path("before.csv").absolute()
+    kept, left = "val/blue/00.png", "val/green/03.png"
+    write_decisions(before, {kept: Decision("relabel", "red"), left: Decision("leave out")})
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("labels: null", f"labels: {before}"))
+    overrides = ["train.seed=7", "train.checkpoint=others.safetensors"]
+    page = write_page(home, findings_of(Path("pets").absolute()), run, overrides=overrides)
+    assert json.dumps(left) in page.read_text()
+    training = Desk(home).training
+    training.start({kept: Decision("keep"), "val/blue/01.png": Decision("leave out")})
+    assert finished(training)["state"] == "done"
+    assert read_decisions(home / "tiny-relabelled.csv") == {
+        kept: Decision("relabel", "red"),
+        left: Decision("leave out"),
+        "val/blue/01.png": Decision("leave out"),
+    }
+    words = training.words(Path("l.csv"), "n")
+    assert words.index("train.seed=7") > words.index(f"train.from_run={run}")
+    assert not [w for w in words if "others" in w], "they look, and train nothing"
 
 
 def test_a_training_that_fails_says_why(home: Path) -> None:
