@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from audit.findings import AUDIT
 from config import ConfigError, TrainConfig
 from config_file import load_config
 from filenames import name_of, text_of
-from layout.decisions import KEEP, Decision, read_decisions
-from utils import UserError, read_csv, some, write_json
+from filing import free_name
+from layout.decisions import COLUMNS, KEEP, Decision, read_decisions
+from utils import UserError, log, read_csv, some, write_json
 
 ABOUT, PAGE, DECISIONS = "audit.json", "audit.html", "decisions.csv"
 PREFIX = "audit-"  # of its folder's name, under logs
@@ -35,14 +40,61 @@ class About:
     @property
     def id(self) -> str:
         """What tells it from others, and from itself with other classes."""
-        return hashlib.sha256(repr((self.name, str(self.root), self.classes)).encode()).hexdigest()
+        return hashlib.sha256(repr(self._key()).encode()).hexdigest()
+
+    def _key(self) -> tuple[str, str, tuple[str, ...]]:
+        return self.name, str(self.root.absolute()), self.classes
 
 
 def write_about(folder: Path, about: About) -> None:
+    """Write audit.json; what was decided by the page of another audit is set aside."""
+    _set_aside(folder, about)
+
     def written(value: Any) -> Any:
         return text_of(str(value.absolute())) if isinstance(value, Path) else value
 
     write_json(folder / ABOUT, {key: written(value) for key, value in asdict(about).items()})
+
+
+def _set_aside(folder: Path, about: About) -> None:
+    """Rename decisions.csv where the folder was another audit's: its paths may be here, too."""
+    file = folder / DECISIONS
+    if not file.exists() or not (folder / ABOUT).exists():
+        return
+    with contextlib.suppress(UserError):
+        if read_about(folder).id == about.id:
+            return
+    with held(folder):
+        aside = free_name(file)
+        file.rename(aside)
+    log.info("%s was decided of another folder, or other classes: it is %s now", file, aside)
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep an audit's decisions for one program alone. Raises UserError where another has them."""
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise UserError(
+            f"{folder} is served, or applied, by another program: use that one, or end it (Ctrl-C)"
+        ) from None
+
+
+def read_own(folder: Path) -> dict[str, Decision]:
+    """The decisions that lie in an audit's folder, where there are some. Raises UserError for a
+    file that is none, which must not be written over."""
+    file = folder / DECISIONS
+    if not file.exists():
+        return {}
+    with open(file, newline="", encoding="utf-8-sig", errors="replace") as lines:
+        first = next(csv.reader([lines.readline()]), [])
+    if not {*COLUMNS} <= {*first}:
+        raise UserError(
+            f"{file} is no file of decisions (columns {', '.join(COLUMNS)}): move it away first"
+        )
+    return read_decisions(file)
 
 
 def read_about(folder: Path) -> About:
