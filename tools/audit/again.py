@@ -108,16 +108,18 @@ class Training:
             return [shown(line) for line in lines if line.strip()][-LINES:]
         return []
 
-    def stop(self) -> None:
-        """End a training that runs: it saves what it has, or is killed."""
+    def stop(self) -> str | None:
+        """End a training that runs: it saves what it has, or is killed; a sentence on it."""
         if self.process is None or self.process.poll() is not None:
-            return
+            return None
         with contextlib.suppress(OSError, ValueError):  # Windows knows no such signal
             self.process.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(PATIENCE)
         if self.process.poll() is None:
             self.process.kill()
+        lines = [line for line in self._lines() if "go on with" in line]
+        return f"the training of {self.run} was ended, too" + "".join(f": {x}" for x in lines[-1:])
 
 
 def _status(
