@@ -36,7 +36,7 @@ DOTS = 4000  # on the map: more hide one another
 TINY, TINY_MOST, TINY_SECONDS = 64, 1000, 20.0  # pictures on the map that nothing else shows
 NOISE_ROWS = 20
 TITLES = {
-    "label": "wrong label",
+    "label": "maybe wrong",
     "leak": "leak",
     "duplicate": "duplicate",
     "outlier": "odd one out",
@@ -44,7 +44,7 @@ TITLES = {
     "unreadable": "unreadable",
 }
 EXPLAINED = {
-    "label": "the label may be another class's",
+    "label": "the label may be another class's: listed from a probability of 0.1, flagged from 0.5",
     "leak": "the same picture is trained on and held out",
     "duplicate": "the same picture more than once",
     "outlier": "unlike all others",
@@ -210,6 +210,9 @@ def card(suspect: Suspect, picture: int | None, findings: Findings) -> dict[str,
     near = [] if picture is None else findings.neighbours[picture][:NEIGHBOURS]
     return {
         "picture": picture,
+        "thumb": thumbnail(findings.root, suspect.path, findings.greys, LARGE).url
+        if picture is None  # such as a copy that training leaves out
+        else None,
         "path": suspect.path,
         "kind": suspect.kind,
         "given": suspect.given,
