@@ -6,6 +6,7 @@ import contextlib
 import csv
 import hashlib
 import json
+import unicodedata
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -170,12 +171,21 @@ def new_words(labels: str | Path) -> list[str]:
 
 
 def earlier(about: About) -> dict[str, Decision]:
-    """What was decided before: the train.labels that the pictures were audited with."""
+    """What was decided before: the train.labels that the pictures were audited with, but for what
+    was carried out since, and is not there any more."""
     try:
         labels = settings(about).labels
     except (UserError, ConfigError, OSError):
         return {}
-    return read_decisions(Path(labels)) if labels and Path(labels).is_file() else {}
+    if not labels or not Path(labels).is_file():
+        return {}
+    return {p: d for p, d in read_decisions(Path(labels)).items() if _is_there(about.root, p)}
+
+
+def _is_there(root: Path, path: str) -> bool:
+    name = name_of(path)
+    spelled = (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
+    return any((root / one).exists() for one in spelled)
 
 
 def merged(

@@ -10,7 +10,7 @@ import contextlib
 import csv
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -29,8 +29,8 @@ from tools.audit.undo import (
     Came,
     Step,
     applied_of,
+    moved_from,
     newest_undo,
-    read_steps,
     undo_command,
 )
 from utils import UserError, progress_bar, read_csv, sha256_of, some, unbroken
@@ -132,10 +132,7 @@ def _apply(
 def _see_that_they_are_of(audit: Path, file: Path, gone: list[str], root: Path) -> None:
     """Raise UserError for decisions on pictures that the audit they lie by never saw."""
     known = {row["path"] for row in read_csv(audit / AUDIT)} if (audit / AUDIT).exists() else set()
-    moved = set()
-    for undo_file in audit.glob("undo*.csv"):
-        with contextlib.suppress(UserError):
-            moved |= {step.source for step in read_steps(undo_file)}
+    moved = moved_from(audit)
     places = {path: str(root / name_of(path)) for path in gone if path not in known}
     strange = [p for p, at in places.items() if at not in moved and not os.path.lexists(at)]
     if strange:
@@ -186,6 +183,8 @@ def _move_all(
     moves: dict[str, Decision], places: Places, away: Path, undo_file: Path, done: Done
 ) -> None:
     undo_file.parent.mkdir(parents=True, exist_ok=True)
+    # Under an old name the decision on it, applied twice, would hit another picture.
+    taken = {*moved_from(undo_file.parent), *(str(places.found[path].path) for path in moves)}
     file: TextIO | None = None
     try:
         for path, decision in progress_bar(moves.items(), "moving", unit="image"):
@@ -199,7 +198,7 @@ def _move_all(
                 file = open(undo_file, "x", newline="", encoding="utf-8")  # noqa: SIM115
                 csv.writer(file).writerow(COLUMNS)
             with unbroken():
-                problem = _move(item.path, target, file)
+                problem = _move(item.path, target, file, taken)
                 if not problem:
                     done.moved[path] = decision
             if problem:
@@ -213,7 +212,7 @@ def _move_all(
             file.close()
 
 
-def _move(source: Path, target: Path, file: TextIO) -> str | None:
+def _move(source: Path, target: Path, file: TextIO, taken: Collection[str]) -> str | None:
     """Note a step, and do it; what stopped it, where something did."""
     rows = csv.writer(file)
 
@@ -228,7 +227,7 @@ def _move(source: Path, target: Path, file: TextIO) -> str | None:
         for folder in reversed(missing):
             note(Step("", str(folder)))
             folder.mkdir()
-        target = free_name(target)
+        target = free_name(target, taken)
         note(Step(str(source), str(target), digest, link))
         move(str(source), str(target))
     except FileNotFoundError:

@@ -50,6 +50,15 @@ def newest_undo(folder: Path) -> Path | None:
     return max(folder.glob("undo*.csv"), key=lambda file: file.stat().st_mtime_ns, default=None)
 
 
+def moved_from(folder: Path) -> set[str]:
+    """Where the pictures lay that a folder's lists would put back."""
+    found = set()
+    for file in folder.glob("undo*.csv"):
+        with contextlib.suppress(UserError):  # another's file
+            found |= {step.source for step in read_steps(file) if step.source}
+    return found
+
+
 def undo(file: Path) -> Came:
     """Put everything back that an undo.csv, or the newest of a folder, lists, the last first; a
     sentence of what came of it.

@@ -297,6 +297,15 @@ def test_decisions_of_another_folder_by_the_same_name_are_not_carried_out(here: 
     assert read_decisions(OWN) == three(), "the same folder's stay"
 
 
+def test_applied_twice_hits_no_other_picture(here: Path) -> None:
+    gone, comes = "train/green/00.png", "train/blue/00.png"
+    wanted = {gone: Decision("leave out"), comes: Decision("relabel", "green")}
+    apply(decided(wanted), Path("my pets"))
+    assert not Path("my pets", gone).exists() and Path("my pets/train/green/00-2.png").exists()
+    with pytest.raises(UserError, match="moved already"):
+        apply(decided(wanted), Path("my pets"))
+
+
 def test_what_is_not_done_is_told_by_the_status(here: Path, capsys: Any) -> None:
     Path("my pets/train/blue/00.png").unlink()
     file = str(decided(three()))

@@ -257,8 +257,10 @@ def test_what_training_is_told_and_one_at_a_time(home: Path) -> None:
 
 def test_decisions_go_onto_those_of_the_run_and_the_overrides_stay(home: Path) -> None:
     run, before = home.parent / "tiny", Path("before.csv").absolute()
-    kept, left = "val/blue/00.png", "val/green/03.png"
-    write_decisions(before, {kept: Decision("relabel", "red"), left: Decision("leave out")})
+    kept, left = "val/blue/02.png", "val/green/02.png"
+    carried_out = {"val/blue/moved.png": Decision("leave out")}
+    rows = {kept: Decision("relabel", "red"), left: Decision("leave out")}
+    write_decisions(before, rows | carried_out)
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(config.replace("labels: null", f"labels: {before}"))
     overrides = ["train.seed=7", "train.checkpoint=others.safetensors"]
