@@ -5,15 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from utils import replacing
 
 
-def free_name(path: Path) -> Path:
-    """The path, or where that is taken the first with a number that is free: a-2.jpg."""
+def free_name(path: Path, taken: Collection[str] = ()) -> Path:
+    """The path, or where that is taken the first with a number that is free: a-2.jpg. `taken` are
+    paths that count as taken, too."""
     number, found = 2, path
-    while os.path.lexists(found):
+    while str(found) in taken or os.path.lexists(found):
         found = path.with_name(f"{path.stem}-{number}{path.suffix}")
         number += 1
     return found

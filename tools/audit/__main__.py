@@ -21,24 +21,24 @@ from engine.start import begin, said_of
 from overrides import arguments
 from tokens.plan import known_files
 from tools.audit.about import ABOUT
-from tools.audit.apply import apply, undo
+from tools.audit.apply import apply
 from tools.audit.page import write_page
 from tools.audit.serve import serve
 from tools.audit.target import find_target
+from tools.audit.undo import undo
 from utils import command_line, log, log_to, shell
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    if args.apply is not None:
-        print(apply(args.apply, args.root, args.quarantine))
-    elif args.undo is not None:
-        print(undo(args.undo))
-    else:
-        there = (Path(args.of) / ABOUT).is_file()  # an audit's own folder
-        folder = Path(args.of) if there and args.serve else look(args)
-        if args.serve:
-            serve(folder, args.port)
+    if args.of is None:
+        came = undo(args.undo) if args.undo else apply(args.apply, args.root, args.quarantine)
+        print(came.said)
+        return 0 if came.whole else 1
+    there = (Path(args.of) / ABOUT).is_file()  # an audit's own folder
+    folder = Path(args.of) if there and args.serve else look(args)
+    if args.serve:
+        serve(folder, args.port)
     return 0
 
 
@@ -82,7 +82,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("overrides", nargs="*", metavar="section.key=value", help="other settings")
     add("--weights", metavar="W", help="the weights that look (the run's, or the config's)")
     add("--apply", type=Path, metavar="FILE", help="move pictures as this decisions.csv says")
-    add("--undo", type=Path, metavar="FILE", help="put back what this undo.csv lists")
+    add(
+        "--undo",
+        type=Path,
+        metavar="FILE",
+        help="put back what this undo.csv lists, or the newest of a folder",
+    )
     add("--root", type=Path, metavar="DIR", help="with --apply: the folder of pictures")
     add(
         "--quarantine",

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import hashlib
 import json
-from collections.abc import Collection
+import unicodedata
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from audit.findings import AUDIT
+from config import ConfigError, TrainConfig
+from config_file import load_config
 from filenames import name_of, text_of
-from utils import UserError, read_csv, some, write_json
+from filing import free_name
+from layout.decisions import COLUMNS, KEEP, Decision, read_decisions
+from utils import UserError, log, read_csv, some, write_json
 
 ABOUT, PAGE, DECISIONS = "audit.json", "audit.html", "decisions.csv"
 PREFIX = "audit-"  # of its folder's name, under logs
@@ -32,14 +41,61 @@ class About:
     @property
     def id(self) -> str:
         """What tells it from others, and from itself with other classes."""
-        return hashlib.sha256(repr((self.name, str(self.root), self.classes)).encode()).hexdigest()
+        return hashlib.sha256(repr(self._key()).encode()).hexdigest()
+
+    def _key(self) -> tuple[str, str, tuple[str, ...]]:
+        return self.name, str(self.root.absolute()), self.classes
 
 
 def write_about(folder: Path, about: About) -> None:
+    """Write audit.json; what was decided by the page of another audit is set aside."""
+    _set_aside(folder, about)
+
     def written(value: Any) -> Any:
         return text_of(str(value.absolute())) if isinstance(value, Path) else value
 
     write_json(folder / ABOUT, {key: written(value) for key, value in asdict(about).items()})
+
+
+def _set_aside(folder: Path, about: About) -> None:
+    """Rename decisions.csv where the folder was another audit's: its paths may be here, too."""
+    file = folder / DECISIONS
+    if not file.exists() or not (folder / ABOUT).exists():
+        return
+    with contextlib.suppress(UserError):
+        if read_about(folder).id == about.id:
+            return
+    with held(folder):
+        aside = free_name(file)
+        file.rename(aside)
+    log.info("%s was decided of another folder, or other classes: it is %s now", file, aside)
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep an audit's decisions for one program alone. Raises UserError where another has them."""
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise UserError(
+            f"{folder} is served, or applied, by another program: use that one, or end it (Ctrl-C)"
+        ) from None
+
+
+def read_own(folder: Path) -> dict[str, Decision]:
+    """The decisions that lie in an audit's folder, where there are some. Raises UserError for a
+    file that is none, which must not be written over."""
+    file = folder / DECISIONS
+    if not file.exists():
+        return {}
+    with open(file, newline="", encoding="utf-8-sig", errors="replace") as lines:
+        first = next(csv.reader([lines.readline()]), [])
+    if not {*COLUMNS} <= {*first}:
+        raise UserError(
+            f"{file} is no file of decisions (columns {', '.join(COLUMNS)}): move it away first"
+        )
+    return read_decisions(file)
 
 
 def read_about(folder: Path) -> About:
@@ -86,3 +142,55 @@ def audit_of(decisions: Path, paths: Collection[str], root: Path | None = None) 
             f"{decisions} fits audits of several folders ({some(roots)}): say which one, --root DIR"
         )
     return fitting[0][0] if fitting else None
+
+
+# ------------------------------------------------------------------------------- training with it
+
+LOOKS = (
+    "train.checkpoint="  # of a run: the weights that look at its pictures, not those it began with
+)
+
+
+def settings(about: About) -> TrainConfig:
+    """What an audit's pictures were, or would be, trained with. Raises UserError where it is not
+    known."""
+    if about.run is None and about.config is None and not about.overrides:
+        raise UserError("this audit names no settings to train with; audit a run, or a config")
+    file = about.config or "config.yaml" if about.run is None else about.run / "config.yaml"
+    return load_config(file, own_words(about))[0].train
+
+
+def own_words(about: About) -> list[str]:
+    """The overrides that a training takes, too."""
+    return [w for w in about.overrides if about.run is None or not w.startswith(LOOKS)]
+
+
+def new_words(labels: str | Path) -> list[str]:
+    """What a training is told of an audit: its decisions, and to skip what the audit skipped."""
+    return [f"train.labels={labels}", "train.on_bad_image=skip"]
+
+
+def earlier(about: About) -> dict[str, Decision]:
+    """What was decided before: the train.labels that the pictures were audited with, but for what
+    was carried out since, and is not there any more."""
+    try:
+        labels = settings(about).labels
+    except (UserError, ConfigError, OSError):
+        return {}
+    if not labels or not Path(labels).is_file():
+        return {}
+    return {p: d for p, d in read_decisions(Path(labels)).items() if _is_there(about.root, p)}
+
+
+def _is_there(root: Path, path: str) -> bool:
+    name = name_of(path)
+    spelled = (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
+    return any((root / one).exists() for one in spelled)
+
+
+def merged(
+    before: Mapping[str, Decision], decisions: Mapping[str, Decision]
+) -> dict[str, Decision]:
+    """Decisions onto those of before: a `keep` keeps what the audit showed, which these made."""
+    new = {p: d for p, d in decisions.items() if d.what != KEEP or p not in before}
+    return {**before, **new}

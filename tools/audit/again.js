@@ -28,6 +28,7 @@ async function again() {
   find("again").disabled = true;
   try {
     await send();
+    if (waiting.length) throw new Error("Not begun: the last decision is not saved.");
     await ask("/train", {});
     follow();
   } catch (error) {

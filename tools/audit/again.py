@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from config import TrainConfig
-from config_file import load_config
 from engine.answers import PREDICTIONS
 from filenames import shown, text_of
 from inspection.record import Prediction, Record, read_run
 from layout.decisions import Decision, write_decisions
 from metrics import paired_chance, said_chance, wilson
-from tools.audit.about import About
+from tools.audit.about import About, earlier, merged, new_words, own_words, settings
 from utils import UserError, shell
 
 TRAINING = Path(__file__).resolve().parents[2] / "training.py"
@@ -51,10 +50,10 @@ class Training:
             raise UserError("a training runs already; wait for its end")
         if not decisions:
             raise UserError("nothing is decided yet: decide something, then train again")
-        train = self._settings()
+        train = settings(self.about)
         name = self._free_name(train)
         labels = self.folder / f"{name}.csv"
-        write_decisions(labels, decisions)
+        write_decisions(labels, merged(earlier(self.about), decisions))
         self.run, self.outcome = Path(train.log_path) / name, None
         self.began, self.ended = time.monotonic(), 0.0
         with open(self.folder / LOG, "wb") as log:
@@ -69,20 +68,11 @@ class Training:
     def words(self, labels: Path, name: str) -> list[str]:
         """What training.py is told."""
         about = self.about
-        new = [f"train.labels={labels}", f"train.run_name={name}", *QUICK]
+        new = [*own_words(about), *new_words(labels), f"train.run_name={name}", *QUICK]
         if about.run is None:
-            config = [] if about.config is None else ["--config", str(about.config)]
-            return [*config, *about.overrides, *new]
+            return [*([] if about.config is None else ["--config", str(about.config)]), *new]
         config = ["--config", str(about.run / "config.yaml"), "train.from_checkpoint=null"]
         return [*config, f"train.from_run={about.run}", *new]
-
-    def _settings(self) -> TrainConfig:
-        about = self.about
-        if about.run is not None:
-            return load_config(about.run / "config.yaml")[0].train
-        if about.config is None and not about.overrides:
-            raise UserError("this audit names no settings to train with; audit a run, or a config")
-        return load_config(about.config or "config.yaml", list(about.overrides))[0].train
 
     def _free_name(self, train: TrainConfig) -> str:
         base = self.about.run.name if self.about.run else self.about.name
@@ -118,16 +108,18 @@ class Training:
             return [shown(line) for line in lines if line.strip()][-LINES:]
         return []
 
-    def stop(self) -> None:
-        """End a training that runs: it saves what it has, or is killed."""
+    def stop(self) -> str | None:
+        """End a training that runs: it saves what it has, or is killed; a sentence on it."""
         if self.process is None or self.process.poll() is not None:
-            return
+            return None
         with contextlib.suppress(OSError, ValueError):  # Windows knows no such signal
             self.process.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(PATIENCE)
         if self.process.poll() is None:
             self.process.kill()
+        lines = [line for line in self._lines() if "go on with" in line]
+        return f"the training of {self.run} was ended, too" + "".join(f": {x}" for x in lines[-1:])
 
 
 def _status(

@@ -10,32 +10,30 @@ import contextlib
 import csv
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import TextIO
 
+from audit.findings import AUDIT
 from filenames import name_of, nearest, same_name, text_of
 from filing import free_name, move
-from layout.decisions import KEEP, LEAVE_OUT, RELABEL, Decision, read_decisions
+from layout.decisions import KEEP, LEAVE_OUT, RELABEL, Decision, read_decisions, write_decisions
 from layout.parts import Found, lay_out
 from layout.split_file import text_below
-from tools.audit.about import audit_of, read_about
-from utils import UserError, progress_bar, sha256_of, shell, some, unbroken, write_csv
-
-COLUMNS = ("from", "to", "sha256", "link")
-UNDO = "undo.csv"
-SHOWN = 5  # of those that were not moved, in a sentence
-
-
-class Step(NamedTuple):
-    """A file's way, both places from the root on: its content's hash, or where it leads as a link;
-    a step from nowhere is a folder that was made."""
-
-    source: str
-    target: str
-    sha256: str = ""
-    link: str = ""
+from tools.audit.about import DECISIONS, audit_of, held, read_about, read_own
+from tools.audit.undo import (
+    COLUMNS,
+    SHOWN,
+    UNDO,
+    Came,
+    Step,
+    applied_of,
+    moved_from,
+    newest_undo,
+    undo_command,
+)
+from utils import UserError, progress_bar, read_csv, sha256_of, some, unbroken
 
 
 class Places:
@@ -75,14 +73,16 @@ class Done:
     left_out: int = 0
     as_they_are: int = 0
     failed: list[str] = field(default_factory=list)
+    moved: dict[str, Decision] = field(default_factory=dict)
 
 
-def apply(decisions: Path, root: Path | None = None, quarantine: Path | None = None) -> str:
+def apply(decisions: Path, root: Path | None = None, quarantine: Path | None = None) -> Came:
     """Move the pictures of a set as decided; lines on what was done, and how to take it back.
 
     Without `root` the folder is that of the audit which lists these pictures. What is left out goes
-    to `quarantine`, else to `<root>-quarantine` beside it. Raises UserError, with nothing moved,
-    for decisions that can't be meant and where none of the pictures is there.
+    to `quarantine`, else to `<root>-quarantine` beside it. What was carried out is taken from the
+    audit's own decisions.csv. Raises UserError, with nothing moved, for decisions that can't be
+    meant and where none of the pictures is there.
     """
     wanted = read_decisions(decisions)
     audit = audit_of(decisions, wanted, root)
@@ -91,18 +91,27 @@ def apply(decisions: Path, root: Path | None = None, quarantine: Path | None = N
             f"{decisions}: no audit under logs/ lists all these pictures; say of which folder they "
             "are, --root DIR"
         )
-    root = root or read_about(audit).root  # type: ignore[arg-type]
-    places = Places(root)
+    places = Places(root or read_about(audit).root)  # type: ignore[arg-type]
     away = _quarantine(places.root, quarantine)
     _see_that_all_can_be_meant(decisions, wanted, places)
+    with contextlib.nullcontext() if audit is None else held(audit):
+        return _apply(decisions, wanted, places, away, audit)
+
+
+def _apply(
+    decisions: Path, wanted: dict[str, Decision], places: Places, away: Path, audit: Path | None
+) -> Came:
     folder = audit or decisions.parent
-    before = sorted(folder.glob("undo*.csv"))
+    own = {} if audit is None else read_own(audit)
     gone = [path for path in wanted if path not in places.found]
-    if gone and len(gone) == len(wanted):
-        undone = f" Take that back: {undo_command(before[-1])}" if before else ""
+    if audit is not None and audit.resolve() == decisions.parent.resolve():
+        _see_that_they_are_of(audit, decisions, gone, places.root)
+    before = newest_undo(folder)
+    undone = f" Take that back: {undo_command(before)}" if before else ""
+    if gone and {p for p, d in wanted.items() if d.what != KEEP} <= {*gone}:
         raise UserError(
-            f"none of the {len(gone)} pictures of {decisions} is in {places.root} any more: were "
-            f"they moved already?{undone}"
+            f"none of the {len(gone)} pictures that {decisions} moves is in {places.root} any "
+            f"more: were they moved already?{undone}"
         )
     undo_file = free_name(folder / UNDO)
     done = Done(failed=[f"{path}: it is not there any more" for path in gone])
@@ -111,11 +120,37 @@ def apply(decisions: Path, root: Path | None = None, quarantine: Path | None = N
         _move_all(moves, places, away, undo_file, done)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped; take it back: {undo_command(undo_file)}") from None
-    return "\n".join(_said(done, places, moves, away, undo_file))
+    finally:
+        if audit is not None:
+            _take_out(audit, own, done.moved, undo_file)
+    lines = [*_said(done, places, moves, away, undo_file)]
+    if gone and before:
+        lines.append(f"what is not there may have been moved before.{undone}")
+    return Came("\n".join(lines), not done.failed)
 
 
-def undo_command(file: Path) -> str:
-    return shell("python", "-m", "tools.audit", "--undo", file)
+def _see_that_they_are_of(audit: Path, file: Path, gone: list[str], root: Path) -> None:
+    """Raise UserError for decisions on pictures that the audit they lie by never saw."""
+    known = {row["path"] for row in read_csv(audit / AUDIT)} if (audit / AUDIT).exists() else set()
+    moved = moved_from(audit)
+    places = {path: str(root / name_of(path)) for path in gone if path not in known}
+    strange = [p for p, at in places.items() if at not in moved and not os.path.lexists(at)]
+    if strange:
+        raise UserError(
+            f"{file}: {some(strange, SHOWN)}: neither in {root} nor in {audit / AUDIT}; these were "
+            "decided of another folder: move the file away from here, and say of which, --root DIR"
+        )
+
+
+def _take_out(
+    audit: Path, own: dict[str, Decision], moved: dict[str, Decision], undo_file: Path
+) -> None:
+    """What was carried out goes from the audit's own decisions to a file beside them: a training
+    would not find these pictures."""
+    there = {path: d for path, d in own.items() if moved.get(path) == d}
+    if there:
+        write_decisions(applied_of(undo_file), there)
+        write_decisions(audit / DECISIONS, {p: d for p, d in own.items() if p not in there})
 
 
 def _quarantine(root: Path, asked: Path | None) -> Path:
@@ -148,6 +183,8 @@ def _move_all(
     moves: dict[str, Decision], places: Places, away: Path, undo_file: Path, done: Done
 ) -> None:
     undo_file.parent.mkdir(parents=True, exist_ok=True)
+    # Under an old name the decision on it, applied twice, would hit another picture.
+    taken = {*moved_from(undo_file.parent), *(str(places.found[path].path) for path in moves)}
     file: TextIO | None = None
     try:
         for path, decision in progress_bar(moves.items(), "moving", unit="image"):
@@ -161,7 +198,9 @@ def _move_all(
                 file = open(undo_file, "x", newline="", encoding="utf-8")  # noqa: SIM115
                 csv.writer(file).writerow(COLUMNS)
             with unbroken():
-                problem = _move(item.path, target, file)
+                problem = _move(item.path, target, file, taken)
+                if not problem:
+                    done.moved[path] = decision
             if problem:
                 done.failed.append(f"{path}: {problem}")
             elif out:
@@ -173,7 +212,7 @@ def _move_all(
             file.close()
 
 
-def _move(source: Path, target: Path, file: TextIO) -> str | None:
+def _move(source: Path, target: Path, file: TextIO, taken: Collection[str]) -> str | None:
     """Note a step, and do it; what stopped it, where something did."""
     rows = csv.writer(file)
 
@@ -188,7 +227,7 @@ def _move(source: Path, target: Path, file: TextIO) -> str | None:
         for folder in reversed(missing):
             note(Step("", str(folder)))
             folder.mkdir()
-        target = free_name(target)
+        target = free_name(target, taken)
         note(Step(str(source), str(target), digest, link))
         move(str(source), str(target))
     except FileNotFoundError:
@@ -222,89 +261,3 @@ def _said(
         yield f"no picture is left of {some(empty)}: remove the folder, or add some"
     if undo_file.exists():
         yield f"take it back: {undo_command(undo_file)}"
-
-
-# ---------------------------------------------------------------------------------------- back
-
-
-def undo(file: Path) -> str:
-    """Put everything back that an undo.csv lists, the last first; a sentence of what came of it.
-
-    A picture that was changed since, or whose old place is taken, stays and stays listed. Raises
-    UserError where it is no such file.
-    """
-    file = file / UNDO if file.is_dir() else file
-    steps = _read(file)
-    back, stay = 0, []
-    for step in progress_bar(steps[::-1], "putting back", unit="image"):
-        with unbroken():
-            if not step.source:
-                _remove(step.target)
-            elif problem := _back(step):
-                stay.append((step, problem))
-            else:
-                back += os.path.lexists(step.source)
-    said = f"{back} {'is' if back == 1 else 'are'} where they were" if back != 1 else ""
-    said = said or "1 is where it was"
-    if not stay:
-        file.unlink()
-        return said
-    folders = [step for step in steps if not step.source and os.path.isdir(step.target)]
-    left = [*folders, *(step for step, _ in stay[::-1])]
-    rows = [(text_of(s.source), text_of(s.target), s.sha256, text_of(s.link)) for s in left]
-    write_csv(file, [dict(zip(COLUMNS, row, strict=True)) for row in rows], COLUMNS)
-    named = "; ".join(f"{text_of(step.target)} {problem}" for step, problem in stay[:SHOWN])
-    more = f"; and {len(stay) - SHOWN:,} more" if len(stay) > SHOWN else ""
-    return f"{said}; {len(stay)} can't be put back, and {file} lists them still: {named}{more}"
-
-
-def _read(file: Path) -> list[Step]:
-    if not file.is_file():
-        raise UserError(f"{file}: no such file; --undo takes the {UNDO} that --apply named")
-    with open(file, newline="", encoding="utf-8", errors="replace") as lines:
-        rows = list(csv.reader(lines))
-    if not rows or tuple(rows[0]) != COLUMNS:
-        raise UserError(f"{file} lists no moved pictures; --undo takes the {UNDO} of an --apply")
-    whole = [row for row in rows[1:] if len(row) == len(COLUMNS)]  # one may be cut by a stop
-    return [Step(name_of(r[0]), name_of(r[1]), r[2], name_of(r[3])) for r in whole]
-
-
-def _remove(folder: str) -> None:
-    """Remove a folder that was made, where it is empty again."""
-    with contextlib.suppress(OSError):
-        if os.path.isdir(folder) and not os.listdir(folder):
-            os.rmdir(folder)
-
-
-def _back(step: Step) -> str | None:
-    """Take a step back; why it stays, where it does. One that was never taken is no reason."""
-    source, target, digest, link = step
-    there = os.path.lexists(source)
-    try:
-        if not os.path.lexists(target):
-            return None if there else "is gone from there"
-        if not _is_as_it_was(target, step):
-            return "was changed since"
-        if there:  # stopped while it went to another disk
-            alike = os.path.islink(source) and os.readlink(source) == link
-            if not (alike if link else _is_as_it_was(source, step)):
-                return "stays: another file lies in its old place"
-            os.unlink(target)
-            return None
-        os.makedirs(os.path.dirname(source), exist_ok=True)
-        if link:
-            os.symlink(link, source)
-            os.unlink(target)
-        else:
-            move(target, source)
-    except OSError as error:
-        return f"stays: {error.strerror}"
-    return None
-
-
-def _is_as_it_was(path: str, step: Step) -> bool:
-    if step.link:
-        return os.path.islink(path)
-    return (
-        os.path.isfile(path) and not os.path.islink(path) and sha256_of(Path(path)) == step.sha256
-    )

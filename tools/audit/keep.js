@@ -2,7 +2,7 @@
 
 const place = `audit:${data.id}`; // in this browser
 const waiting = []; // what a server does not have yet
-let sending = false;
+let sending = null; // the promise of what is under way
 
 function keep(path, decision) {
   if (token) {
@@ -11,10 +11,29 @@ function keep(path, decision) {
     return;
   }
   try {
-    localStorage.setItem(place, JSON.stringify([...decisions]));
+    const kept = stored() ?? new Map(decisions); // another tab may have decided, too
+    if (decision) kept.set(path, decision);
+    else kept.delete(path);
+    localStorage.setItem(place, JSON.stringify([...kept]));
+    take(kept);
   } catch {
     problem("This browser keeps nothing for a file: download before you close it.");
   }
+}
+
+function stored() {
+  const text = localStorage.getItem(place);
+  return text === null ? null : new Map(JSON.parse(text));
+}
+
+function take(kept) {
+  decisions.clear();
+  for (const [path, decision] of kept) decisions.set(path, decision);
+  paint();
+}
+
+function elsewhere(event) { // decided in another tab
+  if (!token && event.key === place && event.newValue !== null) take(new Map(JSON.parse(event.newValue)));
 }
 
 async function ask(where, body) {
@@ -26,9 +45,12 @@ async function ask(where, body) {
   return found;
 }
 
-async function send() {
-  if (sending) return;
-  sending = true;
+function send() { // ends when nothing waits, or something could not be sent
+  if (!sending && waiting.length) sending = sendAll();
+  return sending;
+}
+
+async function sendAll() {
   try {
     while (waiting.length) {
       await ask("/decide", waiting[0]);
@@ -38,7 +60,7 @@ async function send() {
   } catch (error) {
     problem(`Not saved: ${error.message}. It is tried again with the next decision.`);
   }
-  sending = false;
+  sending = null;
 }
 
 function problem(text) {
@@ -48,8 +70,8 @@ function problem(text) {
 
 async function before() {
   try {
-    const kept = token ? (await ask("/decisions")).decisions : JSON.parse(localStorage.getItem(place) ?? "[]");
-    for (const [path, decision] of kept) decisions.set(path, decision);
+    const kept = token ? (await ask("/decisions")).decisions : stored() ?? [];
+    take([...kept, ...decisions]);
   } catch (error) {
     if (token) problem(`What was decided before can't be read: ${error.message}.`);
   }
@@ -59,7 +81,9 @@ async function before() {
 
 function download() {
   const cell = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
-  const rows = [...decisions].map(([path, { decision, label }]) => [path, decision, label]);
+  const all = new Map(data.earlier); // what the audit's labels were made by; a keep keeps that
+  for (const [path, made] of decisions) if (made.decision !== "keep" || !all.has(path)) all.set(path, made);
+  const rows = [...all].map(([path, { decision, label }]) => [path, decision, label]);
   const text = [["path", "decision", "label"], ...rows].map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
   const url = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
   const link = el("a", { href: url, download: "decisions.csv" });

@@ -21,8 +21,7 @@ function el(tag, values = {}, ...inside) {
 
 // ------------------------------------------------------------------------------------- the cards
 
-function box(picture, alt) {
-  const url = data.thumbs[picture];
+function box(picture, alt, url = data.thumbs[picture]) {
   return el("div", { class: "box" }, url ? el("img", { src: url, alt }) : el("span", { text: "can't be shown" }));
 }
 
@@ -65,7 +64,7 @@ function make(card) {
   const to = card.suggested && card.suggested !== card.given ? ` → ${card.suggested}?` : "";
   card.decision = el("p", { class: "decision", hidden: true });
   card.element = el("li", { class: "card", tabindex: "-1", "data-path": card.path, onpointerdown: (event) => { if (!event.target.closest("button, select")) go(card); } },
-    enlarged(box(card.picture, `labelled ${card.given}`)),
+    enlarged(box(card.picture, `labelled ${card.given}`, card.thumb ?? data.thumbs[card.picture])),
     el("div", {},
       el("p", { class: "kind", text: data.titles[card.kind] + (card.part ? ` · ${card.part}` : "") }),
       el("p", { class: "what", text: card.given + to }),

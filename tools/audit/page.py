@@ -24,7 +24,7 @@ from filenames import text_of
 from inspection.charts import by_images
 from inspection.render import render
 from inspection.thumbnails import thumbnail
-from tools.audit.about import DECISIONS, PAGE, About, write_about
+from tools.audit.about import DECISIONS, PAGE, About, earlier, new_words, own_words, write_about
 from utils import progress_bar, shell, write_text
 
 HERE = Path(__file__).parent
@@ -36,7 +36,7 @@ DOTS = 4000  # on the map: more hide one another
 TINY, TINY_MOST, TINY_SECONDS = 64, 1000, 20.0  # pictures on the map that nothing else shows
 NOISE_ROWS = 20
 TITLES = {
-    "label": "wrong label",
+    "label": "maybe wrong",
     "leak": "leak",
     "duplicate": "duplicate",
     "outlier": "odd one out",
@@ -44,7 +44,7 @@ TITLES = {
     "unreadable": "unreadable",
 }
 EXPLAINED = {
-    "label": "the label may be another class's",
+    "label": "the label may be another class's: listed from a probability of 0.1, flagged from 0.5",
     "leak": "the same picture is trained on and held out",
     "duplicate": "the same picture more than once",
     "outlier": "unlike all others",
@@ -171,11 +171,11 @@ def commands(about: About) -> dict[str, str]:
     if about.run is not None:
         of = [f"train.from_run={text_of(str(about.run))}"]
     else:
-        config = [] if about.config is None else ["--config", text_of(str(about.config))]
-        of = [*config, *about.overrides]
+        of = [] if about.config is None else ["--config", text_of(str(about.config))]
+    words = [*of, *own_words(about), *new_words(DECISIONS)]
     return {
         "apply": shell("python", "-m", "tools.audit", "--apply", DECISIONS, "--root", root),
-        "train": shell("python", "training.py", *of, f"train.labels={DECISIONS}"),
+        "train": shell("python", "training.py", *words),
     }
 
 
@@ -199,6 +199,7 @@ def data(findings: Findings, shown: Sequence[Suspect], about: About) -> dict[str
         "classes": findings.classes,
         "titles": TITLES,
         "cards": cards,
+        "earlier": [(p, {"decision": d.what, "label": d.label}) for p, d in earlier(about).items()],
         "pictures": pictures,
         "dots": dots,
         "thumbs": thumbs(findings, [c["picture"] for c in cards], near, dots),
@@ -209,6 +210,9 @@ def card(suspect: Suspect, picture: int | None, findings: Findings) -> dict[str,
     near = [] if picture is None else findings.neighbours[picture][:NEIGHBOURS]
     return {
         "picture": picture,
+        "thumb": thumbnail(findings.root, suspect.path, findings.greys, LARGE).url
+        if picture is None  # such as a copy that training leaves out
+        else None,
         "path": suspect.path,
         "kind": suspect.kind,
         "given": suspect.given,

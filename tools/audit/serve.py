@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from config import ConfigError
 from filenames import shown
-from layout.decisions import RELABEL, Decision, fault_of, read_decisions, write_decisions
-from tools.audit.about import DECISIONS, PAGE, read_about
+from layout.decisions import RELABEL, Decision, fault_of, write_decisions
+from tools.audit.about import DECISIONS, PAGE, held, read_about, read_own
 from tools.audit.again import Training
 from utils import UserError
 
@@ -47,7 +48,7 @@ class Desk:
         if not self.page.is_file():
             raise UserError(f"{self.page} is not there; audit again")
         self.file = folder / DECISIONS
-        self.decisions = read_decisions(self.file) if self.file.is_file() else {}
+        self.decisions = read_own(folder)
         self.training = Training(folder, self.about)
         self.lock = threading.Lock()
 
@@ -113,7 +114,7 @@ class Answer(BaseHTTPRequestHandler):
             way()
         except Refused as refused:
             self._send_json({"error": str(refused)}, refused.status)
-        except (UserError, OSError) as error:
+        except (UserError, ConfigError, OSError) as error:
             if not isinstance(error, (BrokenPipeError, ConnectionError)):
                 said = error.strerror if isinstance(error, OSError) else str(error)
                 self._send_json({"error": shown(str(said))}, HTTPStatus.CONFLICT)
@@ -200,9 +201,15 @@ class Answer(BaseHTTPRequestHandler):
 def serve(folder: Path, port: int = 0) -> None:
     """Serve an audit's page on 127.0.0.1 until Ctrl-C, which ends a training that runs, too.
 
-    `port` 0 is any that is free. Raises UserError where there is no audit, or the port is taken.
+    `port` 0 is any that is free. Raises UserError where there is no audit, another
+    serves it, or the port is taken.
     """
-    desk = Desk(folder)
+    read_about(folder)  # what is no audit's folder gets no lock
+    with held(folder):
+        _serve(Desk(folder), port)
+
+
+def _serve(desk: Desk, port: int) -> None:
     try:
         server = Server(desk, port)
     except (OSError, OverflowError) as error:
@@ -215,5 +222,6 @@ def serve(folder: Path, port: int = 0) -> None:
         print()
     finally:
         server.server_close()
-        desk.training.stop()
+        if stopped := desk.training.stop():
+            print(stopped)
         print(f"{len(desk.decisions)} decided: {desk.file}")

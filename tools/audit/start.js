@@ -9,6 +9,7 @@ if (cards.length) {
   find("next").addEventListener("click", () => step(1));
   find("undo").addEventListener("click", undo);
   find("download").addEventListener("click", download);
+  window.addEventListener("storage", elsewhere);
   before();
 }
 if (token) {

@@ -16,12 +16,24 @@ from filenames import text_of
 from layout.decisions import Decision, read_decisions, write_decisions
 from layout.tree import read_tree
 from tests.helpers import REPO
-from tests.tools.audit.helpers import audited, set_of
+from tests.tools.audit.helpers import audited, findings_of, set_of
 from tools.audit import __main__ as audit
-from tools.audit.apply import Places, apply, undo
+from tools.audit import apply as carrying
+from tools.audit import undo as back
+from tools.audit.about import held
+from tools.audit.apply import Places
+from tools.audit.page import write_page
 from utils import UserError, command_line
 
 Wanted = dict[str, Decision]
+
+
+def apply(*words: Any) -> str:
+    return carrying.apply(*words).said
+
+
+def undo(file: Path) -> str:
+    return back.undo(file).said
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -248,6 +260,95 @@ def test_a_move_that_is_not_permitted_is_said(here: Path, monkeypatch: Any) -> N
     assert said.startswith("1 as they are\nnot moved: train/blue/00.png: not permitted")
     undo(Path("logs/audit-tiny/undo.csv"))
     assert contents(here / "my pets") == before
+
+
+OWN = Path("logs/audit-tiny/decisions.csv")
+
+
+def test_what_is_carried_out_leaves_the_audit_s_decisions_and_undo_brings_it_back(
+    here: Path,
+) -> None:
+    write_decisions(OWN, three())
+    assert "1 left out" in apply(OWN)
+    assert read_decisions(OWN) == {"train/red/00.png": Decision("keep")}
+    applied = OWN.with_name("decisions-applied.csv")
+    assert {**read_decisions(applied), **read_decisions(OWN)} == three()
+    moved = Path("my pets/train/green/00-2.png")
+    own = moved.read_bytes()
+    moved.write_bytes(b"drawn over")
+    assert audit.main(["--undo", "logs/audit-tiny"]) == 1
+    assert [*read_decisions(applied)] == ["train/blue/00.png"]
+    moved.write_bytes(own)
+    assert audit.main(["--undo", "logs/audit-tiny"]) == 0
+    assert read_decisions(OWN) == three() and not applied.exists()
+
+
+def test_decisions_of_another_folder_by_the_same_name_are_not_carried_out(here: Path) -> None:
+    write_decisions(OWN, {"train/black/07.png": Decision("leave out"), **three()})
+    before = contents(here / "my pets")
+    with pytest.raises(UserError, match="train/black/07.png: neither in .*were decided of another"):
+        apply(OWN)
+    assert contents(here / "my pets") == before
+    other = findings_of(set_of(here / "other" / "my pets"))
+    write_page(OWN.parent, other)
+    assert not OWN.exists() and len(read_decisions(OWN.with_name("decisions-2.csv"))) == 4
+    write_decisions(OWN, three())
+    write_page(OWN.parent, other)
+    assert read_decisions(OWN) == three(), "the same folder's stay"
+
+
+def test_applied_twice_hits_no_other_picture(here: Path) -> None:
+    gone, comes = "train/green/00.png", "train/blue/00.png"
+    wanted = {gone: Decision("leave out"), comes: Decision("relabel", "green")}
+    apply(decided(wanted), Path("my pets"))
+    assert not Path("my pets", gone).exists() and Path("my pets/train/green/00-2.png").exists()
+    with pytest.raises(UserError, match="moved already"):
+        apply(decided(wanted), Path("my pets"))
+
+
+def test_what_is_not_done_is_told_by_the_status(here: Path, capsys: Any) -> None:
+    Path("my pets/train/blue/00.png").unlink()
+    file = str(decided(three()))
+    assert audit.main(["--apply", file, "--root", "my pets"]) == 1
+    with pytest.raises(UserError, match=r"moved already\? Take that back: .*undo.csv"):
+        apply(Path(file), Path("my pets"))  # one is kept, and there
+    Path("my pets-quarantine/val/blue/02.png").write_bytes(b"drawn over")
+    capsys.readouterr()
+    assert audit.main(["--undo", "logs/audit-tiny"]) == 1
+    assert capsys.readouterr().out.startswith("nothing was put back; 1 can't be put back")
+
+
+def test_undo_of_a_folder_is_of_what_was_moved_last(here: Path) -> None:
+    apply(decided(three()), Path("my pets"))
+    apply(decided(three("green")), Path("my pets"))
+    os.utime("logs/audit-tiny/undo-2.csv", (1, 1))
+    undo(Path("logs/audit-tiny"))
+    assert [p.name for p in Path("logs/audit-tiny").glob("undo*")] == ["undo-2.csv"]
+
+
+def test_undo_that_is_stopped_says_how_to_go_on(here: Path, monkeypatch: Any, capsys: Any) -> None:
+    def stopped(source: str, target: str) -> None:
+        raise KeyboardInterrupt
+
+    before = contents(here / "my pets")
+    apply(decided(three()), Path("my pets"))
+    with monkeypatch.context() as patch:
+        patch.setattr("tools.audit.undo.move", stopped)
+        assert command_line(lambda: audit.main(["--undo", "logs/audit-tiny"])) == 130
+    said = capsys.readouterr().err
+    assert "put the others back, too: python -m tools.audit --undo logs/audit-tiny/undo.csv" in said
+    undo(Path("logs/audit-tiny"))
+    assert contents(here / "my pets") == before
+
+
+def test_a_folder_that_is_served_is_left_alone(here: Path) -> None:
+    with held(OWN.parent), pytest.raises(UserError, match="is served, or applied, by another"):
+        apply(decided(three()), Path("my pets"))
+    OWN.write_text("garbage\n")
+    before = contents(here / "my pets")
+    with pytest.raises(UserError, match="is no file of decisions .*: move it away"):
+        apply(decided(three()), Path("my pets"))
+    assert contents(here / "my pets") == before and OWN.read_text() == "garbage\n"
 
 
 def made(root: Path, *names: str) -> Places:

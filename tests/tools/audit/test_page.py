@@ -7,13 +7,15 @@ import io
 import json
 import re
 import shlex
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from audit.findings import Suspect
-from layout.decisions import Decision, read_decisions
+from layout.decisions import Decision, read_decisions, write_decisions
 from tests.tools.audit.helpers import audited, findings_of, set_of
 from tests.tools.audit.test_apply import contents
 from tests.tools.test_report import CONTRASTS, SCHEMES, SIZES, Page
@@ -137,6 +139,46 @@ def test_decisions_outlive_the_page_and_are_this_audit_s(browser: Any, folder: P
         assert page.run("Object.keys(localStorage)") == [f"audit:{read_about(folder).id}"]
 
 
+def test_two_tabs_lose_nothing(browser: Any, folder: Path) -> None:
+    with Page(browser, folder / "audit.html") as page:
+        other = page.page.context.new_page()
+        other.goto((folder / "audit.html").as_uri())
+        page.page.keyboard.press("x")
+        other.wait_for_function("document.querySelectorAll('.decided').length === 1")
+        other.keyboard.press("ArrowRight")
+        other.keyboard.press("k")
+        page.page.wait_for_function("document.querySelectorAll('.decided').length === 2")
+        page.page.reload()
+        assert page.run("count.textContent").startswith("2 of 6")
+
+
+def test_the_file_has_what_the_run_s_labels_decided_before(browser: Any, tmp_path: Path) -> None:
+    root = set_of(tmp_path / "pets")
+    first, left = "train/blue/00.png", "train/red/01.png"
+    before = {first: Decision("relabel", "red"), left: Decision("leave out")}
+    write_decisions(tmp_path / "before.csv", before)
+    own = [f"train.base_dir={root}", f"train.labels={tmp_path / 'before.csv'}"]
+    page_file = write_page(tmp_path, findings_of(root), overrides=own)
+    with Page(browser, page_file) as page:
+        page.page.keyboard.press("k")
+        page.page.keyboard.press("x")
+        found = read_decisions(downloaded(page, tmp_path / "d.csv"))
+    assert found == before | {"train/green/00.png": Decision("leave out")}
+
+
+def test_a_picture_that_training_leaves_out_is_shown(browser: Any, tmp_path: Path) -> None:
+    findings = findings_of(set_of(tmp_path / "pets"))
+    unused = "val/blue/unused.png"
+    shutil.copy(findings.root / "val/blue/02.png", findings.root / unused)
+    leak = Suspect(unused, "leak", "blue", None, 1.0, None, "val", "left out")
+    page_file = write_page(tmp_path, replace(findings, suspects=(*findings.suspects, leak)))
+    with Page(browser, page_file) as page:
+        shown = "document.querySelector(\"[data-path='{}'] > .box img\")?.naturalWidth ?? 0"
+        assert page.run(shown.format(unused)) > 0
+        assert page.run(shown.format("train/blue/broken.png")) == 0
+        assert page.run("document.querySelector('[data-kind=label]').textContent") == "maybe wrong2"
+
+
 def test_filters_and_copies_side_by_side(browser: Any, folder: Path) -> None:
     with Page(browser, folder / "audit.html") as page:
         page.page.select_option("#part", "val")
@@ -250,12 +292,13 @@ def test_what_the_page_says_to_run(tmp_path: Path) -> None:
     root = set_of(tmp_path / "my pets")
     folder = tmp_path / "logs" / "audit-x"
     findings = findings_of(root)
-    write_page(folder, findings, run=Path("logs/my run"))
+    write_page(folder, findings, run=Path("logs/my run"), overrides=["train.seed=1"])
     about = read_about(folder)
     assert (about.run, about.root) == (Path("logs/my run").absolute(), root)
     said = made.commands(about)
     assert said["apply"].endswith(f"--apply decisions.csv --root '{root}'")
-    assert f"'train.from_run={about.run}' train.labels=decisions.csv" in said["train"]
+    assert f"'train.from_run={about.run}' train.seed=1 train.labels=decisions.csv" in said["train"]
+    assert said["train"].endswith("train.on_bad_image=skip")
     write_page(folder, findings, config=Path("c.yaml"), overrides=["train.base_dir=a b"])
     said = made.commands(read_about(folder))
     config = shell("--config", str(Path("c.yaml").absolute()))

@@ -20,13 +20,14 @@ import pytest
 
 from audit.findings import AUDIT, write_audit
 from inspection.record import read_run
-from layout.decisions import Decision, read_decisions
+from layout.decisions import Decision, read_decisions, write_decisions
 from tests.helpers import REPO
 from tests.tools.audit.helpers import findings_of, set_of
 from tests.tools.audit.test_page import CURRENT
 from tests.tools.helpers import make_run
 from tools.audit import __main__ as audit
 from tools.audit import again
+from tools.audit.about import held
 from tools.audit.again import Training, compared
 from tools.audit.page import write_page
 from tools.audit.serve import Desk, Server
@@ -47,8 +48,11 @@ print("token cache: all there", flush=True)
 if Path("fail").exists():
     print("error: the classes are gone", file=sys.stderr)
     raise SystemExit(2)
-while Path("wait").exists():
-    time.sleep(0.02)
+try:
+    while Path("wait").exists():
+        time.sleep(0.02)
+except KeyboardInterrupt:
+    raise SystemExit("stopped; go on with: python training.py")
 new = shutil.copytree(old, old.parent / words["train.run_name"])
 labels = {r["path"]: r for r in csv.DictReader(open(words["train.labels"]))}
 rows = list(csv.DictReader(open(old / "predictions.csv")))
@@ -198,6 +202,24 @@ def test_decide_and_train_again_in_a_browser(browser: Any, server: Server) -> No
     page.context.close()
 
 
+def test_training_waits_for_the_last_decision(browser: Any, server: Server) -> None:
+    page = browser.new_context().new_page()
+    page.goto(server.address)
+    own = server.desk.decide
+
+    def slow(*words: Any) -> None:
+        time.sleep(0.3)
+        own(*words)
+
+    server.desk.decide = slow  # type: ignore[method-assign]
+    page.keyboard.press("x")
+    page.keyboard.press("x")
+    page.click("#again")
+    page.wait_for_selector("#scores .big")
+    assert len(read_decisions(server.desk.folder / "tiny-relabelled.csv")) == 2
+    page.context.close()
+
+
 def finished(training: Training) -> dict[str, Any]:
     ends = time.monotonic() + 30
     while (found := training.status())["state"] == "running" and time.monotonic() < ends:
@@ -222,6 +244,7 @@ def test_what_training_is_told_and_one_at_a_time(home: Path) -> None:
         "train.from_checkpoint=null",
         f"train.from_run={run}",
         f"train.labels={labels}",
+        "train.on_bad_image=skip",
         "train.run_name=tiny-relabelled",
         *again.QUICK,
     ]
@@ -230,6 +253,30 @@ def test_what_training_is_told_and_one_at_a_time(home: Path) -> None:
     assert finished(training)["state"] == "done"
     training.start(wanted)
     assert "tiny-relabelled-2; its report: python -m" in finished(training)["said"][-1]
+
+
+def test_decisions_go_onto_those_of_the_run_and_the_overrides_stay(home: Path) -> None:
+    run, before = home.parent / "tiny", Path("before.csv").absolute()
+    kept, left = "val/blue/02.png", "val/green/02.png"
+    carried_out = {"val/blue/moved.png": Decision("leave out")}
+    rows = {kept: Decision("relabel", "red"), left: Decision("leave out")}
+    write_decisions(before, rows | carried_out)
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("labels: null", f"labels: {before}"))
+    overrides = ["train.seed=7", "train.checkpoint=others.safetensors"]
+    page = write_page(home, findings_of(Path("pets").absolute()), run, overrides=overrides)
+    assert json.dumps(left) in page.read_text()
+    training = Desk(home).training
+    training.start({kept: Decision("keep"), "val/blue/01.png": Decision("leave out")})
+    assert finished(training)["state"] == "done"
+    assert read_decisions(home / "tiny-relabelled.csv") == {
+        kept: Decision("relabel", "red"),
+        left: Decision("leave out"),
+        "val/blue/01.png": Decision("leave out"),
+    }
+    words = training.words(Path("l.csv"), "n")
+    assert words.index("train.seed=7") > words.index(f"train.from_run={run}")
+    assert not [w for w in words if "others" in w], "they look, and train nothing"
 
 
 def test_a_training_that_fails_says_why(home: Path) -> None:
@@ -300,6 +347,7 @@ def test_its_end_ends_a_training_too(home: Path, number: int) -> None:
         process.send_signal(number)
         out, err = process.communicate(timeout=30)
     assert process.returncode == 0 and "Traceback" not in err and "1 decided" in out
+    assert "tiny-relabelled was ended, too: stopped; go on with: python training.py" in out
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
     assert not [line for line in listed.splitlines() if f"from_run={home.parent}" in line]
 
@@ -315,6 +363,12 @@ def test_what_can_t_be_served_is_a_sentence(home: Path, server: Server, capsys: 
     assert "port" in fails(folder, "--serve", "--port", str(server.server_port))
     assert "port" in fails(folder, "--serve", "--port", "99999")
     assert "no run: none: no such run" in fails("none", "--serve")
+    with held(home):
+        assert "is served, or applied, by another" in fails(folder, "--serve")
+    (home / "decisions.csv").write_text("garbage")
+    assert "is no file of decisions" in fails(folder, "--serve")
+    assert (home / "decisions.csv").read_text() == "garbage"
+    (home / "decisions.csv").unlink()
     (home / "audit.html").unlink()
     assert "audit again" in fails(folder, "--serve")
     (home / "audit.json").write_text("{")
