@@ -54,10 +54,10 @@ def look(args: argparse.Namespace) -> Path:
     log_to(folder / "audit.log")
     log.info("%s", said_of(split))
     found = audit(target.config, split, device, folder, known, target.block())
+    page = write_page(folder, found, target.run, target.file, target.overrides)
     write_audit(folder / AUDIT, found.suspects)
     if target.run is not None:
         write_audit(target.run / AUDIT, found.suspects)  # the run's report shows it
-    page = write_page(folder, found, target.run, target.file, target.overrides)
     for sentence in found.said:
         log.info("  %s", sentence)
     log.info("saved: %s, %s", folder / AUDIT, page)
