@@ -26,7 +26,7 @@ from tokens.plan import Plan
 from utils import UserError, progress_bar, seed_everything
 
 CHUNK = 1_000  # pictures whose features are in memory at once
-DIRECTIONS = 1_024  # that features keep of more than MOST_FITTED pictures: 0.8 GB of 100,000
+DIRECTIONS = 1_024  # that features keep of more than MOST_FITTED pictures: 0.4 GB of 100,000
 LOOKED_AT = 3_000  # of them, to find the directions
 
 

@@ -41,9 +41,9 @@ def audit(
     name, keeps what is measured of files; `block`: what a trained last block answered to pictures
     that it had not seen, by path, and how probably."""
     seen = look_at(config, split, device)
-    reading = read_all([sample.path for sample in seen.samples], known, None)
-    if known is not None:
+    if known is not None:  # what was read for the split is not read again
         known.update(seen.samples)
+    reading = read_all([sample.path for sample in seen.samples], known, None)
     if reading.bad:
         path, reason = reading.bad[0]
         raise UserError(f"{path} can't be read any more ({reason}); begin again")

@@ -27,6 +27,7 @@ from torch import Tensor
 from audit.features import Seen, look_at
 from audit.labels import SUSPECT, doubts, left_out_answers, margin_of
 from benchmarks.machine import RESULTS
+from certainty.sure import binned_error
 from config import ConfigError
 from config_file import load_config
 from dataset import load_split
@@ -130,7 +131,7 @@ def found(
         "precision_cleanlab": share_of(bad, issues),
         "recall_cleanlab": share_of(issues, bad),
         "estimated": ours.wrong.double().mean().item(),
-        "calibration_error": calibration(ours.wrong, bad),
+        "calibration_error": binned_error(ours.wrong.double(), bad),
         "suggestion_right": (ours.suggested == truth)[bad & flagged].double().mean().item(),
         "seconds": round(seconds, 2),
         "doubts": ours,
@@ -139,13 +140,6 @@ def found(
 
 def share_of(wanted: Tensor, among: Tensor) -> float:
     return (wanted & among).sum().item() / max(1, int(among.sum()))
-
-
-def calibration(said: Tensor, true: Tensor) -> float:
-    """The expected calibration error in ten bins of equal width."""
-    bins = (said * 10).long().clamp(max=9)
-    gaps = torch.zeros(10).index_add_(0, bins, said - true.float())
-    return gaps.abs().sum().item() / len(said)
 
 
 def worth(
