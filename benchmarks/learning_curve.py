@@ -1,11 +1,13 @@
 """Accuracy by the number of pictures a class: ours, its two halves, each on five draws.
 
     python -m benchmarks.learning_curve [--data DIR]
+    python -m benchmarks.learning_curve --full      full fine-tuning too: hours on a CPU
 
 5, 10, 20, 50 and 100 pictures a class of characters5 and signdigits, drawn anew five times, a fifth
 of them for validation, and the same pictures to test on each time: characters5's own test part, and
 80 a class of signdigits, which no draw contains. Untouched defaults but for `train.head`. Full
-fine-tuning, hours on a CPU, is one point of the table of results: see there.
+fine-tuning is tools.baseline's timm-full, of as many epochs as make 900 steps, at least 50 and at
+most 300.
 
 Resumable: benchmarks/results/learning-curve.csv is written after each run, and what is in it is not
 run again. docs/learning-curve.png is drawn of what is there.
@@ -24,6 +26,7 @@ import numpy as np
 
 from benchmarks.folders import linked
 from benchmarks.machine import RESULTS, ROOT
+from config import BATCH
 from tools.repeat import finished
 from utils import command_line, read_csv, replacing, write_csv
 
@@ -33,7 +36,9 @@ WAYS = {
     "ours": [],
     "last block": ["train.head=class"],
     "ridge over layers": ["train.head=layers"],
+    "full fine-tuning": [],
 }
+FULL, FULL_STEPS, FULL_EPOCHS = "full fine-tuning", 900, (50, 300)
 BARE = ["train.verdict=false", "train.report=false", "train.refit=false"]
 WORK, FIELDS = Path("logs") / "learning-curve", ("set", "size", "draw", "way", "accuracy", "kind")
 CSV = RESULTS / "learning-curve.csv"
@@ -47,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--data", default="data", help="holds characters5 and signdigits")
     parser.add_argument("--draws", type=int, default=DRAWS, help="of each size (5)")
+    parser.add_argument("--full", action="store_true", help="full fine-tuning too")
     args = parser.parse_args(argv)
     rows = read()
     there = {(row["set"], int(row["size"]), int(row["draw"]), row["way"]) for row in rows}
@@ -55,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
             for size in SIZES:
                 folder = drawn(Path(args.data) / name, name, size, draw)
                 for way in WAYS:
-                    if (name, size, draw, way) in there:
+                    if (name, size, draw, way) in there or (way == FULL and not args.full):
                         continue
                     rows.append(measure(folder, name, size, draw, way))
                     print(rows[-1], flush=True)
@@ -94,10 +100,20 @@ def measure(folder: Path, name: str, size: int, draw: int, way: str) -> dict[str
     if not (WORK / run / "summary.json").exists():
         shutil.rmtree(WORK / run, ignore_errors=True)
         shutil.rmtree(WORK / "weights" / run, ignore_errors=True)
-    found = finished(SETS[name], [*options, *places, *BARE, *WAYS[way]], None)
+    baseline = "timm-full" if way == FULL else None
+    if baseline:
+        options.append(f"train.max_epochs={full_epochs(folder)}")
+    found = finished(SETS[name], [*options, *places, *BARE, *WAYS[way]], baseline)
     shutil.rmtree(WORK / "weights" / run, ignore_errors=True)
-    row = (name, size, draw, way, round(found["test_accuracy"], 4), found["head"])
+    row = (name, size, draw, way, round(found["test_accuracy"], 4), found.get("head") or "")
     return dict(zip(FIELDS, row, strict=True))
+
+
+def full_epochs(folder: Path) -> int:
+    """Those of full fine-tuning: of all pictures to train on a fifth validates."""
+    learned = 0.8 * sum(1 for _ in (folder / "train").glob("*/*"))
+    fewest, most = FULL_EPOCHS
+    return min(most, max(fewest, round(FULL_STEPS * BATCH / learned)))
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
@@ -107,8 +123,8 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
     figure = Figure(figsize=(9.6, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
-    colours = dict(zip(WAYS, ("#0072B2", "#D55E00", "#009E73"), strict=True))
-    marks = dict(zip(WAYS, ("o-", "s--", "^:"), strict=True))
+    colours = dict(zip(WAYS, ("#0072B2", "#D55E00", "#009E73", "#666666"), strict=True))
+    marks = dict(zip(WAYS, ("o-", "s--", "^:", "d-."), strict=True))
     for axes, name in zip(figure.subplots(1, len(SETS)), SETS, strict=True):
         for way in WAYS:
             points = []
