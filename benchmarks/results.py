@@ -66,16 +66,16 @@ ROWS = {
     "characters5": Row(
         "configs/characters5.yaml",
         "characters5",
-        epochs={"pretrained": 2, "scratch": 2, "timm-full": 12, "mobilenet_v3_large": 8},
+        epochs={"pretrained": 2, "scratch": 2, "timm-full": 100, "mobilenet_v3_large": 8},
     ),
     "pilots": Row("configs/quickstart.yaml", overrides=("train.test_fraction=0.2",)),
     "hymenoptera": Row(
         "configs/hymenoptera.yaml",
         "hymenoptera",
-        epochs={"pretrained": 3, "scratch": 3, "timm-full": 16, "mobilenet_v3_large": 12},
+        epochs={"pretrained": 3, "scratch": 3, "timm-full": 100, "mobilenet_v3_large": 12},
     ),
     "signdigits-50": Row(
-        "configs/signdigits-50.yaml", "signdigits", shots=50, epochs={"timm-full": 16}
+        "configs/signdigits-50.yaml", "signdigits", shots=50, epochs={"timm-full": 100}
     ),
     "signdigits-20": Row("configs/signdigits-20.yaml", "signdigits", shots=20),
     "signdigits-5": Row("configs/signdigits-5.yaml", "signdigits", shots=5),
