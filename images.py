@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -159,10 +160,15 @@ class FileIndex:
         self.path = path
         try:
             entries = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             entries = {}
-        # Those of older versions are shorter: such a file is read once more.
-        self.entries = {k: v for k, v in entries.items() if isinstance(v, list) and len(v) == 8}
+        # Those of older versions are shorter; what a failing disk changed has another checksum.
+        # Such a file is read once more.
+        self.entries = {
+            name: entry
+            for name, entry in entries.items()
+            if isinstance(entry, list) and len(entry) == 9 and entry[8] == _sum(name, entry[:8])
+        }
         self.unknown: dict[str, list[Any]] = {}
 
     def get(self, path: Path) -> Read | None:
@@ -171,7 +177,7 @@ class FileIndex:
         state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
         entry = self.entries.get(str(path.absolute()))
         if entry and entry[:3] == state:
-            digest, width, height, values, cells = entry[3:]
+            digest, width, height, values, cells = entry[3:8]
             small = np.frombuffer(base64.b64decode(cells), np.uint8).reshape(SIDE, SIDE)
             return Read(digest, None, None, (width, height), values and Values(*values), small)
         # As it was before it is read: a change meanwhile makes it unknown the next time.
@@ -184,17 +190,21 @@ class FileIndex:
         if state := self.unknown.get(str(path.absolute())):
             assert read.descriptor is not None
             cells = base64.b64encode(read.descriptor.tobytes()).decode()
-            gave = [read.digest, *read.size, read.values, cells]
-            self.unknown[str(path.absolute())] = [*state, *gave]
+            entry = [*state, read.digest, *read.size, read.values, cells]
+            self.unknown[str(path.absolute())] = [*entry, _sum(str(path.absolute()), entry)]
 
     def update(self, samples: Sequence[Sample]) -> None:
         """Remember, and write down, what was asked for in vain and is an image."""
         names = {str(sample.path.absolute()) for sample in samples}
-        new = {n: self.unknown[n] for n in names & self.unknown.keys() if len(self.unknown[n]) == 8}
+        new = {n: self.unknown[n] for n in names & self.unknown.keys() if len(self.unknown[n]) == 9}
         if new:
             self.entries |= new
             with contextlib.suppress(OSError, UserError):  # it only saves time
                 write_text(self.path, json.dumps(self.entries))
+
+
+def _sum(name: str, entry: list[Any]) -> int:
+    return zlib.crc32(json.dumps([name, entry]).encode())
 
 
 def available_memory() -> int:
