@@ -27,7 +27,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from decoding.formats import MAX_PIXELS, check_size, content_of, one_by_one, open_picture
+from decoding.files import content_of, few_large
+from decoding.formats import (
+    MAX_PIXELS,
+    check_size,
+    one_by_one,
+    open_picture,
+    why,
+)
 from decoding.greys import Greys, Values, describe, is_deep, scale, shown, values_of
 from duplicates import SIDE, descriptor
 from utils import UserError, progress_bar, write_text
@@ -66,7 +73,8 @@ def read_image(
     ValueError where it can't be read, or has more than `most` pixels.
     """
     if isinstance(source, Path):
-        return pixels_of(open_picture(content_of(source), source.name, most), greys)
+        with few_large(source):
+            return pixels_of(open_picture(content_of(source), source.name, most), greys)
     return pixels_of(open_picture(source.read(), most=most), greys)
 
 
@@ -122,15 +130,14 @@ def _hash_and_decode(path: Path, known: FileIndex | None, most: int | None = MAX
         if known is not None and (entry := known.get(path)):
             check_size(entry.size, most)
             return entry
-        content = content_of(path)
-        read = _decoded(hashlib.sha256(content).hexdigest(), content, path.name, most)
+        with few_large(path):
+            content = content_of(path)
+            read = _decoded(hashlib.sha256(content).hexdigest(), content, path.name, most)
         if known is not None:
             known.note(path, read)
         return read
-    except Image.UnidentifiedImageError:
-        return Read("", None, "not an image")
     except Exception as error:  # damaged files make Pillow raise nearly anything
-        return Read("", None, str(error).partition("\n")[0] or type(error).__name__)
+        return Read("", None, why(error))
 
 
 def _decoded(digest: str, content: bytes, name: str, most: int | None) -> Read:

@@ -64,7 +64,7 @@ def test_links_are_followed_but_not_round_in_a_circle(image_folder: Path, tmp_pa
     assert {"green/00.png", "red/linked.png"} <= found and len(found) == 37
     assert reasons(image_folder) == {
         "up": "a link back to a folder that it lies in",
-        "self": "a link that leads nowhere",
+        "self": "a link to no file",
     }
 
 
