@@ -180,7 +180,10 @@ class FileIndex:
 
     def get(self, path: Path) -> Read | None:
         """What a file that is as it was gave when it was read, without its pixels."""
-        status = path.stat()
+        try:
+            status = path.stat()
+        except OSError:  # said when it is read
+            return None
         state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
         entry = self.entries.get(str(path.absolute()))
         if entry and entry[:3] == state:
