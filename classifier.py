@@ -22,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from decoding.formats import MAX_PIXELS, TooLarge
+from decoding.formats import MAX_PIXELS, TooLarge, why
 from engine.run import BEST, trained
 from images import as_tensor, pixels_of, read_image
 from model import Tail, VisionTransformer, entering
@@ -181,13 +181,9 @@ class Classifier:
         try:
             return self.input_of(picture)
         except Exception as error:  # damaged files make Pillow raise nearly anything
-            unknown = isinstance(error, UnidentifiedImageError)
-            reason = "not an image" if unknown else str(error).partition("\n")[0]
             if isinstance(error, TooLarge):
-                reason = f"{error.fact}, more than {self.max_pixels:,}"
-            if isinstance(error, OSError) and error.strerror:  # without its number and the path
-                reason = error.strerror
-            return Unreadable(reason or type(error).__name__)
+                return Unreadable(f"{error.fact}, more than {self.max_pixels:,}")
+            return Unreadable(why(error))
 
     def _answered(
         self, batch: Sequence[tuple[Picture, Tensor | Unreadable]]

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from config import Preprocessing, TrainConfig
-from filenames import nearest, same_name
+from filenames import nearest, same_name, text_of
 from images import FileIndex, ImageDataset, Reading, Sample, read_all, with_greys
 from layout.draw import assign_parts
 from layout.groups import copies_notes, with_groups
@@ -128,7 +128,7 @@ SHOWN = 5  # of many, in a sentence
 
 def unreadable(bad: list[tuple[Path, str]]) -> str:
     """Which pictures can't be read, and why, as far as a sentence goes; what to do."""
-    listed = "; ".join(f"{path} ({reason})" for path, reason in bad[:SHOWN])
+    listed = "; ".join(f"{text_of(str(path))} ({why})" for path, why in bad[:SHOWN])
     more = f"; and {len(bad) - SHOWN:,} more" if len(bad) > SHOWN else ""
     remedy = "remove them, or set train.on_bad_image to skip"
     if any("train.max_pixels" in reason for _, reason in bad):

@@ -13,9 +13,11 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+MOST_BYTES = 255  # of a name: NAME_MAX of every usual disk
 _HEX = r"[01][0-9a-f]|7f|[89a-f][0-9a-f]"  # a control character, or a byte that is not UTF-8
 # Backslashes before what could be read as an escape are doubled, so that each text has one name.
 _ODD = re.compile(rf"(\\*)(?:([\x00-\x1f\x7f\udc80-\udcff])|x({_HEX}))")
+_UNFIT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\udc80-\udcff]")  # a terminal obeys some of them
 _ESCAPED = re.compile(rf"(\\+)x({_HEX})")
 
 
@@ -45,8 +47,9 @@ def name_of(text: str) -> str:
 
 
 def shown(text: str) -> str:
-    """A sentence with names in it, as any file takes it; all that is proper text stays as it is."""
-    return re.sub(r"[\udc80-\udcff]", lambda c: f"\\x{ord(c[0]) & 0xFF:02x}", _decoded(text))
+    """A sentence with names in it, as any file and any terminal takes it; all that is proper text
+    stays as it is, line breaks, too."""
+    return _UNFIT.sub(lambda c: f"\\x{ord(c[0]) & 0xFF:02x}", _decoded(text))
 
 
 def _decoded(name: str) -> str:
@@ -67,6 +70,16 @@ def _encoded(name: str) -> str:
     if name.isascii() or os.name == "nt":
         return name
     return os.fsdecode(name.encode("utf-8", "surrogateescape"))
+
+
+def fitting(stem: str, ending: str) -> str:
+    """A name of both that a disk takes, 255 bytes at most: of the first as much as fits."""
+    room = MOST_BYTES - len(os.fsencode(ending))
+    raw = os.fsencode(stem)
+    if len(raw) <= room:
+        return stem + ending
+    whole = raw[:room].decode("utf-8", "ignore")  # no letter cut in two
+    return os.fsdecode(whole.encode()) + ending
 
 
 def is_table(name: str) -> bool:

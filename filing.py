@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
+from filenames import fitting
 from utils import replacing
 
 
@@ -16,7 +17,7 @@ def free_name(path: Path, taken: Collection[str] = ()) -> Path:
     paths that count as taken, too."""
     number, found = 2, path
     while str(found) in taken or os.path.lexists(found):
-        found = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        found = path.with_name(fitting(path.stem, f"-{number}{path.suffix}"))
         number += 1
     return found
 

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -26,7 +27,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from decoding.formats import MAX_PIXELS, check_size, content_of, one_by_one, open_picture
+from decoding.files import content_of, few_large
+from decoding.formats import (
+    MAX_PIXELS,
+    check_size,
+    one_by_one,
+    open_picture,
+    why,
+)
 from decoding.greys import Greys, Values, describe, is_deep, scale, shown, values_of
 from duplicates import SIDE, descriptor
 from utils import UserError, progress_bar, write_text
@@ -65,7 +73,8 @@ def read_image(
     ValueError where it can't be read, or has more than `most` pixels.
     """
     if isinstance(source, Path):
-        return pixels_of(open_picture(content_of(source), source.name, most), greys)
+        with few_large(source):
+            return pixels_of(open_picture(content_of(source), source.name, most), greys)
     return pixels_of(open_picture(source.read(), most=most), greys)
 
 
@@ -121,15 +130,14 @@ def _hash_and_decode(path: Path, known: FileIndex | None, most: int | None = MAX
         if known is not None and (entry := known.get(path)):
             check_size(entry.size, most)
             return entry
-        content = content_of(path)
-        read = _decoded(hashlib.sha256(content).hexdigest(), content, path.name, most)
+        with few_large(path):
+            content = content_of(path)
+            read = _decoded(hashlib.sha256(content).hexdigest(), content, path.name, most)
         if known is not None:
             known.note(path, read)
         return read
-    except Image.UnidentifiedImageError:
-        return Read("", None, "not an image")
     except Exception as error:  # damaged files make Pillow raise nearly anything
-        return Read("", None, str(error).partition("\n")[0] or type(error).__name__)
+        return Read("", None, why(error))
 
 
 def _decoded(digest: str, content: bytes, name: str, most: int | None) -> Read:
@@ -159,19 +167,27 @@ class FileIndex:
         self.path = path
         try:
             entries = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             entries = {}
-        # Those of older versions are shorter: such a file is read once more.
-        self.entries = {k: v for k, v in entries.items() if isinstance(v, list) and len(v) == 8}
+        # Those of older versions are shorter; what a failing disk changed has another checksum.
+        # Such a file is read once more.
+        self.entries = {
+            name: entry
+            for name, entry in entries.items()
+            if isinstance(entry, list) and len(entry) == 9 and entry[8] == _sum(name, entry[:8])
+        }
         self.unknown: dict[str, list[Any]] = {}
 
     def get(self, path: Path) -> Read | None:
         """What a file that is as it was gave when it was read, without its pixels."""
-        status = path.stat()
+        try:
+            status = path.stat()
+        except OSError:  # said when it is read
+            return None
         state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
         entry = self.entries.get(str(path.absolute()))
         if entry and entry[:3] == state:
-            digest, width, height, values, cells = entry[3:]
+            digest, width, height, values, cells = entry[3:8]
             small = np.frombuffer(base64.b64decode(cells), np.uint8).reshape(SIDE, SIDE)
             return Read(digest, None, None, (width, height), values and Values(*values), small)
         # As it was before it is read: a change meanwhile makes it unknown the next time.
@@ -184,17 +200,21 @@ class FileIndex:
         if state := self.unknown.get(str(path.absolute())):
             assert read.descriptor is not None
             cells = base64.b64encode(read.descriptor.tobytes()).decode()
-            gave = [read.digest, *read.size, read.values, cells]
-            self.unknown[str(path.absolute())] = [*state, *gave]
+            entry = [*state, read.digest, *read.size, read.values, cells]
+            self.unknown[str(path.absolute())] = [*entry, _sum(str(path.absolute()), entry)]
 
     def update(self, samples: Sequence[Sample]) -> None:
         """Remember, and write down, what was asked for in vain and is an image."""
         names = {str(sample.path.absolute()) for sample in samples}
-        new = {n: self.unknown[n] for n in names & self.unknown.keys() if len(self.unknown[n]) == 8}
+        new = {n: self.unknown[n] for n in names & self.unknown.keys() if len(self.unknown[n]) == 9}
         if new:
             self.entries |= new
             with contextlib.suppress(OSError, UserError):  # it only saves time
                 write_text(self.path, json.dumps(self.entries))
+
+
+def _sum(name: str, entry: list[Any]) -> int:
+    return zlib.crc32(json.dumps([name, entry]).encode())
 
 
 def available_memory() -> int:

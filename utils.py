@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from filenames import shown
+from filenames import fitting, shown
 
 log = logging.getLogger("vit")
 
@@ -66,6 +66,9 @@ def command_line(main: Callable[[], int | None], *more: type[Exception]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EIO):
+            print(f"error: {shown(str(error.filename))}: {error.strerror}", file=sys.stderr)
+            return 2
         if error.errno == errno.EROFS:
             print(f"error: {error.filename} is on a read-only disk", file=sys.stderr)
             return 2
@@ -107,7 +110,7 @@ def replacing(path: Path, need_bytes: int = 0) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     check_disk(path.parent, need_bytes, f"{path}")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(fitting(f".{path.name}", f".{os.getpid()}.tmp"))
     try:
         yield temporary
         # Some writers make files for their owner's eyes alone; give it what open() would have.

@@ -94,9 +94,9 @@ def features_of(
     loaders: Sequence[TokenLoader], labels: Tensor, depths: list[int]
 ) -> tuple[Tensor, Tensor]:
     """The features and the tokens of all pictures, as Seen has them, some at a time."""
-    n, layers = len(labels), loaders[0].cache.layers
-    assert layers is not None, "no block is frozen"
-    tokens = torch.empty(n, 2 * layers.shape[2])
+    n, kept = len(labels), loaders[0].cache.layers
+    assert kept is not None, "no block is frozen"
+    tokens = torch.empty(n, 2 * kept.shape[2])
     reduce = None
     if n > MOST_FITTED:
         reduce = _directions(loaders, labels, depths)
@@ -124,7 +124,6 @@ def _chunks(loaders: Sequence[TokenLoader], bar: Any = None) -> Iterator[tuple[s
         ):
             layers, _ = layers_of(loader.plain(indices))
             yield slice(start, start + len(indices)), layers
-            loader.cache.let_go_of_layers()
             start += len(indices)
             if bar is not None:
                 bar.update(len(indices))

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from audit.odd import far_out
-from images import Sample, read_image
+from images import Sample, read_unchanged
 from utils import progress_bar, read_csv, write_csv
 
 SIDE = 256  # pixels of the shorter side that are looked at, about what a network is shown
@@ -59,7 +59,7 @@ def looks(samples: Sequence[Sample], remembered: Path) -> list[Look]:
     missing = {s.sha256: s for s in samples if s.sha256 not in known}
     if missing:
         with ThreadPoolExecutor(max(1, os.cpu_count() or 1)) as pool:
-            found = pool.map(lambda s: look(read_image(s.path, s.greys, None)), missing.values())
+            found = pool.map(lambda s: look(read_unchanged(s)), missing.values())
             bar = progress_bar(found, "quality", total=len(missing), unit="image")
             known |= dict(zip(missing, bar, strict=True))
         values = ((digest, *vars(x).values()) for digest, x in known.items())

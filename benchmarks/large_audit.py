@@ -12,7 +12,6 @@ benchmarks/results/large-audit.csv.
 from __future__ import annotations
 
 import argparse
-import mmap
 import platform
 import resource
 import tempfile
@@ -34,6 +33,7 @@ from dataset import Split
 from duplicates import SIDE
 from images import Sample
 from tokens.cache import TokenLoader
+from tokens.records import Records
 from utils import command_line, write_csv
 
 ROWS, WIDTH, CLASSES = 31, 384, 10
@@ -88,10 +88,7 @@ def made_up(file: Path, truth: Tensor) -> TokenLoader:
         layers[start : start + CHUNK] = x.half().numpy().reshape(-1, ROWS, WIDTH)
     layers.flush()
     del layers
-    kept: Any = np.memmap(file, np.float16, "r+", shape=(n, ROWS, WIDTH))
-    cache: Any = SimpleNamespace(layers=torch.from_numpy(np.asarray(kept)))
-    cache.let_go_of_layers = lambda: kept._mmap.madvise(mmap.MADV_DONTNEED)
-    cache.let_go_of_layers()
+    cache: Any = SimpleNamespace(layers=Records(file, np.dtype(("float16", (ROWS, WIDTH)))))
     return TokenLoader(cache, np.arange(n)[:, None], truth, 100)
 
 

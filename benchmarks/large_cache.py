@@ -73,7 +73,7 @@ def train(net: VisionTransformer, folder: Path, record: np.dtype, args: argparse
         if step == steps:
             break
     seconds = time.perf_counter() - started
-    size = len(cache.map)
+    size = cache.records.bytes
     print(f"cache: {args.records:,} records, {size / 1e9:.1f} GB; taken as large: {cache.is_large}")
     print(f"training: {steps:,} steps, {20 * steps / seconds:,.0f} images/s")
     print(f"resident memory while training: {most / 1e6:,.0f} MB at most, seen every 50 steps")

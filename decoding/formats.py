@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import stat
 import struct
 import threading
 import warnings
@@ -17,7 +16,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 # They call a program to be drawn, hold no pictures that Pillow can draw, or open any other format.
 NO_PICTURES = {"EPS", "PDF", "WMF", "MPEG", "BUFR", "GRIB", "HDF5", "IPTC"}
@@ -37,23 +36,25 @@ TURNS = {
 }
 MEGA = 1_000_000
 MAX_PIXELS = 500 * MEGA  # of one picture, where nothing else is asked for
-LARGE, LARGE_ONES = 64 * MEGA, threading.Lock()
-KINDS = {
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFDIR: "a folder",
-}
+LARGE, LARGE_ONES = 64 * MEGA, threading.RLock()  # pixels, and bytes of a file
 
+
+class _Asked(threading.local):
+    """What a thread's pictures may have: pixels at most."""
+
+    most: int | None = None
+
+
+ASKED = _Asked()
 Image.init()
 
 
 @cache
 def _ours() -> None:
-    """Pillow's own limit is off, as `open_picture` has one with a way out; its warnings are of
-    metadata, which is left out. Both are its module's, so it is done when the first is opened."""
-    Image.MAX_IMAGE_PIXELS = None
+    """Pillow's own limit is ours, also for a picture within another, as icons have them; its
+    warnings are of metadata, which is left out. Both are its module's, so it is done when the first
+    is opened."""
+    Image._decompression_bomb_check = lambda size, **_: check_size(size, ASKED.most)
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
@@ -77,7 +78,7 @@ EXTENSIONS = tuple(sorted({*FORMATS, *HEIC}))
 
 
 @cache
-def _formats(extension: str) -> tuple[str, ...]:
+def formats_of(extension: str) -> tuple[str, ...]:
     """Those to try on a file: the formats that are known by their first bytes, and that of its
     extension. The rest, TGA say, would take any file for theirs."""
     sure = [name for name, (_, accept) in Image.OPEN.items() if accept is not None]
@@ -85,15 +86,16 @@ def _formats(extension: str) -> tuple[str, ...]:
     return tuple(name for name in Image.ID if name in wanted)  # Pillow's order
 
 
-def content_of(path: Path) -> bytes:
-    """A regular file's bytes; ValueError for anything else, which could be waited for in vain."""
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        raise ValueError("a link to nothing" if path.is_symlink() else "no such file") from None
-    if not stat.S_ISREG(mode):
-        raise ValueError(f"{KINDS.get(stat.S_IFMT(mode), 'no file')}, not a file")
-    return path.read_bytes()
+def why(error: Exception) -> str:
+    """Why a picture can't be read, in a few words: without the number and the path of the system's,
+    without more than a line of a library's."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, MemoryError):
+        return "it takes more memory than there is"
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def open_picture(content: bytes, name: str = "", most: int | None = MAX_PIXELS) -> Image.Image:
@@ -129,13 +131,17 @@ def _tags(image: Image.Image) -> list[tuple[int, object]]:
 
 def _loaded(content: bytes, name: str, most: int | None) -> Image.Image:
     _ours()
-    formats = _formats(Path(name).suffix.lower())
+    formats = formats_of(Path(name).suffix.lower())
     if is_heic(content):
         formats = (_heif(),)
-    with Image.open(io.BytesIO(content), formats=formats) as image:
-        check_size(image.size, most)
-        with one_by_one(image.size):
-            image.load()
+    ASKED.most = most
+    try:
+        with Image.open(io.BytesIO(content), formats=formats) as image:
+            check_size(image.size, most)
+            with one_by_one(image.size):
+                image.load()
+    finally:
+        ASKED.most = None
     check_size(image.size, most)  # icons say it late
     return image
 

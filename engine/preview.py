@@ -88,10 +88,10 @@ def print_pictures(split: Split) -> None:
     print(f"{'all':<32}" + "".join(f"{len(split.part(part)):>8}" for part in PARTS))
     if split.unused:
         print(f"\nnot used: {len(split.unused)}")
-        for path, reason in split.unused[:20]:
+        for path, reason in split.unused[:12]:
             print(f"  {shown(str(path))}: {reason}")
-        if len(split.unused) > 20:
-            print(f"  and {len(split.unused) - 20} more, named in the log of a run")
+        if len(split.unused) > 12:
+            print(f"  and {len(split.unused) - 12} more, named in the log of a run")
 
 
 def expected_memory(work: Work) -> float:

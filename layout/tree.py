@@ -109,12 +109,15 @@ def _scan(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Folder:
         here = (*above, _identity(folder))
     except PermissionError:
         raise UserError(_closed(folder)) from None
+    except OSError as error:  # gone meanwhile, or its path is too long
+        found.others.append((folder, error.strerror or "it can't be read"))
+        return found
     for entry in entries:
         path = folder / entry.name
         if entry.name.startswith(".") or entry.name.casefold() in SYSTEM:
             continue
         if _is_folder(entry):
-            if _identity(path) in here:
+            if _lies_in(path, here):
                 found.others.append((path, "a link back to a folder that it lies in"))
             elif len(here) > DEEPEST:
                 found.others.append((path, f"more than {DEEPEST} folders deep"))
@@ -130,6 +133,12 @@ def _scan(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Folder:
 def _identity(folder: Path) -> tuple[int, int]:
     status = folder.stat()
     return status.st_dev, status.st_ino
+
+
+def _lies_in(folder: Path, above: tuple[tuple[int, int], ...]) -> bool:
+    with contextlib.suppress(OSError):  # said when it is read
+        return _identity(folder) in above
+    return False
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -151,7 +160,7 @@ def _no_picture(entry: os.DirEntry[str]) -> str | None:
     if extension.lower() in EXTENSIONS:  # a link that leads nowhere is said to be unreadable
         return None
     if not is_file:
-        return "a link that leads nowhere"
+        return "a link to no file"
     if _is_picture(entry.path):
         return None
     return f"no image by its extension, '{text_of(extension)}', nor by its content"

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from filenames import name_of, nearest, shown, text_of
+from filenames import fitting, name_of, nearest, shown, text_of
 from tests.helpers import REPO
 
 LOCALE_C = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -62,3 +62,15 @@ def test_the_name_that_may_be_meant() -> None:
     assert nearest("cats", ["dog", "cat"]) == "cat"
     assert nearest("CAT ", ["cats", "Cat"]) == "Cat"
     assert nearest("zebra", ["cat", "dog"]) is None
+
+
+@pytest.mark.parametrize(
+    ("stem", "fits"),
+    [("a", "a"), ("n" * 251, "n" * 251), ("n" * 255, "n" * 251), ("é" * 200, "é" * 125)],
+)
+def test_a_name_that_a_disk_takes(stem: str, fits: str) -> None:
+    assert fitting(stem, ".png") == fits + ".png"
+
+
+def test_a_sentence_commands_no_terminal() -> None:
+    assert shown("a\x1b[2J\x07b\tc\nd é") == "a\\x1b[2J\\x07b\tc\nd é"

@@ -18,6 +18,15 @@ def test_names_with_numbers(tmp_path: Path) -> None:
         found.touch()
 
 
+def test_a_number_fits_into_a_long_name(tmp_path: Path) -> None:
+    for name in ("n" * 251 + ".png", "あ" * 83 + "ab.png"):
+        (tmp_path / name).touch()
+        for number in (2, 3):
+            found = free_name(tmp_path / name)
+            assert found.name.endswith(f"-{number}.png") and len(os.fsencode(found.name)) <= 255
+            found.touch()
+
+
 def test_from_one_disk_to_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, target = tmp_path / "a.jpg", tmp_path / "b.jpg"
     source.write_bytes(b"picture")

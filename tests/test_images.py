@@ -14,7 +14,7 @@ from PIL import Image
 from config import Config
 from dataset import load_split
 from images import FileIndex, container_memory, read_image
-from tests.helpers import picture
+from tests.helpers import flip, picture
 from utils import UserError
 
 pytestmark = pytest.mark.usefixtures("new_files_are_remembered")
@@ -56,10 +56,24 @@ def test_a_file_that_was_just_changed_is_read_again(
 
 def test_a_damaged_index_is_no_trouble(tmp_path: Path, image_folder: Path) -> None:
     known = str(next(image_folder.glob("red/*")))
-    for content in ("", "[1]", json.dumps({known: 1}), json.dumps({known: [1, 2]}), "\0"):
+    some = ("", "[1]", json.dumps({known: 1}), json.dumps({known: [1, 2]}), "\0", "[" * 99_999)
+    for content in some:
         (tmp_path / "files.json").write_text(content)
         split = load_split(load_config_of(image_folder), known=FileIndex(tmp_path / "files.json"))
         assert len(split.samples) == 36
+
+
+def test_a_flipped_byte_of_the_index_changes_no_picture(tmp_path: Path, image_folder: Path) -> None:
+    config, file = load_config_of(image_folder), tmp_path / "files.json"
+    index = FileIndex(file)
+    first = load_split(config, known=index)
+    index.update(first.samples)
+    whole = file.read_bytes()
+    named = whole.index(first.samples[0].sha256.encode())
+    for place in (*range(named - 40, named + 120, 3), *range(7, len(whole), len(whole) // 40)):
+        file.write_bytes(whole)
+        flip(file, place)
+        assert load_split(config, known=FileIndex(file)).samples == first.samples
 
 
 RED = (200, 40, 20)

@@ -21,6 +21,21 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
 
 
+@pytest.mark.parametrize("name", ["n" * 255, "n" * 251 + ".png", "あ" * 85])
+def test_the_longest_name_is_written(tmp_path: Path, name: str) -> None:
+    with utils.replacing(tmp_path / name) as temporary:
+        assert temporary.name.startswith(".") and temporary.name.endswith(f".{os.getpid()}.tmp")
+        temporary.write_text("whole")
+    assert (tmp_path / name).read_text() == "whole" and os.listdir(tmp_path) == [name]
+
+
+def test_a_name_that_no_disk_takes_is_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert utils.command_line(lambda: utils.write_text(tmp_path / ("n" * 300) / "a", "x")) == 2
+    assert capsys.readouterr().err.endswith("nnn: File name too long\n")
+
+
 def test_an_error_of_a_worker_process_is_one_sentence_too() -> None:
     """PyTorch raises it anew with that process's traceback before it."""
     from torch._utils import ExceptionWrapper

@@ -21,7 +21,9 @@ from config import TrainConfig
 from dataset import loader_options
 from model import Tokens, VisionTransformer
 from tokens.cache import TokenCache, chunks
-from tokens.plan import Draw, Plan, caches, damage, layers_size, read_header, write_header
+from tokens.mending import add_sums, leave_whole, mend
+from tokens.plan import Draw, Plan, caches, damage, read_header, size_of, trunk_hash, write_header
+from tokens.records import SUMS, Damaged, checksums, read_sums
 from tokens.trunk import Trunk
 from utils import UserError, log, progress_bar, write_text
 
@@ -31,18 +33,34 @@ SYNC_SECONDS = 10  # a killed build loses at most so much work
 def open_cache(
     plan: Plan, net: VisionTransformer, train: TrainConfig, device: torch.device
 ) -> TokenCache:
-    """The cache of a plan: the one that is there, or a new one. Raises UserError on a full disk."""
+    """The cache of a plan: the one that is there, or a new one. Raises UserError on a full disk.
+
+    Of a damaged one as much is made anew as is damaged: what was cut off here, records that are not
+    what was written when the first of them is read.
+    """
+    lock = plan.folder / f"{plan.key}.lock"
     if damage(plan.path):
-        with waiting_for(plan.folder / f"{plan.key}.lock"):
+        with waiting_for(lock):
             reason = damage(plan.path)  # another run may have made it meanwhile
             if reason and plan.path.exists():
-                log.info("the token cache %s is damaged (%s): it is made anew", plan.path, reason)
-                shutil.rmtree(plan.path)
+                log.warning("the token cache %s is damaged: %s; it is mended", plan.path, reason)
+                leave_whole(plan)
             if reason:
                 Builder(plan, net, train, device).build()
     with contextlib.suppress(OSError):  # `tools.cache` knows by it when it was last used
         (plan.path / "header.json").touch()
-    return TokenCache(plan.path, plan.record, plan.layers)
+    if read_sums(plan.path) is None:
+        with contextlib.suppress(OSError), waiting_for(lock):  # where it can be written to
+            add_sums(plan)
+    cache = TokenCache(plan.path, plan.record, plan.layers)
+
+    def put_right() -> None:
+        with waiting_for(lock):
+            mend(plan, cache, Builder(plan, net, train, device).compute_again)
+
+    for records in cache.files().values():
+        records.mend = put_right
+    return cache
 
 
 @contextlib.contextmanager
@@ -103,17 +121,15 @@ class Builder:
         write_header(self.folder, plan, ids)
         started, first = time.perf_counter(), done
         with contextlib.ExitStack() as stack:
-            files: list[BinaryIO] = [stack.enter_context(open(self.folder / "tokens.bin", "ab"))]
-            files[0].truncate(done * plan.record.itemsize)
-            if plan.layers.itemsize:
-                files.append(stack.enter_context(open(self.folder / "layers.bin", "ab")))
-                files[1].truncate(min(done, len(plan.plain)) * plan.layers.itemsize)
+            files = self._opened(stack, done)
             synced = time.monotonic()
             try:
-                for batch in self._records(ids[done:]):
-                    for file, records in zip(files, batch, strict=False):
-                        file.write(records.data)
-                    done += len(batch[0])
+                for records, layers in self._records(ids[done:]):
+                    files["tokens.bin"].write(records.data)
+                    if plan.layers.itemsize:
+                        files["layers.bin"].write(layers.data)
+                    files["sums.bin"].write(sums_of(records, layers).data)
+                    done += len(records)
                     if time.monotonic() > synced + SYNC_SECONDS:
                         self._sync(files, done)
                         synced = time.monotonic()
@@ -124,15 +140,27 @@ class Builder:
         seconds = time.perf_counter() - started
         log.info("token cache made in %.1f s, %.1f images/s", seconds, (len(ids) - first) / seconds)
 
+    def _opened(self, stack: contextlib.ExitStack, done: int) -> dict[str, BinaryIO]:
+        """The cache's files, cut behind the records that are there."""
+        plan = self.plan
+        sizes = {"tokens.bin": done * plan.record.itemsize, "sums.bin": done * SUMS.itemsize}
+        if plan.layers.itemsize:
+            sizes["layers.bin"] = min(done, len(plan.plain)) * plan.layers.itemsize
+        files: dict[str, BinaryIO] = {}
+        for name, size in sizes.items():
+            file = files[name] = stack.enter_context((self.folder / name).open("ab"))
+            file.truncate(size)
+        return files
+
     def _order(self) -> tuple[list[str], int]:
         """The records in the file's order, and how many of them an earlier build has left."""
         with contextlib.suppress(OSError, ValueError):
             _, ids = read_header(self.folder)
             done = int(self.progress.read_text())
-            size = (self.folder / "tokens.bin").stat().st_size
-            done = min(done, size // self.plan.record.itemsize)
+            for name, each in (("tokens.bin", self.plan.record), ("sums.bin", SUMS)):
+                done = min(done, (self.folder / name).stat().st_size // each.itemsize)
             if self.plan.layers.itemsize:
-                kept = layers_size(self.folder) // self.plan.layers.itemsize
+                kept = size_of(self.folder / "layers.bin") // self.plan.layers.itemsize
                 done = done if kept >= min(done, len(self.plan.plain)) else kept
             return [*ids[:done], *self._ordered(ids[done:])], done
         return self._ordered(self.plan.draws), 0
@@ -142,9 +170,9 @@ class Builder:
         plain = self.plan.plain if self.plan.layers.itemsize else ()
         return sorted(ids, key=lambda id_: (id_ not in plain, id_ not in self.donors))
 
-    def _sync(self, files: list[BinaryIO], done: int) -> None:
+    def _sync(self, files: dict[str, BinaryIO], done: int) -> None:
         """Note how many records are surely on the disk."""
-        for file in files:
+        for file in files.values():
             file.flush()
             os.fsync(file.fileno())
         write_text(self.progress, str(done))
@@ -161,20 +189,46 @@ class Builder:
 
     def _copied(self, ids: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for some in chunks(ids, 64):
-            given = [self.donors[id_] for id_ in some]
-            kept = given[: self._plain(some)]
-            records = np.array([donor.records[row] for donor, row in given])
-            layers = [donor.layers[row].numpy() for donor, row in kept if donor.layers is not None]
-            yield records, np.array(layers, self.plan.layers.base)
+            try:
+                yield self._given(some)
+            except Damaged as damaged:
+                log.warning("%s; what was to be copied of it is computed", damaged)
+                yield from self._computed(some)
+
+    def _given(self, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The records and layers of some, as older caches have them."""
+        given = [(donor, np.array([row])) for donor, row in (self.donors[id_] for id_ in ids)]
+        kept = given[: self._plain(ids)]
+        records = np.concatenate([donor.records[row] for donor, row in given])
+        layers = [donor.layers[row][0] for donor, row in kept if donor.layers is not None]
+        return records, np.array(layers, self.plan.layers.base)
 
     def _plain(self, ids: Sequence[str]) -> int:
         """How many of some records have their layers kept."""
         return sum(id_ in self.plan.plain for id_ in ids) if self.plan.layers.itemsize else 0
 
-    def _computed(self, ids: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def compute_again(self, ids: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The records of `ids` as `build` made them, and more of the last in the last batch.
+
+        A run that is under way draws and trains afterwards as if this had not been.
+        """
+        if trunk_hash(self.net) != self.plan.recipe["trunk"]:
+            raise UserError(f"{self.plan.path} is damaged; run again: it is mended")
+        was_training = self.net.training
+        try:
+            with torch.random.fork_rng(devices=[]):
+                yield from self._computed(ids, whole=True)
+        finally:
+            self.net.train(was_training)
+
+    def _computed(
+        self, ids: Sequence[str], whole: bool = False
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         layers = self.plan.layers.itemsize > 0
         trunk = Trunk(self.net.eval(), self.device, self.train.bf16, layers)
         log.debug("trunk pass: %s, batches of %d", trunk.engine, trunk.batch_size)
+        if whole:  # smaller batches may go through other products, with other last bits
+            ids = [*ids, *[ids[-1]] * (-len(ids) % trunk.batch_size)]
         # On a CPU no process decodes meanwhile: the products then lose more than that gains
         # (11.8 images/s without, 11.5 with a thread, 11.3 with a process).
         loader = DataLoader(
@@ -190,7 +244,7 @@ class Builder:
             yield self._as_records(tokens), self._as_layers(tokens, kept)
 
     def _as_records(self, tokens: Tokens) -> np.ndarray:
-        records = np.empty(len(tokens.tokens), self.plan.record)
+        records = np.zeros(len(tokens.tokens), self.plan.record)
         records["tokens"] = self._small(tokens.tokens)
         if tokens.cls is not None:
             records["cls"] = tokens.cls.cpu().numpy()
@@ -211,6 +265,15 @@ class Builder:
                 f"{self.train.cache_dtype}; set train.cache_dtype=float32 (or train.cache=off)"
             )
         return small.cpu().numpy()
+
+
+def sums_of(records: np.ndarray, layers: np.ndarray) -> np.ndarray:
+    """The checksums of records, and of the layers that are kept of the first of them."""
+    sums = np.zeros(len(records), SUMS)
+    sums["tokens"] = checksums(records)
+    if layers.size:
+        sums["layers"][: len(layers)] = checksums(layers)
+    return sums
 
 
 def find_donors(plan: Plan) -> dict[str, tuple[TokenCache, int]]:

@@ -1,10 +1,8 @@
-"""A finished token cache, read as a memory map, and batches of it."""
+"""A finished token cache, and batches of it."""
 
 from __future__ import annotations
 
 import math
-import mmap
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from dataset import PARTS, Split
 from images import available_memory
 from model import Tail, Tokens, VisionTransformer
 from tokens.plan import Plan
+from tokens.records import Records, read_sums
 from transforms import EpochSampler, train_sampler
 
 LARGE_SHARE = 0.25  # of the free memory: a smaller cache just stays there
@@ -29,57 +28,40 @@ class TokenCache:
     def __init__(self, folder: Path, record: np.dtype, layers: np.dtype | None = None) -> None:
         ids = (folder / "records.txt").read_text(encoding="utf-8").splitlines()
         self.rows = {id_: row for row, id_ in enumerate(ids)}
-        with open(folder / "tokens.bin", "rb") as file:
-            self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self.records = np.frombuffer(self.map, record)
-        with warnings.catch_warnings():  # that it can't be written to, which nobody wants
-            warnings.simplefilter("ignore", UserWarning)
-            fields = [torch.from_numpy(self.records[name]) for name in record.names or ()]
-        self.tokens, self.cls = fields[0], fields[1] if len(fields) > 1 else None
-        self.layers: Tensor | None = None  # of the first records
+        self.sums = sums = read_sums(folder)
+        kept = None if sums is None else sums["tokens"]
+        self.records = Records(folder / "tokens.bin", record, kept)
+        self.layers: Records | None = None  # of the first records
         if layers is not None and layers.itemsize:
-            kept = self._layers = np.memmap(folder / "layers.bin", layers, "r")
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)
-                self.layers = torch.from_numpy(np.asarray(kept))
-        self.is_large = len(self.map) > LARGE_SHARE * available_memory()
+            kept = None if sums is None else sums["layers"]
+            self.layers = Records(folder / "layers.bin", layers, kept)
+        self.is_large = self.records.bytes > LARGE_SHARE * available_memory()
         if not self.is_large:
-            self._advise("MADV_WILLNEED")
+            self.records.expect()
+
+    def files(self) -> dict[str, Records]:
+        """Its files of records, by the names of their checksums."""
+        tokens = {"tokens": self.records}
+        return tokens if self.layers is None else {**tokens, "layers": self.layers}
 
     def read(self, rows: np.ndarray, pinned: bool = False) -> Tokens:
         """The records of some rows: unpacked to float32, or pinned in the cache's precision, which
         is how they travel to a GPU."""
-        dtype = self.tokens.dtype if pinned else torch.float32
-        tokens = torch.empty((len(rows), *self.tokens.shape[1:]), dtype=dtype, pin_memory=pinned)
-        for i in rows.argsort().tolist():  # a disk is read forwards
-            tokens[i].copy_(self.tokens[int(rows[i])])
-        # Pages that were read stay in the system's cache, but no longer count as this process's.
-        # It costs 1 ms a batch of 20 (B/16): only where it matters.
-        if self.is_large:
-            self._advise("MADV_DONTNEED")
-        chosen = torch.from_numpy(rows)
-        cls = None if self.cls is None else self.cls[chosen]
+        records = self.records[rows]
+        small = torch.from_numpy(records["tokens"])
+        dtype = small.dtype if pinned else torch.float32
+        tokens = torch.empty(small.shape, dtype=dtype, pin_memory=pinned).copy_(small)
+        cls = None
+        if "cls" in (records.dtype.names or ()):
+            cls = torch.from_numpy(np.ascontiguousarray(records["cls"]))
         if self.layers is None or rows.max(initial=0) >= len(self.layers):
             return Tokens(tokens, cls)
-        return Tokens(tokens, cls, self.layers[chosen].float())
-
-    def let_go_of_layers(self) -> None:
-        """Let the pages of `layers` that were read count as the system's cache, no longer as this
-        process's memory: for who reads very many once."""
-        mapped = getattr(getattr(self, "_layers", None), "_mmap", None)
-        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-            mapped.madvise(mmap.MADV_DONTNEED)
+        return Tokens(tokens, cls, torch.from_numpy(self.layers[rows]).float())
 
     def expect(self, rows: np.ndarray) -> None:
         """Let the system read these rows from the disk meanwhile."""
-        size = self.records.itemsize
-        for row in sorted(rows.tolist()) if self.is_large else ():
-            start = row * size // mmap.PAGESIZE * mmap.PAGESIZE
-            self._advise("MADV_WILLNEED", start, (row + 1) * size - start)
-
-    def _advise(self, advice: str, *where: int) -> None:
-        if hasattr(mmap, advice):  # Windows has none
-            self.map.madvise(getattr(mmap, advice), *where)
+        if self.is_large:
+            self.records.expect(sorted(rows.tolist()))
 
     def loaders(
         self, plan: Plan, split: Split, train: TrainConfig, device: torch.device
@@ -194,7 +176,7 @@ def layers_of(loader: TokenLoader) -> tuple[Tensor, Tensor]:
     the loader's order."""
     layers = loader.cache.layers
     assert layers is not None, "no block is frozen"
-    return layers[torch.from_numpy(loader.rows[:, 0])].float(), loader.dataset
+    return torch.as_tensor(layers[loader.rows[:, 0]]).float(), loader.dataset
 
 
 def chunks(items: Sequence[str], size: int) -> list[Sequence[str]]:

@@ -5,12 +5,13 @@
     <data>/cache/<key>/tokens.bin    the records, all of one size
     <data>/cache/<key>/layers.bin    what each frozen block made of the plain images; they are the
                                      first records
+    <data>/cache/<key>/sums.bin      the checksums of each record and its layers
     <data>/cache/<key>.partial/      the same, unfinished: a later run goes on with it
 
 The key is a hash of the trunk's weights and architecture, the precision, and the set of records. A
 record is one image, by its content, under one draw of one transform. So whatever changes makes a
 new key, and what did not change is copied from an older cache instead of being computed again.
-The tokens carry no checksum: what a failing disk does to them is not noticed.
+What a failing disk does to them is noticed when a record is first read, and mended (mending.py).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from config import TrainConfig
 from dataset import PARTS, Split
 from images import FileIndex, ImageDataset
 from model import CELLS, VisionTransformer
+from tokens.records import SUMS
 from transforms import eval_transform, train_transform
 from utils import check_disk, existing, free_bytes, log, same_disk, shell, write_text
 
@@ -80,7 +82,7 @@ class Plan:
             self.recipe["layers"] = rows
         self.key = key_of(self.recipe, self.draws)
         self.path = self.folder / self.key
-        self.bytes = len(self.draws) * self.record.itemsize
+        self.bytes = len(self.draws) * (self.record.itemsize + SUMS.itemsize)
         self.bytes += len(self.plain) * self.layers.itemsize
         self.about = {"images": str(split.root), "weights": train.checkpoint}
 
@@ -128,7 +130,8 @@ class Plan:
         """What is still to be written; 0 where the cache is there."""
         for folder in (self.path, self.path.with_suffix(".partial")):
             with contextlib.suppress(OSError):
-                there = (folder / "tokens.bin").stat().st_size + layers_size(folder)
+                there = (folder / "tokens.bin").stat().st_size
+                there += size_of(folder / "layers.bin") + size_of(folder / "sums.bin")
                 return self.bytes - min(self.bytes, there)
         return self.bytes
 
@@ -213,7 +216,7 @@ def trunk_hash(net: VisionTransformer) -> str:
 def write_header(folder: Path, plan: Plan, ids: list[str]) -> None:
     """header.json and records.txt, before the first record."""
     content = {"key": plan.key, "recipe": plan.recipe, "records": len(ids), "about": plan.about}
-    content["record_bytes"] = plan.record.itemsize
+    content["record_bytes"], content["sums_bytes"] = plan.record.itemsize, SUMS.itemsize
     if plan.layers.itemsize:
         content["plain"], content["layers_bytes"] = len(plan.plain), plan.layers.itemsize
     write_text(folder / "records.txt", "\n".join(ids) + "\n")
@@ -243,23 +246,23 @@ def damage(folder: Path) -> str | None:
     """Why a finished cache can't be read, None where nothing is wrong with it."""
     try:
         header, ids = read_header(folder)
-        size = (folder / "tokens.bin").stat().st_size
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         return str(error)
-    wanted = len(ids) * header["record_bytes"]
-    if size != wanted:
-        return f"tokens.bin has {size:,} bytes instead of {wanted:,}"
+    wanted = {"tokens.bin": len(ids) * header["record_bytes"]}
     if "plain" in header:
-        size, wanted = layers_size(folder), header["plain"] * header["layers_bytes"]
-        if size != wanted:
-            return f"layers.bin has {size:,} bytes instead of {wanted:,}"
+        wanted["layers.bin"] = header["plain"] * header["layers_bytes"]
+    if "sums_bytes" in header:
+        wanted["sums.bin"] = len(ids) * header["sums_bytes"]
+    for name, size in wanted.items():
+        if (there := size_of(folder / name)) != size:
+            return f"{name} has {there:,} bytes instead of {size:,}"
     return None
 
 
-def layers_size(folder: Path) -> int:
-    """The size of a cache's layers.bin; 0 where there is none."""
+def size_of(file: Path) -> int:
+    """A file's size; 0 where there is none."""
     with contextlib.suppress(OSError):
-        return (folder / "layers.bin").stat().st_size
+        return file.stat().st_size
     return 0
 
 

@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
 from classifier import class_names, find_checkpoint, load_classifier
 from config import ConfigError
+from decoding.formats import why
 from drawing import legible, style
 from engine.run import BEST
+from filenames import fitting, text_of
 from images import read_image
 from inspection.attention_maps import (
     Maps,
@@ -44,6 +46,7 @@ LONGER, HEAD, GAP, TITLE = 3.4, 1.6, 0.12, 0.5  # inches: a picture's longer sid
 TITLE_PAD = 6 / 72  # matplotlib's own, above axes
 DPI = 120
 MOST_HEADS = 16  # in a panel
+MOST_SAID = 12  # of pictures that can't be read
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -53,19 +56,21 @@ def main(argv: list[str] | None = None) -> int:
     target = None if args.class_name is None else class_index(args.class_name, class_names(net))
     out = args.out or output_folder(checkpoint)
     names = panel_names(find_images(args.images, args.most))
-    drawn = 0
+    drawn, skipped = 0, 0
     for source, name in progress_bar(
         names.items(), "attention", unit="image", disable=len(names) < 2 or None
     ):
         try:
             pixels = read_image(source, net.preprocessing.greys)
         except Exception as error:  # damaged files make Pillow raise nearly anything
-            unknown = isinstance(error, UnidentifiedImageError)
-            reason = "not an image" if unknown else str(error).partition("\n")[0]
-            tqdm.write(f"{source}: skipped, it can't be read ({reason})")
+            skipped += 1
+            if skipped <= MOST_SAID:
+                tqdm.write(f"{text_of(str(source))}: skipped, it can't be read ({why(error)})")
             continue
-        tqdm.write(f"{source}: {show(net, pixels, target, source.name, out / name)}")
+        tqdm.write(f"{text_of(str(source))}: {show(net, pixels, target, source.name, out / name)}")
         drawn += 1
+    if skipped > MOST_SAID:
+        print(f"and {skipped - MOST_SAID:,} more that can't be read")
     if not drawn:
         raise UserError(f"nothing drawn: none of {len(names)} images can be read; name others")
     where = out / next(iter(names.values())) if len(names) == 1 else out
@@ -121,12 +126,12 @@ def panel_names(images: list[tuple[Path, Path]]) -> dict[Path, Path]:
     names: dict[Path, Path] = {}
     taken: set[Path] = set()
     for source, place in images:
-        name = place.with_suffix(".png")
+        name = place.with_name(fitting(place.stem, ".png"))
         if name in taken:  # 1.jpg and 1.png
-            name = place.with_name(f"{place.name}.png")
+            name = place.with_name(fitting(place.name, ".png"))
         number = 2
         while name in taken:
-            name = place.with_name(f"{place.name}-{number}.png")
+            name = place.with_name(fitting(place.name, f"-{number}.png"))
             number += 1
         taken.add(name)
         names[source] = name

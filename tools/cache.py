@@ -1,11 +1,13 @@
 """Show and clean the token caches of finetune mode.
 
-    python -m tools.cache ls              what is there, how large, made of what, when last used
+    python -m tools.cache ls              what is there, how large, made of what, when last used;
+                                          --verify reads every record, too
     python -m tools.cache rm KEY ...      remove some; a key may be cut short
     python -m tools.cache prune           remove the damaged, the unfinished, and those that no run
                                           has used for 30 days (--days); --dry-run only names them
 
-A removed cache is made anew by the next run that wants it.
+A removed cache is made anew by the next run that wants it, and what is damaged of one that stays,
+too. Records are checked whenever a run first reads them, so none is trained on that was changed.
 """
 
 from __future__ import annotations
@@ -16,13 +18,15 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from tokens.plan import caches, damage, megabytes, read_header
-from utils import UserError, command_line
+from tokens.records import Records, read_sums
+from utils import UserError, command_line, some
 
 DAY = 24 * 3600
 
@@ -71,6 +75,26 @@ def entry(path: Path) -> Entry:
     return Entry(path, size, records, made_of, state or "ready", time.time() - used)
 
 
+def verified(entry: Entry) -> Entry:
+    """The same, with every record of one that is ready read and compared with its checksum."""
+    if entry.state != "ready":
+        return entry
+    header, ids = read_header(entry.path)
+    sums = read_sums(entry.path)
+    if sums is None:
+        return replace(entry, state="ready, without checksums: the next run adds them")
+    bad: set[int] = set()
+    for name in ("tokens", "layers") if "plain" in header else ("tokens",):
+        each = header["record_bytes" if name == "tokens" else "layers_bytes"]
+        records = Records(entry.path / f"{name}.bin", np.dtype((np.uint8, each)), sums[name])
+        bad |= set(records.damaged())
+    if not bad:
+        return replace(entry, state="ready, every record is what was written")
+    numbers = some(map(str, sorted(bad)))
+    state = f"damaged: {len(bad):,} of {len(ids):,} records are not what was written (number "
+    return replace(entry, state=f"{state}{numbers}); the next run makes these anew")
+
+
 def in_use(path: Path) -> bool:
     """Whether a run is making this cache now."""
     lock = path.with_suffix(".lock")
@@ -88,8 +112,9 @@ def main(argv: list[str] | None = None) -> int:
     folder = Path(args.data) / "cache"
     found = list(entries(folder)) if folder.is_dir() else []
     if args.action == "ls":
-        show(found, folder)
-    elif args.action == "rm":
+        show([verified(e) if args.verify else e for e in found], folder)
+        return 0
+    if args.action == "rm":
         remove(chosen(found, args.keys, folder), dry_run=False)
     else:
         stale = [e for e in found if e.state != "ready" or e.idle_seconds > args.days * DAY]
@@ -156,7 +181,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--data", default="data", help="the config's train.data (data)")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ls | rm | prune")
-    actions.add_parser("ls", help="list them", parents=[common])
+    ls = actions.add_parser("ls", help="list them", parents=[common])
+    ls.add_argument("--verify", action="store_true", help="read and check every record")
     rm = actions.add_parser("rm", help="remove some", parents=[common])
     rm.add_argument("keys", nargs="+", metavar="KEY")
     prune = actions.add_parser("prune", help="remove what is of no use", parents=[common])

@@ -25,7 +25,7 @@ def loaders() -> tuple[list[TokenLoader], torch.Tensor]:
     layers = torch.randn(N, ROWS, WIDTH, generator=generator)
     labels = torch.arange(N) % 3
     layers += 1.5 * torch.eye(3, WIDTH)[labels][:, None]
-    cache: Any = SimpleNamespace(layers=layers.half(), let_go_of_layers=lambda: None)
+    cache: Any = SimpleNamespace(layers=layers.half())
     rows = np.arange(N)[:, None]
     found = [TokenLoader(cache, rows[s], labels[s], 10) for s in (slice(0, 50), slice(50, N))]
     return found, labels

@@ -8,6 +8,7 @@ from PIL import Image, ImageFilter
 
 from audit.quality import faults, look, looks
 from images import Sample
+from utils import UserError, sha256_of
 
 
 def textured(width: int, height: int, seed: int = 0) -> np.ndarray:
@@ -53,11 +54,14 @@ def test_what_was_looked_at_is_not_read_again(tmp_path: Path) -> None:
     for i in range(3):
         path = tmp_path / f"{i}.png"
         Image.fromarray(textured(60, 60, i)).save(path)
-        samples.append(Sample(path, 0, "train", f"digest {i}"))
+        samples.append(Sample(path, 0, "train", sha256_of(path)))
     found = looks(samples, tmp_path / "quality.csv")
     for sample in samples:
         sample.path.unlink()
     assert looks(samples, tmp_path / "quality.csv") == found
+    (tmp_path / "quality.csv").unlink()
+    with pytest.raises(UserError, match="png was changed while it was in use; run again"):
+        looks(samples, tmp_path / "quality.csv")
 
 
 @pytest.mark.parametrize("text", ["", "sha256\n1\n", "\x00\x00", "sha256,width\nx,y\n"])
@@ -65,5 +69,5 @@ def test_a_damaged_table_is_made_anew(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(textured(60, 60)).save(path)
     (tmp_path / "quality.csv").write_text(text)
-    [found] = looks([Sample(path, 0, "train", "d")], tmp_path / "quality.csv")
+    [found] = looks([Sample(path, 0, "train", sha256_of(path))], tmp_path / "quality.csv")
     assert (found.width, found.height) == (60, 60)

@@ -64,13 +64,45 @@ def test_links_are_followed_but_not_round_in_a_circle(image_folder: Path, tmp_pa
     assert {"green/00.png", "red/linked.png"} <= found and len(found) == 37
     assert reasons(image_folder) == {
         "up": "a link back to a folder that it lies in",
-        "self": "a link that leads nowhere",
+        "self": "a link to no file",
     }
 
 
 def test_a_pipe_is_not_waited_for(image_folder: Path) -> None:
     os.mkfifo(image_folder / "red" / "pipe.png")
     assert reasons(image_folder) == {"pipe.png": "not a file"}
+
+
+def test_links_to_what_is_no_file(image_folder: Path) -> None:
+    """Without a picture's ending: with one they are told to be unreadable."""
+    (image_folder / "red" / "zero").symlink_to("/dev/zero")
+    assert reasons(image_folder) == {"zero": "a link to no file"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="opens folders by their places in others")
+def test_a_path_that_is_longer_than_the_system_takes(image_folder: Path) -> None:
+    before, place = names(image_folder), os.open(image_folder / "red", os.O_RDONLY)
+    for _ in range(20):
+        os.mkdir("d" * 240, dir_fd=place)
+        deeper = os.open("d" * 240, os.O_RDONLY, dir_fd=place)
+        os.close(place)
+        place = deeper
+    os.close(place)
+    assert names(image_folder) == before
+    assert reasons(image_folder) == {"d" * 240: "File name too long"}
+
+
+def test_a_folder_that_goes_while_it_is_read(image_folder: Path, monkeypatch: Any) -> None:
+    scandir = os.scandir
+
+    def gone(path: Any) -> Any:
+        if Path(path).name == "red":
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("layout.tree.os.scandir", gone)
+    assert len(names(image_folder)) == 24
+    assert reasons(image_folder) == {"red": "No such file or directory"}
 
 
 def test_what_is_no_folder_is_said(image_folder: Path, monkeypatch: Any) -> None:

@@ -100,7 +100,8 @@ def test_the_size_is_said_and_checked_before_a_byte_is_written(
 ) -> None:
     size = plan(finetune).bytes
     records = 36 * (17 * 48 * 4 + 48 * 4)
-    assert size == records + 36 * (3 * 2 + 9) * 48 * 4  # and what three frozen blocks made of them
+    layers = 36 * (3 * 2 + 9) * 48 * 4  # what three frozen blocks made of them
+    assert size == records + layers + 36 * 8  # and the checksums of both
     config, split, net = prepared(finetune, "train.cache=on")
     wanted = plan_cache(net, split, config.train)
     assert wanted is not None

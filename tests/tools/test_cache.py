@@ -84,3 +84,19 @@ def test_the_tool_prunes_what_is_of_no_use(
     for file in path.iterdir():
         os.utime(file, (1, 1))
     assert "removed" in tool("prune", "--days", "30") and not path.exists()
+
+
+def test_the_tool_reads_every_record(finetune: Path, tool: Callable[..., str]) -> None:
+    train(finetune)
+    path = plan(finetune).path
+    assert "ready, every record is what was written, used" in tool("ls", "--verify")
+    flip(path / "tokens.bin", 40_000)
+    flip(path / "layers.bin", (path / "layers.bin").stat().st_size - 1)
+    assert "float32  ready, used" in tool("ls")
+    found = tool("ls", "--verify")
+    assert "damaged: 2 of 36 records are not what was written (number 11, 35); the next" in found
+    assert tool("prune") == "nothing to remove\n", "a run mends it"
+    train(finetune, "train.run_name=b")
+    assert "ready, every record is what was written" in tool("ls", "--verify")
+    os.truncate(path / "sums.bin", 8)
+    assert "damaged: sums.bin has 8 bytes instead of 288" in tool("ls", "--verify")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from decoding.files import content_of
 from engine.run import config_of
 from filenames import nearest
 from metrics import said, wilson
@@ -90,9 +92,6 @@ def learned(paths: Iterable[str], checkpoint: Path, wanted: str) -> int:
     known = {row["sha256"] for row in read_csv(split) if row["part"] in parts}
     found = 0
     for path in paths:
-        try:
-            with open(path, "rb") as picture:
-                found += hashlib.sha256(picture.read()).hexdigest() in known
-        except OSError:  # it is said elsewhere
-            continue
+        with contextlib.suppress(Exception):  # one that can't be read is said elsewhere
+            found += hashlib.sha256(content_of(Path(path))).hexdigest() in known
     return found

@@ -1,0 +1,67 @@
+"""A picture's file: its bytes, and nothing that could be waited for in vain."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image
+
+from decoding.formats import LARGE, LARGE_ONES, MAX_PIXELS, formats_of, is_heic
+
+MOST_BYTES = 4 * MAX_PIXELS  # of one file
+KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+
+
+def content_of(path: Path) -> bytes:
+    """A regular file's bytes; ValueError for anything else, which could be waited for in vain, and
+    for one that is larger than any picture, or large and no picture by its first bytes."""
+    try:
+        _check_regular(path.stat())
+        # What has taken its place meanwhile is not waited for either.
+        opened = os.open(
+            path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        )
+    except FileNotFoundError:
+        raise ValueError("a link to nothing" if path.is_symlink() else "no such file") from None
+    with open(opened, "rb") as file:
+        status = os.fstat(opened)
+        _check_regular(status)
+        if status.st_size > MOST_BYTES:
+            raise ValueError(f"a file of {status.st_size:,} bytes, more than {MOST_BYTES:,}")
+        if status.st_size > LARGE:
+            _check_beginning(file, path.name)
+        return file.read(status.st_size)
+
+
+def _check_regular(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{KINDS.get(stat.S_IFMT(status.st_mode), 'no file')}, not a file")
+
+
+def _check_beginning(file: BinaryIO, name: str) -> None:
+    """Raise what `open_picture` raises of a file that is no picture by its first bytes."""
+    if not is_heic(file.read(512)):
+        file.seek(0)
+        Image.open(file, formats=formats_of(Path(name).suffix.lower()))
+    file.seek(0)
+
+
+@contextlib.contextmanager
+def few_large(path: Path) -> Iterator[None]:
+    """Wait while another thread has a large file in memory, if this is one."""
+    size = 0
+    with contextlib.suppress(OSError, ValueError):
+        size = path.stat().st_size
+    with LARGE_ONES if size > LARGE else contextlib.nullcontext():
+        yield
