@@ -20,8 +20,8 @@ import own_code
 REPO = Path(__file__).resolve().parents[1]
 FLOORS = (  # from the ground up
     "filenames",
-    "config_types",
-    "utils config own_code decoding",
+    "config_types text_files",
+    "utils config own_code decoding yaml_files",
     "config_rules overrides drawing filing certainty duplicates",
     "config_file model metrics transforms images",
     "layout",
