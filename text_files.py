@@ -19,7 +19,7 @@ class NoText(ValueError):
 
 
 @contextlib.contextmanager
-def opened(path: Path, most_bytes: int) -> Iterator[TextIO]:
+def opened(path: Path, most_bytes: int, errors: str = "strict") -> Iterator[TextIO]:
     """A file open to be read, line ends as they are. Raises NoText for what is no file of at most
     so many bytes, at the latest when a line is read that is none; OSError as `open` does."""
     with open(path, "rb", opener=_without_waiting) as raw:
@@ -31,7 +31,7 @@ def opened(path: Path, most_bytes: int) -> Iterator[TextIO]:
             raise NoText(f"it has {size}, and {most_bytes / 1e6:,.0f} MB are the most")
         encoding = "utf-16" if raw.peek(2)[:2] in MARKS else "utf-8-sig"
         try:
-            yield io.TextIOWrapper(raw, encoding, newline="")
+            yield io.TextIOWrapper(raw, encoding, errors, newline="")
         except UnicodeError:
             raise NoText(f"{_odd_byte(path, encoding)}; save it as text in UTF-8") from None
 

@@ -118,11 +118,11 @@ def replacing(path: Path, need_bytes: int = 0) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def some(names: Iterable[str], most: int = 12) -> str:
+def some(names: Iterable[str], most: int = 12, between: str = ", ") -> str:
     """Names in a sentence: the first of them, and how many more there are."""
     names = list(names)
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return (", ".join(names[:most]) or "none") + rest
+    rest = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return (between.join(names[:most]) or "none") + rest
 
 
 def shell(*words: str | Path) -> str:
@@ -187,12 +187,6 @@ def write_csv(
         writer = csv.DictWriter(file, list(rows[0] if columns is None else columns))
         writer.writeheader()
         writer.writerows(rows)
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a table as text, by their columns' names."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def sha256_of(path: Path, block_read: Callable[[int], object] = lambda size: None) -> str:

@@ -22,7 +22,7 @@ FLOORS = (  # from the ground up
     "filenames",
     "config_types text_files",
     "utils config own_code decoding yaml_files",
-    "config_rules overrides drawing filing certainty duplicates",
+    "config_rules overrides csv_files drawing filing certainty duplicates",
     "config_file model metrics transforms images",
     "layout",
     "dataset pretrained",
