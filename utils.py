@@ -30,6 +30,7 @@ import torch
 from tqdm import tqdm
 
 from filenames import shown
+from streams import any_streams, silence
 
 log = logging.getLogger("vit")
 
@@ -42,6 +43,7 @@ class UserError(Exception):
         return super().__str__().rpartition("UserError: ")[2].strip()
 
 
+@any_streams
 def command_line(main: Callable[[], int | None], *more: type[Exception]) -> int:
     """Run a program's main and turn what a user can cause into one sentence and an exit status.
 
@@ -272,6 +274,7 @@ def git_commit() -> str | None:
             ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=10,
         )
     except (OSError, subprocess.TimeoutExpired):
@@ -298,8 +301,12 @@ class _BarFriendlyHandler(logging.Handler):
     """Prints above the progress bars instead of through them."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
+        try:
+            tqdm.write(self.format(record), file=sys.stdout)
+            sys.stdout.flush()
+        except OSError as error:  # a run goes on when its reader, or its terminal, has gone
+            silence(sys.stdout)
+            log.warning("standard output takes no more (%s); the log goes on", error.strerror)
 
 
 def setup_log() -> None:
