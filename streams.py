@@ -3,6 +3,7 @@ a terminal that knows few letters."""
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import functools
@@ -11,6 +12,8 @@ import os
 import sys
 from collections.abc import Callable
 from typing import Any, TextIO
+
+from filenames import shown
 
 
 def any_streams(program: Callable[..., int]) -> Callable[..., int]:
@@ -23,9 +26,10 @@ def any_streams(program: Callable[..., int]) -> Callable[..., int]:
         try:
             status = program(*args)
         except OSError as error:
-            if (fault := _fault_of(sys.stdout)) is None:
+            fault = _fault_of(sys.stdout)
+            if fault is None and _fault_of(sys.stderr) is None and error.errno != errno.EPIPE:
                 raise  # of another file
-            status = _said(fault, error)
+            status = _said(fault or error, error)
         if (fault := _fault_of(sys.stdout)) is not None:
             status = _said(fault, fault) or status
         if _fault_of(sys.stderr) is not None:
@@ -57,7 +61,19 @@ def _open_closed_ones() -> None:
             setattr(sys, name, nowhere)
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):  # a terminal may not know a name's letters
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors=KNOWN_LETTERS)
+
+
+def _in_known_letters(error: UnicodeError) -> tuple[str | bytes, int]:
+    """What a stream's encoding lacks as escapes, and a name that the locale could not read, too."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    odd = shown(error.object[error.start : error.end])
+    return odd.encode(error.encoding, "backslashreplace"), error.end
+
+
+KNOWN_LETTERS = "vit.known_letters"
+codecs.register_error(KNOWN_LETTERS, _in_known_letters)
 
 
 def _fault_of(stream: TextIO) -> OSError | None:
@@ -73,9 +89,11 @@ def _fault_of(stream: TextIO) -> OSError | None:
 
 def _said(fault: OSError, error: OSError) -> int:
     """The status of a program whose output failed, and a sentence on standard error."""
-    silence(sys.stdout)
-    if fault.errno == errno.EPIPE or error.errno == errno.EPIPE:
+    if errno.EPIPE in (fault.errno, error.errno):
+        silence(sys.stdout)
         return 0
-    with contextlib.suppress(OSError):
-        print(f"error: standard output can't be written: {fault.strerror}", file=sys.stderr)
+    if _fault_of(sys.stdout) is not None:
+        silence(sys.stdout)
+        with contextlib.suppress(OSError):
+            print(f"error: standard output can't be written: {fault.strerror}", file=sys.stderr)
     return 2

@@ -7,7 +7,6 @@ import csv
 import ctypes
 import errno
 import hashlib
-import io
 import json
 import logging
 import os
@@ -50,9 +49,6 @@ def command_line(main: Callable[[], int | None], *more: type[Exception]) -> int:
     2 for UserError, `more` of its kind and a full disk; 130 for Ctrl-C.
     """
     user_errors: tuple[type[Exception], ...] = (UserError, *more)
-    for stream in (sys.stdout, sys.stderr):  # a terminal may not know a name's letters
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
     try:
         return main() or 0
     except user_errors as error:
