@@ -34,7 +34,7 @@ def arguments(parser: argparse.ArgumentParser, argv: list[str] | None) -> argpar
             f"{option}: no such option; a setting is written section.key=value: {wanted}={value}"
         )
     if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        parser.error(f"unrecognized arguments: {short(' '.join(unknown))}")
     return args
 
 

@@ -181,6 +181,13 @@ def test_a_word_of_any_kind_is_one_sentence(tmp_path: Path, word: str, fault: st
     assert fault in message and message.count("\n") == 1 and len(message) < 400
 
 
+@pytest.mark.parametrize("word", ["x=1", "train.key{}=1"])
+def test_thousands_of_words_are_counted(tmp_path: Path, word: str) -> None:
+    (tmp_path / "a.yaml").write_text("")
+    message = said(tmp_path / "a.yaml", [word.format(i) for i in range(3000)])
+    assert "3000 problems" in message and message.endswith("and 2970 more")
+
+
 def test_one_value_of_a_text() -> None:
     text = "train: {log_path: logs, lr: [1], seed: &a 3, views: *a}\nvit: 3"
     assert yaml_files.value_at(text, "train", "log_path") == "logs"

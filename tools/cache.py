@@ -22,7 +22,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from tokens.plan import caches, damage, megabytes, read_header
-from utils import UserError, command_line
+from utils import UserError, command_line, some
 
 DAY = 24 * 3600
 
@@ -118,12 +118,12 @@ def chosen(found: list[Entry], keys: list[str], folder: Path) -> list[Entry]:
     for key in keys:
         matching = [e for e in found if e.key.startswith(key)]
         if len({e.key for e in matching}) != 1:
-            there = ", ".join(sorted({e.key for e in found})) or "none"
+            there = some(sorted({e.key for e in found}))
             what = "no cache" if not matching else "more than one cache"
             raise UserError(f"{what} in {folder} has a key that begins with {key}; it has {there}")
         picked += matching
     if busy := [e.key for e in picked if in_use(e.path)]:
-        raise UserError(f"{', '.join(busy)} is being made by a run; stop that first")
+        raise UserError(f"{some(busy)} is being made by a run; stop that first")
     return picked
 
 
