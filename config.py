@@ -19,6 +19,7 @@ from config_types import (
     NotNegative,
     Number,
     PathText,
+    Size,
     Whole,
     on_off,
 )
@@ -73,19 +74,19 @@ class ViTConfig(Section):
     """The architecture; keys that a file leaves out are taken from the weights that it names."""
 
     preset: Literal["Ti", "S", "B", "L", "H"] | None = None
-    patch_dim: Count = 16
+    patch_dim: Size = 16
     input_channels: Literal[1, 3] = 3
-    num_classes: Annotated[Whole, Field(ge=0)] | Auto = "auto"
-    hidden_dim: Count = 768
-    num_heads: Count = 12
-    num_layers: Count = 12
+    num_classes: Annotated[Whole, Field(ge=0, le=10_000_000)] | Auto = "auto"
+    hidden_dim: Size = 768
+    num_heads: Size = 12
+    num_layers: Size = 12
     dropout: Fraction = 0.0
     attention_dropout: Fraction = 0.0
     eps: Annotated[Number, Field(gt=0, lt=0.1)] | Auto = "auto"
-    ff_dim: Count = 3072
-    dim: Count = 224
+    ff_dim: Size = 3072
+    dim: Size = 224
     gelu: Literal["tanh", "exact", "auto"] = "auto"
-    representation_size: Count | None = None
+    representation_size: Size | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import os
 import reprlib
-from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -22,12 +23,23 @@ from config import OF_THE_WEIGHTS, SECTIONS, Config, ConfigError
 from config_rules import advice, combinations
 from filenames import is_table
 from overrides import apply, is_switch, takes, typed
+from text_files import NoText
+from yaml_files import NotYaml, names_of, pairs, plain, read_node, short
 
 # The two flags of this project's first version, still understood.
 LEGACY_FLAGS = ("finetuning", "freeze_model")
 MOST_FAULTS = 30  # that are listed
 SHORT = reprlib.Repr()  # an alias may stand for billions of elements
 SHORT.maxlevel, SHORT.maxlist, SHORT.maxdict, SHORT.maxstring, SHORT.maxother = 2, 4, 4, 60, 60
+
+
+@dataclass
+class Written:
+    """What a file says: its sections, the line of each key, and what is wrong with its keys."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    lines: dict[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> tuple[Config, list[str]]:
@@ -37,20 +49,21 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> tuple[C
     ConfigError with every fault of the file and of the overrides together.
     """
     given, path = Path(path), _settings_file(Path(path))
-    raw = _read_yaml(path)
+    written = _read(path)
+    raw, problems = written.values, written.problems
     raw = {key: value for key, value in raw.items() if value is not None or key not in SECTIONS}
-    problems: list[str] = []
     apply(raw, overrides or [], problems)
     notes = _translate_legacy(raw, problems)
     config, faults = _validate(raw)
-    problems += faults
+    named = {override.partition("=")[0] for override in overrides or []}
+    lines = {key: line for key, line in written.lines.items() if key not in named}
+    problems += [_with_line(fault, lines) for fault in faults]
     if problems:
         raise _listed(str(path), problems)
     assert config is not None
     stray = given == Path("config.yaml") and Path.cwd() != ROOT
     if path != given or stray:  # another project's file has that name, too
         notes.insert(0, f"settings: {path.absolute()}")
-    named = {override.partition("=")[0] for override in overrides or []}
     return _located(config, path.parent, named), [*notes, *advice(config.train)]
 
 
@@ -62,7 +75,7 @@ WRITTEN = ("data", "save_path", "log_path")
 
 def _settings_file(path: Path) -> Path:
     """The file itself, or the one of that name beside the programs."""
-    if path.exists() or not (ROOT / path).is_file():
+    if os.path.exists(path) or not os.path.isfile(ROOT / path):
         return path
     return ROOT / path
 
@@ -80,11 +93,17 @@ def _located(config: Config, beside: Path, named: set[str]) -> Config:
                 continue
             if key == "groups" and not is_table(value):  # a pattern
                 continue
-            there = [place / value for place in places if (place / value).exists()]
+            there = [place / value for place in places if os.path.exists(place / value)]
             found |= {key: str(there[0])} if there else {}
     if not found:
         return config
     return config.model_copy(update={"train": config.train.model_copy(update=found)})
+
+
+def _with_line(fault: str, lines: dict[str, int]) -> str:
+    """A fault with the line of its key, where a file has it."""
+    line = lines.get(fault.partition(": ")[0])
+    return f"{fault} (line {line})" if line else fault
 
 
 def check_config(config: Config) -> tuple[Config, list[str]]:
@@ -122,70 +141,57 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(values, sort_keys=False, width=100)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Written:
+    """What a file says; ConfigError where it is no YAML at all."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        loader = yaml.SafeLoader(text)
-        root = loader.get_single_node()
-        if root is None:
-            return {}
+        root = read_node(path)
+        if root is None or root.tag.endswith(":null"):
+            return Written()
         if isinstance(root, yaml.MappingNode):
-            return _sections(loader, root)
-        raw = loader.construct_document(root)
+            return _sections(root)
+        found = SHORT.repr(plain(root))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; name your settings with --config FILE") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: can't be read: {error}") from None
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where else ""
-        what = getattr(error, "problem", None) or "not valid YAML"
-        raise ConfigError(f"{path}{line}: not valid YAML: {what}") from None
-    # `!!int x`; a thousand brackets; `!!timestamp x`
-    except (ValueError, RecursionError, AttributeError, TypeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {str(error):.80}") from None
-    raise ConfigError(f"{path}: expected sections ({', '.join(SECTIONS)}), found {SHORT.repr(raw)}")
+    except (OSError, NoText) as error:
+        why = "it is a folder" if isinstance(error, IsADirectoryError) else error
+        why = getattr(error, "strerror", None) or why
+        raise ConfigError(f"{path}: can't be read: {why}") from None
+    except NotYaml as error:
+        line = f", line {error.line}" if error.line else ""
+        raise ConfigError(f"{path}{line}: not valid YAML: {error}") from None
+    raise ConfigError(f"{path}: expected sections ({', '.join(SECTIONS)}), found {found}")
 
 
-def _sections(loader: yaml.SafeLoader, root: yaml.MappingNode) -> dict[str, Any]:
+def _sections(root: yaml.MappingNode) -> Written:
     """The sections with their values; keys, and what stands under a key that takes text, as they
     are written: YAML reads `on` as true, and 2024 as a number."""
-    raw: dict[str, Any] = {}
-    for name, node in _pairs(loader, root, ""):
-        if name not in SECTIONS or not isinstance(node, yaml.MappingNode):
-            raw[name] = loader.construct_object(node, deep=True)
+    found = Written()
+    for section, (line, node) in pairs(root, found.problems).items():
+        found.lines[section] = line
+        if section not in SECTIONS or not isinstance(node, yaml.MappingNode):
+            found.values[section] = _value(section, "", node)
             continue
-        raw[name] = {}
-        for key, value in _pairs(loader, node, f"{name}."):
-            found = loader.construct_object(value, deep=True)
-            if isinstance(value, yaml.SequenceNode) and {list, str} <= takes(name, key):
-                found = [getattr(item, "value", item) for item in value.value]  # names
-            bare = isinstance(value, yaml.ScalarNode) and value.style is None
-            if bare and found is not None and str in takes(name, key):
-                switch = isinstance(found, bool) and is_switch(name, key, found)
-                found = found if switch else typed(name, key, value.value)
-            raw[name][key] = found
-    return raw
+        keys = found.values[section] = {}
+        for key, (line, value) in pairs(node, found.problems, f"{section}.").items():
+            found.lines[f"{section}.{key}"] = line
+            keys[key] = _value(section, key, value)
+    return found
 
 
-def _pairs(
-    loader: yaml.SafeLoader, node: yaml.MappingNode, section: str
-) -> Iterator[tuple[str, yaml.Node]]:
-    own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-    loader.flatten_mapping(node)
-    lines: dict[str, int] = {}
-    for key, value in node.value:
-        if not isinstance(key, yaml.ScalarNode):
-            raise yaml.MarkedYAMLError(problem="a key is a word", problem_mark=key.start_mark)
-        name, line = str(key.value), key.start_mark.line + 1
-        if key in own and name in lines:
-            raise yaml.MarkedYAMLError(
-                problem=f"{section}{name} stands on line {lines[name]} as well",
-                problem_mark=key.start_mark,
-            )
-        if key in own:
-            lines[name] = line
-        yield name, value
+def _value(section: str, key: str, node: yaml.Node) -> Any:
+    """What a key is given; what can't be read is its own complaint, which no key takes."""
+    kinds = takes(section, key)
+    try:
+        if isinstance(node, yaml.SequenceNode) and {list, str} <= kinds:
+            return names_of(node)
+        found = plain(node)
+        bare = isinstance(node, yaml.ScalarNode) and node.style is None
+        if not bare or found is None or str not in kinds:
+            return found
+        switch = isinstance(found, bool) and is_switch(section, key, found)
+        return found if switch else typed(section, key, node.value)
+    except NotYaml as error:
+        return error
 
 
 def _translate_legacy(raw: dict[str, Any], problems: list[str]) -> list[str]:
@@ -228,7 +234,7 @@ def _validate(raw: dict[str, Any]) -> tuple[Config | None, list[str]]:
     repaired = {
         section: {k: v for k, v in values.items() if (section, k) not in faults}
         for section, values in raw.items()
-        if section in SECTIONS and isinstance(values, dict)
+        if section in SECTIONS and isinstance(values, dict) and (section,) not in faults
     }
     problems = list(faults.values())
     for keys, message in combinations(Config.model_validate(repaired)):
@@ -249,14 +255,14 @@ def _describe(error: ValidationError, raw: dict[str, Any]) -> dict[tuple[str, ..
         if item["type"] == "extra_forbidden":
             known = list(section.model_fields) if section and len(key) > 1 else list(SECTIONS)
             hint = _suggest(key[-1], known) if len(messages) < MOST_FAULTS else ""
-            messages[key] = f"{dotted}: no such key{hint}"
+            messages[key] = f"{short(dotted)}: no such key{hint}"
         elif section is None or len(key) == 1:
             keys = (
                 f"a section with keys such as {next(iter(section.model_fields))}" if section else ""
             )
-            messages[key] = (
-                f"{dotted}: {SHORT.repr(raw.get(key[0])):.40} is not {keys or 'understood'}"
-            )
+            value = raw.get(key[0])
+            is_not = f"{_given(value)} is not {keys or 'understood'}"
+            messages[key] = f"{dotted}: {value if isinstance(value, NotYaml) else is_not}"
         else:
             value = raw[key[0]][key[1]]
             messages[key] = f"{dotted}: {_complaint(value, item, section.model_fields[key[1]])}"
@@ -266,13 +272,28 @@ def _describe(error: ValidationError, raw: dict[str, Any]) -> dict[tuple[str, ..
 def _complaint(value: Any, item: Any, field: FieldInfo) -> str:
     context = item.get("ctx", {})
     bounds = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}
+    if isinstance(value, NotYaml):
+        return str(value)
     for name, words in bounds.items():
-        if name in context and not isinstance(value, (str, list, dict)):
-            return f"{value} should be {words} {context[name]}"
+        if name in context and _is_number(value):
+            given = short(value) if isinstance(value, str) else _given(value)
+            return f"{given} should be {words} {context[name]:,}"
     wanted = _wanted(field.annotation)
     if item["loc"][0] == "vit" and item["loc"][1] in OF_THE_WEIGHTS:
         wanted += " or auto"
-    return f"{SHORT.repr(value):.60} is not {wanted}"
+    return f"{_given(value)} is not {wanted}"
+
+
+def _given(value: Any) -> str:
+    return f"{SHORT.repr(value):.60}"
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number, or the text of one: YAML reads 1e-3 as text."""
+    try:
+        return isinstance(value, (int, float, str)) and not math.isnan(float(value))
+    except (ValueError, OverflowError):
+        return isinstance(value, int)
 
 
 def _wanted(annotation: Any) -> str:

@@ -120,7 +120,7 @@ def _transform(train: TrainConfig) -> list[Fault]:
         (
             bool(own) and not re.fullmatch(r"[\w.]+:[\w.]+", own),
             "train.transform",
-            f"'{own}' is not package.module:function",
+            f"'{own!s:.60}' is not package.module:function",
         ),
         (
             bool(own) and train.views == 1,
@@ -207,13 +207,14 @@ def _folders(train: TrainConfig) -> list[Fault]:
         (
             train.groups is not None and _is_no_pattern(train.groups),
             "train.groups",
-            f"'{train.groups}' is neither a .csv with the columns path and group, nor a pattern "
-            "with one pair of parentheses, around what names the group: '(patient\\d+)'",
+            f"'{train.groups!s:.60}' is neither a .csv with the columns path and group, nor a "
+            "pattern with one pair of parentheses, around what names the group: '(patient\\d+)'",
         ),
         (
-            name is not None and (name in ("", ".", "..") or "/" in name or "\\" in name),
+            name is not None
+            and (name in ("", ".", "..") or "/" in name or "\\" in name or len(name) > 200),
             "train.run_name",
-            f"'{name}' is not a plain folder name",
+            f"'{name!s:.60}' is not a plain folder name",
         ),
     ]
 
@@ -224,7 +225,7 @@ def _is_no_pattern(groups: str) -> bool:
         return False
     try:
         return re.compile(groups).groups != 1
-    except re.error:
+    except (re.error, RecursionError, OverflowError):
         return True
 
 

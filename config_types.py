@@ -31,7 +31,7 @@ def _path(value: Any) -> str:
     """A path as the system takes it: ~ and $VAR are what a shell makes of them, unless there is a
     file of that very name. One made by pathlib is a path, too."""
     value = os.fspath(value) if isinstance(value, os.PathLike) else value
-    if not isinstance(value, str):
+    if not isinstance(value, str) or "\0" in value:
         raise ValueError("not a path")
     path = value if os.name == "nt" else name_of(shown(value))
     if "://" in path or os.path.exists(path):
@@ -44,9 +44,11 @@ def _name(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-Whole = Annotated[int, BeforeValidator(_no_bool)]
+# More than any is, and few enough for PyTorch's 64 bits.
+Whole = Annotated[int, BeforeValidator(_no_bool), Field(le=10**18)]
 Number = Annotated[float, BeforeValidator(_no_bool)]
 Count = Annotated[Whole, Field(ge=1)]
+Size = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=1_000_000)]  # of a network
 Fraction = Annotated[Number, Field(ge=0, lt=1)]
 NotNegative = Annotated[Number, Field(ge=0)]
 Mean = Annotated[Number, Field(ge=-10, le=10)]  # of values in [0, 1]: 123 is of those to 255

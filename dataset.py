@@ -113,7 +113,7 @@ def _classes(root: Path, layout: Layout, wanted: set[str] | None) -> tuple[str, 
     if bare:
         raise UserError(
             f"{root}: no images in the class folder{'s' if len(bare) > 1 else ''} "
-            f"{', '.join(bare)}; add some or remove it"
+            f"{some(bare)}; add some or remove it"
         )
     if len(names) < 2:
         raise UserError(
@@ -157,7 +157,7 @@ def _samples(
     left = {sample.label for sample in samples}
     gone = [name for i, name in enumerate(classes) if i not in left]
     if gone:
-        raise UserError(f"no readable images in the class folder {', '.join(gone)}")
+        raise UserError(f"no readable images in the class folder {some(gone)}")
     return samples
 
 
@@ -211,7 +211,7 @@ def _missing_classes(split: Split) -> list[str]:
         if counts[name]["train"]:
             continue
         if not there:
-            others = ", ".join(trained)
+            others = some(trained)
             raise UserError(
                 f"{split.root}: the split uses no image of '{name}'; train.classes=[{others}] "
                 "leaves it out"
@@ -224,7 +224,7 @@ def _missing_classes(split: Split) -> list[str]:
             "train.classes"
         )
     return [
-        f"no {part} images of {', '.join(lacking)}"
+        f"no {part} images of {some(lacking)}"
         for part in ("val", "test")
         if 0 < len(lacking := [n for n in trained if not counts[n][part]]) < len(trained)
     ]

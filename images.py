@@ -220,7 +220,7 @@ def _sum(name: str, entry: list[Any]) -> int:
 def available_memory() -> int:
     """Bytes of memory that a program can take now; a guess of 4 GB where the system won't say."""
     try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
+        for line in Path("/proc/meminfo").read_text("ascii").splitlines():
             if line.startswith("MemAvailable"):
                 return min(int(line.split()[1]) * 1024, container_memory())
     except OSError:

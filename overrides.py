@@ -8,11 +8,10 @@ import sys
 import types
 from typing import Annotated, Any, Union, get_args, get_origin
 
-import yaml
-
 from config import SECTIONS, ConfigError
 from config_types import false_is_none
 from filenames import shown
+from yaml_files import NotYaml, names_of, node_of, short, value_of
 
 KEYS = [f"{section}.{key}" for section, part in SECTIONS.items() for key in part.model_fields]
 
@@ -35,7 +34,7 @@ def arguments(parser: argparse.ArgumentParser, argv: list[str] | None) -> argpar
             f"{option}: no such option; a setting is written section.key=value: {wanted}={value}"
         )
     if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        parser.error(f"unrecognized arguments: {short(' '.join(unknown))}")
     return args
 
 
@@ -45,13 +44,13 @@ def apply(raw: dict[str, Any], overrides: list[str], problems: list[str]) -> Non
     while words:
         word = words.pop(0)
         key, equals, text = shown(word).partition("=")
-        section, dot, name = key.partition(".")
+        section, _, name = key.partition(".")
         alone = words[0] if words and "=" not in words[0].lstrip("=") else None
-        if equals and dot and (text or alone is None):
+        if equals and section and name and (text or alone is None):
             try:
                 value = typed(section, name, text)
-            except yaml.YAMLError:
-                problems.append(f"{key}: '{text}' is not valid YAML")
+            except NotYaml as error:
+                problems.append(f"{short(key)}: '{short(text)}' is not valid YAML: {error}")
                 continue
             if raw.get(section) is None:
                 raw[section] = {}
@@ -60,7 +59,7 @@ def apply(raw: dict[str, Any], overrides: list[str], problems: list[str]) -> Non
             continue
         wanted = meant(key)
         if wanted is None:
-            problems.append(f"'{word}': an override is written section.key=value")
+            problems.append(f"'{short(word)}': an override is written section.key=value")
             continue
         how = "section.key=value"
         if not text and alone is not None:  # train.lr 1e-3, train.lr = 1e-3
@@ -68,17 +67,17 @@ def apply(raw: dict[str, Any], overrides: list[str], problems: list[str]) -> Non
             word, text = f"{word} {words[0]}", words.pop(0).lstrip("=")
             if not text and words:
                 word, text = f"{word} {words[0]}", words.pop(0)
-        meaning = f"; did you mean {wanted}={text}?"
-        problems.append(f"'{word}': an override is written {how}{meaning}")
+        meaning = f"; did you mean {wanted}={short(text)}?"
+        problems.append(f"'{short(word)}': an override is written {how}{meaning}")
 
 
 def typed(section: str, key: str, text: str) -> Any:
     """What a text stands for: itself where the key takes text, else what YAML makes of it."""
     kinds = takes(section, key)
     if str not in kinds:
-        return yaml.safe_load(text)
-    if list in kinds:  # a name in it is one, whatever YAML would make of it
-        listed = yaml.load(text, yaml.BaseLoader)
+        return value_of(text)
+    if list in kinds:
+        listed = names_of(node_of(text))
         return None if listed == "null" else listed
     if text == "null" and type(None) in kinds:
         return None

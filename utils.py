@@ -7,7 +7,6 @@ import csv
 import ctypes
 import errno
 import hashlib
-import io
 import json
 import logging
 import os
@@ -30,6 +29,7 @@ import torch
 from tqdm import tqdm
 
 from filenames import fitting, shown
+from streams import any_streams, silence
 
 log = logging.getLogger("vit")
 
@@ -42,15 +42,13 @@ class UserError(Exception):
         return super().__str__().rpartition("UserError: ")[2].strip()
 
 
+@any_streams
 def command_line(main: Callable[[], int | None], *more: type[Exception]) -> int:
     """Run a program's main and turn what a user can cause into one sentence and an exit status.
 
     2 for UserError, `more` of its kind and a full disk; 130 for Ctrl-C.
     """
     user_errors: tuple[type[Exception], ...] = (UserError, *more)
-    for stream in (sys.stdout, sys.stderr):  # a terminal may not know a name's letters
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
     try:
         return main() or 0
     except user_errors as error:
@@ -121,11 +119,11 @@ def replacing(path: Path, need_bytes: int = 0) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def some(names: Iterable[str], most: int = 12) -> str:
+def some(names: Iterable[str], most: int = 12, between: str = ", ") -> str:
     """Names in a sentence: the first of them, and how many more there are."""
     names = list(names)
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return (", ".join(names[:most]) or "none") + rest
+    rest = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return (between.join(names[:most]) or "none") + rest
 
 
 def shell(*words: str | Path) -> str:
@@ -190,12 +188,6 @@ def write_csv(
         writer = csv.DictWriter(file, list(rows[0] if columns is None else columns))
         writer.writeheader()
         writer.writerows(rows)
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a table as text, by their columns' names."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def sha256_of(path: Path, block_read: Callable[[int], object] = lambda size: None) -> str:
@@ -281,6 +273,7 @@ def git_commit() -> str | None:
             ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=10,
         )
     except (OSError, subprocess.TimeoutExpired):
@@ -307,8 +300,12 @@ class _BarFriendlyHandler(logging.Handler):
     """Prints above the progress bars instead of through them."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
+        try:
+            tqdm.write(self.format(record), file=sys.stdout)
+            sys.stdout.flush()
+        except OSError as error:  # a run goes on when its reader, or its terminal, has gone
+            silence(sys.stdout)
+            log.warning("standard output takes no more (%s); the log goes on", error.strerror)
 
 
 def setup_log() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from audit.features import Seen
 from audit.findings import Suspect
 from duplicates import Known, joined
+from utils import some
 
 COMPARED = (
     32  # pictures of a group that each of it is compared with: frames of a video are hundreds
@@ -40,7 +41,7 @@ def suspects(
             if len(parts) > 1:
                 says += f"; they lie in {' and '.join(parts)}"
             if len(classes) > 1:
-                says += f"; they are called {' and '.join(classes)}"
+                says += f"; they are called {some(classes, between=' and ')}"
             kind = "leak" if len(parts) > 1 else "duplicate"
             found.append(seen.suspect(i, kind, alike, says, None, number))
     return found, said(found)

@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 
 from audit.odd import far_out
+from csv_files import read_csv
 from images import Sample, read_unchanged
-from utils import progress_bar, read_csv, write_csv
+from utils import UserError, progress_bar, write_csv
 
 SIDE = 256  # pixels of the shorter side that are looked at, about what a network is shown
 BLANK = 4.0  # grey levels, the standard deviation: hardly anything is to be seen
@@ -69,7 +70,7 @@ def looks(samples: Sequence[Sample], remembered: Path) -> list[Look]:
 
 def _known(path: Path) -> dict[str, Look]:
     try:
-        rows = read_csv(path)
+        rows = read_csv(path, COLUMNS)
         return {
             r["sha256"]: Look(
                 int(r["width"]),
@@ -78,7 +79,7 @@ def _known(path: Path) -> dict[str, Look]:
             )
             for r in rows
         }
-    except (OSError, KeyError, TypeError, ValueError):
+    except (UserError, ValueError):
         return {}
 
 

@@ -325,7 +325,7 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
     """The rows measured so far, by name."""
     if not path.exists():
         return {}
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         return {row["row"]: row for row in csv.DictReader(file)}
 
 

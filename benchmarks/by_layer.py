@@ -44,7 +44,7 @@ def read(name: str) -> list[dict[str, Any]]:
     if not path.exists():
         print(f"{path}: not there; run benchmarks.results --fast --column layers first")
         return []
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         return [{"row": name, **row} for row in csv.DictReader(file)]
 
 

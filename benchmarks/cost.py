@@ -64,7 +64,7 @@ def subset(source: Path, target: Path, size: int) -> Path:
 def save(rows: list[tuple]) -> None:
     slug = re.sub(r"[^a-z0-9]+", "-", machine().lower()).strip("-")
     path = RESULTS / f"cost-float32-torch{torch.__version__.split('+')[0]}-{slug}.csv"
-    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["images", "epochs", "ours_s", "of_it_trunk_s", "timm_s_extrapolated"])
         writer.writerows([(a, b, *(f"{x:.1f}" for x in more)) for a, b, *more in rows])

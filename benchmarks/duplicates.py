@@ -28,12 +28,13 @@ from PIL import Image, ImageOps
 from benchmarks.folders import link
 from benchmarks.machine import RESULTS
 from config import TrainConfig
+from csv_files import read_csv
 from dataset import load_split
 from decoding.formats import EXTENSIONS
 from duplicates import SIDE, descriptor, near_pairs
 from images import FileIndex, read_image
 from tools.repeat import finished
-from utils import UserError, command_line, progress_bar, read_csv, write_csv
+from utils import UserError, command_line, progress_bar, write_csv
 
 COPIED = 200
 SETS = {name: name for name in ("characters5", "hymenoptera", "signdigits", "pilots")}

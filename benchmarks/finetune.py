@@ -114,7 +114,7 @@ def run_ours(
     command = [sys.executable, "training.py", "--config", str(work / "ours.yaml")]
     _, wall, peak = timed(command)
     result = json.loads((work / "logs" / "ours" / "summary.json").read_text())
-    with open(work / "logs" / "ours" / "metrics.csv", newline="") as file:
+    with open(work / "logs" / "ours" / "metrics.csv", newline="", encoding="utf-8") as file:
         rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
     seconds = [row["seconds"] for row in rows]
     counts = result["images"]
@@ -143,7 +143,7 @@ def read_phases(log: Path) -> float:
     """Seconds from the end of the trunk pass to the end of the last epoch, by the run's log."""
     stamp = re.compile(r"(\d+):(\d+):(\d+),(\d+) \w+ (epoch|token cache made)")
     times = []
-    for line in log.read_text().splitlines():
+    for line in log.read_text("utf-8").splitlines():
         if match := stamp.search(line):
             h, m, s, ms = (int(match[i]) for i in range(1, 5))
             times.append(h * 3600 + m * 60 + s + ms / 1000)
@@ -269,7 +269,7 @@ def save(outcomes: dict[str, Outcome], peak: dict[str, float], args: argparse.Na
     slug = re.sub(r"[^a-z0-9]+", "-", machine().lower()).strip("-")
     short = "-short" if args.short else ""
     path = RESULTS / f"finetune-{dtype}-torch{torch.__version__.split('+')[0]}-{slug}{short}.csv"
-    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["way", "figure", "value", "extrapolated"])
         for engine, value in peak.items():

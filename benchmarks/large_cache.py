@@ -82,7 +82,7 @@ def train(net: VisionTransformer, folder: Path, record: np.dtype, args: argparse
 
 
 def resident() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
     return pages * resource.getpagesize()
 
 

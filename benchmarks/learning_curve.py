@@ -27,8 +27,9 @@ import numpy as np
 from benchmarks.folders import linked
 from benchmarks.machine import RESULTS, ROOT
 from config import BATCH
+from csv_files import read_csv
 from tools.repeat import finished
-from utils import command_line, read_csv, replacing, write_csv
+from utils import command_line, replacing, write_csv
 
 SIZES, DRAWS, TESTED = (5, 10, 20, 50, 100), 5, 80
 SETS = {"characters5": "configs/characters5.yaml", "signdigits": "configs/signdigits-50.yaml"}

@@ -87,6 +87,8 @@ def machine() -> str:
         return torch.cuda.get_device_name()
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists() and (match := re.search(r"model name\s*: (.*)", cpuinfo.read_text())):
+    if cpuinfo.exists() and (
+        match := re.search(r"model name\s*: (.*)", cpuinfo.read_text("utf-8"))
+    ):
         name = match[1]
     return f"{name}, {torch.get_num_threads()} cores"

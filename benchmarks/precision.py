@@ -60,7 +60,7 @@ def run(images: str, options: list[str]) -> list[dict]:
 def save(curves: Curves) -> None:
     path = RESULTS / "precision-hymenoptera.csv"
     columns = ("train_loss", "val_loss", "val_accuracy")
-    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["way", "seed", "epoch", *columns])
         for (way, seed), rows in curves.items():

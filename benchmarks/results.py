@@ -279,7 +279,7 @@ def save() -> None:
 def read(path: Path) -> Cells:
     if not path.exists():
         return {}
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         return {(cell["row"], cell["column"]): cell for cell in csv.DictReader(file)}
 
 

@@ -9,11 +9,12 @@ from typing import Any
 
 from config import Config
 from config_file import load_config
+from csv_files import read_csv
 from engine.answers import PREDICTIONS
 from engine.job import SEARCH
 from engine.run import Run, find_run
 from metrics import paired_chance, said_chance
-from utils import UserError, log, read_csv
+from utils import UserError, log
 
 NEEDED = ("config.yaml", "split.csv", "summary.json", PREDICTIONS)
 
@@ -62,10 +63,10 @@ def compare_with_run(
         return None
     run = Path(config.train.from_run)
     try:
-        answered = read_csv(run / PREDICTIONS)
+        answered = read_csv(run / PREDICTIONS, ("path", "part", "label", "predicted"))
         before = {row["path"]: row for row in answered if row["part"] == part}
-    except (OSError, KeyError):
-        log.info("%s has gone: what it answered is not compared", run / PREDICTIONS)
+    except UserError as error:
+        log.info("what the run answered is not compared: %s", error)
         return None
     both = [(before[row["path"]], row) for row in rows if row["path"] in before]
     if not both:

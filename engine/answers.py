@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from csv_files import read_csv
 from dataset import Split
-from utils import read_csv, write_csv
+from utils import write_csv
 
 PREDICTED = ("part", "path", "label", "predicted", "probability", "label_probability")
 PREDICTIONS = "predictions.csv"  # the held-out parts, by the network that was measured
@@ -40,5 +41,6 @@ def unseen_accuracy(folder: Path) -> float | None:
     """The share of out_of_fold.csv's answers that are right; None where there is no such file."""
     if not (folder / OUT_OF_FOLD).exists():
         return None
-    right = [row["label"] == row["predicted"] for row in read_csv(folder / OUT_OF_FOLD)]
-    return sum(right) / len(right)
+    rows = read_csv(folder / OUT_OF_FOLD, ("label", "predicted"))
+    right = [row["label"] == row["predicted"] for row in rows]
+    return sum(right) / len(right) if right else None

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Subset
 from certainty.certainty import Certainty
 from certainty.likeness import Likeness, fit_likeness, share_below
 from certainty.sure import calibration_error, fit_temperature, set_level, without_own
+from csv_files import read_csv
 from dataset import loader_options
 from engine.answers import OUT_OF_FOLD
 from engine.heads import some_of_each
@@ -22,7 +23,7 @@ from images import ImageDataset
 from model import VisionTransformer, entering, summaries
 from tokens.cache import Loaders, TokenLoader, layers_of
 from transforms import eval_transform
-from utils import autocast, progress_bar, read_csv
+from utils import UserError, autocast, progress_bar
 
 FEW = 100  # held-out pictures: fewer, and the training ones that a fold held out are asked as well
 MOST_FITTED = 1_500  # pictures: more, and decompositions take longer than the rest of a run's end
@@ -97,10 +98,14 @@ def _out_of_fold(work: Work) -> Tensor:
     path = work.run.folder / OUT_OF_FOLD
     if not path.exists():
         return torch.empty(0, 3)
-    columns = [
-        [float(r["probability"]), float(r["label_probability"]), r["label"] == r["predicted"]]
-        for r in read_csv(path)
-    ]
+    rows = read_csv(path, ("label", "predicted", "probability", "label_probability"))
+    try:
+        columns = [
+            [float(r["probability"]), float(r["label_probability"]), r["label"] == r["predicted"]]
+            for r in rows
+        ]
+    except ValueError as error:
+        raise UserError(f"{path} was changed since this run wrote it: {error}") from None
     return torch.tensor(columns, dtype=torch.float32).reshape(-1, 3)
 
 

@@ -303,7 +303,7 @@ class Setting:
         """The setting that a search.csv says was chosen; None where there is no such file."""
         if not path.exists():
             return None
-        with open(path, newline="") as file:
+        with open(path, newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 if row["chosen"] == "1":
                     rate, decay = float(row["lr"]), float(row["weight_decay"])

@@ -260,7 +260,7 @@ def write_report(folder: Path) -> None:
     code += "run_name='__main__', alter_sys=True)"
     command = [sys.executable, "-c", code, str(folder)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     except KeyboardInterrupt:
         again = shell("python", "-m", "tools.report", folder)
         raise KeyboardInterrupt(f"stopped; the run is complete, its report: {again}") from None

@@ -264,7 +264,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of a metrics.csv as numbers, None where a cell is empty; [] without a file."""
     if not path.exists():
         return []
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         rows: list[dict[str, Any]] = []
         for row in csv.DictReader(file):
             values: dict[str, Any] = {k: float(v) if v else None for k, v in row.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections import Counter
@@ -14,9 +13,11 @@ import numpy as np
 
 from config import Config, ConfigError
 from config_file import load_config
+from csv_files import read_csv
 from engine.answers import OUT_OF_FOLD, PREDICTIONS
 from engine.run import BEST, read_metrics
 from metrics import confusion
+from utils import UserError
 
 Identity = tuple[str, str, int]
 PARTS = {"test": "test", "val": "validation"}  # the first that was predicted is reported
@@ -142,7 +143,7 @@ def read_run(folder: Path) -> Record:
         notes.append("metrics.csv can't be read, so there are no curves.")
     predictions = _predictions(folder / PREDICTIONS, notes)
     part = next((name for name in PARTS if predictions.get(name)), "val")
-    split = _rows(folder / "split.csv")
+    split = _named(folder / "split.csv", notes)
     images: dict[str, int] = {}
     for row in split:
         images[row.get("part") or ""] = images.get(row.get("part") or "", 0) + 1
@@ -163,7 +164,7 @@ def read_run(folder: Path) -> Record:
         search=_search(folder, notes),
         layers=_layers(folder / "layers.csv", notes),
         unseen=unseen,
-        audit=_audit(folder),
+        audit=_audit(folder, notes),
         began=_began(folder / "run.log"),
         notes=notes,
         files=split,
@@ -197,20 +198,26 @@ def _summary(path: Path, notes: list[str]) -> dict[str, Any]:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
+    return read_csv(path) if path.is_file() else []
+
+
+def _named(path: Path, notes: list[str]) -> list[dict[str, str]]:
+    """The rows that have a path; a note where the file is damaged."""
+    try:
+        return [row for row in _rows(path) if row.get("path")]
+    except UserError as error:
+        notes.append(f"{error}.")
         return []
-    with open(path, newline="", encoding="utf-8", errors="replace") as file:
-        return list(csv.DictReader(file))
 
 
 def _audit_folder(folder: Path) -> Path:
     return folder.parent / f"audit-{folder.resolve().name}"
 
 
-def _audit(folder: Path) -> list[dict[str, str]]:
+def _audit(folder: Path, notes: list[str]) -> list[dict[str, str]]:
     """The rows of an audit.csv: that in the run's folder, else that of the audit beside it."""
-    rows = _rows(folder / "audit.csv") or _rows(_audit_folder(folder) / "audit.csv")
-    return [row for row in rows if row.get("path")]
+    own = _named(folder / "audit.csv", notes)
+    return own or _named(_audit_folder(folder) / "audit.csv", notes)
 
 
 def _predictions(path: Path, notes: list[str]) -> dict[str, list[Prediction]]:
@@ -221,7 +228,7 @@ def _predictions(path: Path, notes: list[str]) -> dict[str, list[Prediction]]:
             sure = float(row["probability"]), float(row["label_probability"])
             answer = Prediction(row["path"], row["label"], row["predicted"], *sure)
             found.setdefault(row["part"], []).append(answer)
-    except (KeyError, TypeError, ValueError):
+    except (UserError, KeyError, ValueError):
         notes.append(f"{path.name} can't be read, so nothing is said of its single images.")
         return {}
     return found
@@ -232,7 +239,7 @@ def _layers(path: Path, notes: list[str]) -> list[dict[str, float]]:
     names = ("block", "left_out_accuracy", "low", "high")
     try:
         return [{name: float(row[name]) for name in names} for row in _rows(path)]
-    except (KeyError, TypeError, ValueError):
+    except (UserError, KeyError, ValueError):
         notes.append("layers.csv can't be read, so it isn't said what each block tells.")
         return []
 
@@ -246,7 +253,7 @@ def _search(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
             for row in _rows(folder / "search.csv")
             if row["accuracy"]  # a head over layers alone is not tried
         ]
-    except (KeyError, TypeError, ValueError):
+    except (UserError, KeyError, ValueError):
         notes.append("search.csv can't be read, so the learning rates tried are missing.")
         return []
 

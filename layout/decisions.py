@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from csv_files import read_csv
 from filenames import name_of, nearest, same_name
-from layout.split_file import read_table
-from utils import UserError, write_csv
+from utils import UserError, some, write_csv
 
 COLUMNS = ("path", "decision", "label")
 RELABEL, LEAVE_OUT, KEEP = CHOICES = ("relabel", "leave out", "keep")
@@ -29,7 +29,7 @@ def read_decisions(
 
     Raises UserError for what is no such file, and with every row that can't be followed.
     """
-    rows = read_table(file, COLUMNS, "file of decisions")
+    rows = read_csv(file, COLUMNS, "file of decisions")
     found: dict[str, Decision] = {}
     wrong = []
     for row in rows:
@@ -40,8 +40,8 @@ def read_decisions(
         if fault:
             wrong.append(f"{row['path']}: {fault}")
     if wrong:
-        several = "a row" if len(wrong) == 1 else f"{len(wrong)} rows"
-        raise UserError(f"{file} has {several} that can't be followed: {'; '.join(wrong)}")
+        several = "a row" if len(wrong) == 1 else f"{len(wrong):,} rows"
+        raise UserError(f"{file} has {several} that can't be followed: {some(wrong, 12, '; ')}")
     return found
 
 

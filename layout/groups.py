@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from config import TrainConfig
+from csv_files import read_csv
 from duplicates import joined, near_groups
 from filenames import is_table, same_name
 from images import Sample
-from layout.split_file import read_table, text_below
+from layout.split_file import text_below
 from utils import UserError
 
 COLUMNS = ("path", "group")
@@ -144,6 +145,9 @@ def _named(samples: list[Sample], root: Path, asked: str, notes: list[str]) -> l
 
 def _of_table(paths: list[str], file: Path) -> list[str | None]:
     """Each path's group by the rows of a table, which may name other pictures, too."""
-    rows = read_table(file, COLUMNS, "table of groups")
-    names = {same_name(row["path"]): row["group"].strip() or None for row in rows}
+    names: dict[str, str | None] = {}
+    for row in read_csv(file, COLUMNS, "table of groups"):
+        path, group = same_name(row["path"]), row["group"].strip() or None
+        if names.setdefault(path, group) != group:
+            raise UserError(f"{file} has {path} in two groups, {names[path]} and {group}; keep one")
     return [names.get(same_name(path)) for path in paths]

@@ -24,6 +24,7 @@ PART_NAMES = {
     "test": {"test", "testing", "tst"},
 }
 # What stands beside a part's name: training_set, seg_train, test-images.
+MOST_NOTES = 3  # of a kind
 BESIDE = {"set", "split", "data", "dataset", "part", "seg", "images", "image", "imgs", "img"}
 BESIDE |= {"pictures", "photos", "jpg", "png"}
 
@@ -221,16 +222,18 @@ def _alike(body: Folder, taken: Iterable[Folder]) -> list[str]:
         if len(names) > 1:
             raise UserError(
                 f"{body.path} has class folders whose names look the same: "
-                f"{', '.join(map(ascii, names))}; put them together, or rename one"
+                f"{some(map(ascii, names))}; put them together, or rename one"
             )
     by_case: dict[str, list[str]] = defaultdict(list)
     for name in seen:
         by_case[name.casefold()].append(seen[name][0])
-    return [
-        f"{' and '.join(names)} differ by case alone, and are taken as {len(names)} classes"
-        for names in by_case.values()
-        if len(names) > 1
+    found = [names for names in by_case.values() if len(names) > 1]
+    notes = [
+        f"{some(names, between=' and ')} differ by case alone, and are taken as {len(names)} "
+        "classes"
+        for names in found[:MOST_NOTES]
     ]
+    return notes + ([f"and {len(found) - MOST_NOTES} more such"] if found[MOST_NOTES:] else [])
 
 
 def _deeper(body: Folder, taken: Iterable[Folder]) -> list[str]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from csv_files import read_csv
 from filenames import same_name, text_of
 from images import Sample
 from utils import UserError, some
@@ -86,31 +85,9 @@ def apply_split(
 
 def read_split(file: Path) -> dict[str, dict[str, str]]:
     """The rows of a split.csv by their path."""
-    rows = read_table(file, COLUMNS, "split file")
-    return {row["path"]: {**row, "label": same_name(row["label"])} for row in rows}
-
-
-def read_table(file: Path, columns: Sequence[str], kind: str) -> list[dict[str, str]]:
-    """The rows of a CSV by these columns, but for empty ones; UserError where it is no such table.
-
-    Some spreadsheets part the columns by semicolons, and write a mark first.
-    """
-    try:
-        with open(file, newline="", encoding="utf-8-sig") as lines:
-            text = lines.read()
-        head = text.partition("\n")[0]
-        table = csv.DictReader(io.StringIO(text, ""), delimiter=";" if ";" in head else ",")
-        lacking = [name for name in columns if name not in (table.fieldnames or ())]
-        if lacking:
-            raise ValueError(f"it has no column {', '.join(lacking)}")
-        rows = [{name: row[name] for name in columns} for row in table if any(row.values())]
-        if any(None in row.values() for row in rows):
-            raise ValueError("a row is cut off")
-        return rows
-    except UnicodeDecodeError:
-        why = "it is no text in UTF-8; save it as CSV (UTF-8)"
-    except OSError as error:
-        why = error.strerror or str(error)
-    except (ValueError, csv.Error) as error:
-        why = str(error)
-    raise UserError(f"{file} is no {kind} (columns {', '.join(columns)}): {why}")
+    rows: dict[str, dict[str, str]] = {}
+    for row in read_csv(file, COLUMNS, "split file"):
+        row["label"] = same_name(row["label"])
+        if rows.setdefault(row["path"], row) is not row:
+            raise UserError(f"{file} has {row['path']} twice; a picture is in one part")
+    return rows

@@ -62,7 +62,7 @@ def build(
         state = {name: tensor for name, tensor in state.items() if name not in dropped}
         fresh = {"head.weight", "head.bias"} if num_classes else set()
         if dropped:
-            log.info("dropped for a fresh head: %s", ", ".join(sorted(dropped)))
+            log.info("dropped for a fresh head: %s", some(sorted(dropped)))
     if image_size is not None:
         patch = weights.vit.patch_dim
         if image_size % patch:

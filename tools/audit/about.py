@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
 import json
 import unicodedata
@@ -17,10 +16,11 @@ from filelock import FileLock, Timeout
 from audit.findings import AUDIT
 from config import ConfigError, TrainConfig
 from config_file import load_config
+from csv_files import read_csv
 from filenames import name_of, text_of
 from filing import free_name
-from layout.decisions import COLUMNS, KEEP, Decision, read_decisions
-from utils import UserError, log, read_csv, some, write_json
+from layout.decisions import KEEP, Decision, read_decisions
+from utils import UserError, log, some, write_json
 
 ABOUT, PAGE, DECISIONS = "audit.json", "audit.html", "decisions.csv"
 PREFIX = "audit-"  # of its folder's name, under logs
@@ -89,13 +89,10 @@ def read_own(folder: Path) -> dict[str, Decision]:
     file = folder / DECISIONS
     if not file.exists():
         return {}
-    with open(file, newline="", encoding="utf-8-sig", errors="replace") as lines:
-        first = next(csv.reader([lines.readline()]), [])
-    if not {*COLUMNS} <= {*first}:
-        raise UserError(
-            f"{file} is no file of decisions (columns {', '.join(COLUMNS)}): move it away first"
-        )
-    return read_decisions(file)
+    try:
+        return read_decisions(file)
+    except UserError as error:
+        raise UserError(f"{error}; put it right, or move it away first") from None
 
 
 def read_about(folder: Path) -> About:
@@ -130,9 +127,9 @@ def audit_of(decisions: Path, paths: Collection[str], root: Path | None = None) 
     fitting = []
     for folder in audits(Path("logs")):
         try:
-            listed = {row["path"] for row in read_csv(folder / AUDIT)}
+            listed = {row["path"] for row in read_csv(folder / AUDIT, ["path"], "audit")}
             there = read_about(folder).root
-        except (OSError, KeyError, ValueError, UserError):
+        except UserError:
             continue
         if there.resolve() == root.resolve() if root else {*paths} <= listed:
             fitting.append((folder, there.resolve()))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TextIO
 
 from audit.findings import AUDIT
+from csv_files import read_csv
 from filenames import name_of, nearest, same_name, text_of
 from filing import free_name, move
 from layout.decisions import KEEP, LEAVE_OUT, RELABEL, Decision, read_decisions, write_decisions
@@ -33,7 +34,7 @@ from tools.audit.undo import (
     newest_undo,
     undo_command,
 )
-from utils import UserError, progress_bar, read_csv, sha256_of, some, unbroken
+from utils import UserError, progress_bar, sha256_of, some, unbroken
 
 
 class Places:
@@ -131,7 +132,9 @@ def _apply(
 
 def _see_that_they_are_of(audit: Path, file: Path, gone: list[str], root: Path) -> None:
     """Raise UserError for decisions on pictures that the audit they lie by never saw."""
-    known = {row["path"] for row in read_csv(audit / AUDIT)} if (audit / AUDIT).exists() else set()
+    known = set()
+    if (audit / AUDIT).exists():
+        known = {row["path"] for row in read_csv(audit / AUDIT, ["path"], "audit")}
     moved = moved_from(audit)
     places = {path: str(root / name_of(path)) for path in gone if path not in known}
     strange = [p for p, at in places.items() if at not in moved and not os.path.lexists(at)]

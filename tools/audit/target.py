@@ -9,10 +9,11 @@ from typing import Any
 
 from config import Config, TrainConfig
 from config_file import load_config
+from csv_files import read_csv
 from engine.answers import OUT_OF_FOLD
 from engine.run import LEFT_BY_A_RUN, find_run, plain, trained
 from tools.audit.about import ABOUT, PREFIX, read_about
-from utils import UserError, read_csv
+from utils import UserError
 
 HOW = "train.mode=finetune", "train.head=layers"
 
@@ -56,8 +57,12 @@ class Target:
         how probably."""
         if self.run is None or not (self.run / OUT_OF_FOLD).is_file():
             return {}
-        rows = read_csv(self.run / OUT_OF_FOLD)
-        return {row["path"]: (row["predicted"], float(row["probability"])) for row in rows}
+        file = self.run / OUT_OF_FOLD
+        rows = read_csv(file, ("path", "predicted", "probability"))
+        try:
+            return {row["path"]: (row["predicted"], float(row["probability"])) for row in rows}
+        except ValueError as error:
+            raise UserError(f"{file} was changed since the run wrote it: {error}") from None
 
 
 def find_target(wanted: str, weights: str | None, overrides: Sequence[str]) -> Target:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import os
 from pathlib import Path
 from typing import NamedTuple
 
+from csv_files import appended
 from filenames import name_of, text_of
 from filing import move
 from layout.decisions import read_decisions, write_decisions
+from text_files import NoText
 from tools.audit.about import ABOUT, DECISIONS, held, read_own
 from utils import UserError, progress_bar, sha256_of, shell, unbroken, write_csv
 
@@ -126,12 +127,13 @@ def _decided_again(undo_file: Path, stay: list[Step]) -> None:
 def read_steps(file: Path) -> list[Step]:
     if not file.is_file():
         raise UserError(f"{file}: no such file; --undo takes the {UNDO} that --apply named")
-    with open(file, newline="", encoding="utf-8", errors="replace") as lines:
-        rows = list(csv.reader(lines))
-    if not rows or tuple(rows[0]) != COLUMNS:
-        raise UserError(f"{file} lists no moved pictures; --undo takes the {UNDO} of an --apply")
-    whole = [row for row in rows[1:] if len(row) == len(COLUMNS)]  # one may be cut by a stop
-    return [Step(name_of(r[0]), name_of(r[1]), r[2], name_of(r[3])) for r in whole]
+    try:
+        rows = appended(file, COLUMNS)
+    except NoText as error:
+        raise UserError(
+            f"{file} lists no moved pictures ({error}); --undo takes the {UNDO} of an --apply"
+        ) from None
+    return [Step(name_of(r[0]), name_of(r[1]), r[2], name_of(r[3])) for r in rows]
 
 
 def _remove(folder: str) -> None:

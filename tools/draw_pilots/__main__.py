@@ -25,6 +25,7 @@ from numpy.random import default_rng
 from PIL import Image
 from tqdm import tqdm
 
+from streams import any_streams
 from tools.draw_pilots.cast import NAMES
 from tools.draw_pilots.picture import draw_pilot
 
@@ -212,4 +213,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(any_streams(main)())

@@ -16,8 +16,9 @@ from config_file import load_config
 from decoding.greys import Greys
 from filenames import name_of
 from images import read_image
+from layout.split_file import read_split
 from tools.export.given import Given
-from utils import progress_bar, read_csv
+from utils import progress_bar
 
 PICTURES = 32
 LONGER = 256  # pixels of the longer side, at most: they travel along
@@ -65,7 +66,7 @@ def held_out_files(run: Path | None, parts: tuple[str, ...] = HELD_OUT) -> dict[
         root = Path(load_config(run / "config.yaml")[0].train.base_dir).expanduser()
     except ConfigError:  # of an older version
         return {}
-    rows = [row for row in read_csv(run / "split.csv") if row.get("part") in parts]
+    rows = [row for row in read_split(run / "split.csv").values() if row["part"] in parts]
     found: dict[str, list[Path]] = {}
     for row in sorted(rows, key=lambda row: HELD_OUT.index(row["part"])):
         path = root / name_of(row["path"])

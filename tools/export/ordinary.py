@@ -19,11 +19,12 @@ from config import Config
 from config_file import dump_config, load_config
 from engine.run import read_metrics
 from filenames import name_of
+from layout.split_file import read_split
 from metrics import wilson
 from pretrained.write import export, save_model, sort_metadata
 from tools.export.given import Given
 from tools.export.golden import answered, held_out_files
-from utils import UserError, log, read_csv, write_text
+from utils import UserError, log, write_text
 
 TRAINING = Path(__file__).resolve().parents[2] / "training.py"
 NAME = "class-head"
@@ -154,7 +155,7 @@ def _config_of(given: Given) -> Config:
     root = Path(config.train.base_dir)
     if not root.is_dir():
         raise UserError(gone.format(f"its pictures are not at {root} any more"))
-    paths = [root / name_of(row["path"]) for row in read_csv(run / "split.csv")]
+    paths = [root / name_of(path) for path in read_split(run / "split.csv")]
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise UserError(gone.format(f"{len(missing)} of its pictures are gone ({missing[0]}, ...)"))

@@ -112,6 +112,7 @@ def _packed(folder: Path) -> Path:
             cwd=folder,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=SECONDS,
         )
         (archive,) = folder.glob("*.tgz")

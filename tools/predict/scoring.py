@@ -11,9 +11,10 @@ from pathlib import Path
 from decoding.files import content_of
 from engine.run import config_of
 from filenames import nearest
+from layout.split_file import read_split
 from metrics import said, wilson
 from pretrained.files import metadata_in
-from utils import read_csv, some
+from utils import some
 
 Counts = Counter[tuple[str, str, str]]  # the folder's class, the label, what was said
 
@@ -89,7 +90,7 @@ def learned(paths: Iterable[str], checkpoint: Path, wanted: str) -> int:
         return 0
     again = "seen" in metadata_in(checkpoint)  # refit has trained on the validation part, too
     parts = ("train", "val") if again else ("train",)
-    known = {row["sha256"] for row in read_csv(split) if row["part"] in parts}
+    known = {row["sha256"] for row in read_split(split).values() if row["part"] in parts}
     found = 0
     for path in paths:
         with contextlib.suppress(Exception):  # one that can't be read is said elsewhere

@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from csv_files import appended
 from filenames import name_of, shown, text_of
 from filing import free_name, move
 from layout.paths import full
+from text_files import NoText
 from tools.predict.pictures import UNDO
 from utils import UserError, progress_bar, replacing, unbroken, write_csv
 
@@ -118,10 +120,13 @@ def steps(undo: Path) -> Iterator[Step]:
     """What an undo.csv lists; nothing without a file."""
     if not undo.exists():
         return
-    with open(undo, newline="", encoding="utf-8") as file:
-        for row in csv.reader(file):
-            if len(row) == len(COLUMNS) and row[0] in HOW:
-                yield Step(row[0], name_of(row[1]), name_of(row[2]))
+    try:
+        rows = appended(undo, COLUMNS)
+    except NoText as error:
+        raise UserError(
+            f"{undo} lists no sorted pictures ({error}); --undo takes a folder's {UNDO}"
+        ) from None
+    yield from (Step(how, name_of(a), name_of(b)) for how, a, b in rows if how in HOW)
 
 
 def put_there(folder: Path | None) -> set[str]:
@@ -138,9 +143,6 @@ def take_back(undo: Path) -> str:
     undo = undo / UNDO if undo.is_dir() else undo
     if not undo.is_file():
         raise UserError(f"{undo}: no such file; --undo takes the {UNDO} of a --sort-into folder")
-    with open(undo, encoding="utf-8", errors="replace") as file:
-        if file.readline().strip() != ",".join(COLUMNS):
-            raise UserError(f"{undo} lists no sorted pictures; --undo takes a folder's {UNDO}")
     listed = list(steps(undo))
     counts: Counter[str] = Counter()
     stay: list[tuple[Step, str]] = []

@@ -123,7 +123,7 @@ def test_one_that_is_gone_is_said_and_the_others_move(here: Path) -> None:
         ("train/blue/00.png,relabel,", "relabel without a label"),
         ("../x.png,leave out,", "no path below the folder"),
         ("/etc/passwd,leave out,", "no path below the folder"),
-        ("train/blue/00.png", "a row is cut off"),
+        ("train/blue/00.png", "line 3 is cut off"),
         ("", "holds no decision"),
         ("a,keep,\na,leave out,", "decided twice"),
     ],
@@ -346,7 +346,7 @@ def test_a_folder_that_is_served_is_left_alone(here: Path) -> None:
         apply(decided(three()), Path("my pets"))
     OWN.write_text("garbage\n")
     before = contents(here / "my pets")
-    with pytest.raises(UserError, match="is no file of decisions .*: move it away"):
+    with pytest.raises(UserError, match="is no file of decisions .* move it away"):
         apply(decided(three()), Path("my pets"))
     assert contents(here / "my pets") == before and OWN.read_text() == "garbage\n"
 

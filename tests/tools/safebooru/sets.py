@@ -6,8 +6,8 @@ import struct
 import zlib
 from pathlib import Path
 
+from csv_files import read_csv
 from tests.tools.safebooru.server import HTML, FakeBoard, scene
-from utils import read_csv
 
 
 def rows(out: Path) -> dict[int, dict[str, str]]:

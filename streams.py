@@ -1,0 +1,99 @@
+"""Standard output and error as they may be: closed, a full disk, a pipe that nobody reads any more,
+a terminal that knows few letters."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import errno
+import functools
+import io
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from filenames import shown
+
+
+def any_streams(program: Callable[..., int]) -> Callable[..., int]:
+    """A program that ends with a sentence and a status whatever its streams are like: 0 where the
+    reader has seen enough, such as `head`, and 2 where what it says can't be written."""
+
+    @functools.wraps(program)
+    def run(*args: Any) -> int:
+        _open_closed_ones()
+        try:
+            status = program(*args)
+        except OSError as error:
+            fault = _fault_of(sys.stdout)
+            if fault is None and _fault_of(sys.stderr) is None and error.errno != errno.EPIPE:
+                raise  # of another file
+            status = _said(fault or error, error)
+        if (fault := _fault_of(sys.stdout)) is not None:
+            status = _said(fault, fault) or status
+        if _fault_of(sys.stderr) is not None:
+            silence(sys.stderr)
+        return status
+
+    return run
+
+
+def silence(stream: TextIO | None) -> None:
+    """Let all that goes to a stream go nowhere from now on, what it still holds too."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())  # type: ignore[union-attr]
+        os.close(nowhere)
+
+
+def _open_closed_ones() -> None:
+    """Files that are opened later must not take a stream's number: what is printed would be in
+    them."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            nowhere = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
+            setattr(sys, name, nowhere)
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may not know a name's letters
+            stream.reconfigure(errors=KNOWN_LETTERS)
+
+
+def _in_known_letters(error: UnicodeError) -> tuple[str | bytes, int]:
+    """What a stream's encoding lacks as escapes, and a name that the locale could not read, too."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    odd = shown(error.object[error.start : error.end])
+    return odd.encode(error.encoding, "backslashreplace"), error.end
+
+
+KNOWN_LETTERS = "vit.known_letters"
+codecs.register_error(KNOWN_LETTERS, _in_known_letters)
+
+
+def _fault_of(stream: TextIO) -> OSError | None:
+    """Why a stream takes nothing; None where it does."""
+    try:
+        stream.flush()
+        return None
+    except OSError as error:
+        return error
+    except ValueError:  # closed meanwhile
+        return None
+
+
+def _said(fault: OSError, error: OSError) -> int:
+    """The status of a program whose output failed, and a sentence on standard error."""
+    if errno.EPIPE in (fault.errno, error.errno):
+        silence(sys.stdout)
+        return 0
+    if _fault_of(sys.stdout) is not None:
+        silence(sys.stdout)
+        with contextlib.suppress(OSError):
+            print(f"error: standard output can't be written: {fault.strerror}", file=sys.stderr)
+    return 2
