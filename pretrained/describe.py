@@ -13,8 +13,10 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from config import Preprocessing, Section, ViTConfig
+from pretrained.claims import json_of
 from utils import UserError
 
+MOST_PIXELS = 4096  # a side of a partial file's pictures: its positions are made of it
 Schema = TypeVar("Schema", bound=Section)
 
 
@@ -66,6 +68,11 @@ def own_metadata(header: Any, source: str) -> dict[str, Any]:
     if "base" in header:
         found |= {key: str(header.get(key, "")) for key in ("base", "frozen")}
         found["dim"] = architecture.get("dim")
+        if type(found["dim"]) is not int or not 1 <= found["dim"] <= MOST_PIXELS:
+            raise UserError(
+                f"{source}: its metadata's architecture.dim is {str(found['dim'])[:40]}, which is "
+                "no side of a picture; fetch or write the file again"
+            )
     if "seen" in header:
         found["seen"] = str(header["seen"])
     return found
@@ -315,10 +322,10 @@ def _filter(name: Any, notes: list[str]) -> str | None:
 def _json_file(path: Path, notes: list[str]) -> dict[str, Any]:
     """A JSON object, without the keys that are null; {} where there is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
+        content = json_of(path)
+    except FileNotFoundError:
         return {}
-    except (ValueError, RecursionError):
+    except (OSError, ValueError):
         notes.append(f"beware: {path} is no JSON that can be read, and was left out")
         return {}
     if not isinstance(content, dict):
