@@ -7,6 +7,7 @@ to a thousand times its size. Whatever is refused here ends in a UserError of on
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import stat
 import zipfile
@@ -21,8 +22,8 @@ from utils import UserError
 
 MOST_ARRAYS = 20_000  # of a network: a ViT-H has 400, with its optimiser 1,200
 MOST_LETTERS = 250  # of an array's name: the longest of a known layout has 70
-MOST_HEADER = 16 << 20  # of a safetensors file: 100,000 classes by name are 4 MB
-MOST_PICKLE = 8 << 20  # of a PyTorch file, beside its arrays: that of a ViT-H is 0.2 MB
+MOST_HEADER = 8 << 20  # of a safetensors file: 100,000 classes by name are 4 MB
+MOST_PICKLE = 4 << 20  # of a PyTorch file, beside its arrays: that of a ViT-H is 0.2 MB
 MOST_JSON = 16 << 20  # of a description: the index of 100,000 arrays is 10 MB
 MOST_DIRECTORY = 8 << 20  # of a zip: 20,000 members are 2 MB
 # Arrays of what a file of this size can hold. Weights hardly compress, those that were bfloat16
@@ -171,7 +172,7 @@ def _check_directory(path: Path) -> None:
 
 # ----------------------------------------------------------------------------------------- pickles
 
-BESIDE_THE_ARRAYS = 512 << 20
+BESIDE_THE_ARRAYS = 256 << 20
 
 
 @contextlib.contextmanager
@@ -193,9 +194,14 @@ def memory_for(path: Path) -> Iterator[None]:
     if before[0] != resource.RLIM_INFINITY:
         most = min(most, before[0])
     spare = bytearray(16 << 20)  # so that there is memory to give the limit back with
+    # Looking for circles among millions of lists takes longer than making them.
+    collects = gc.isenabled()
+    gc.disable()
     resource.setrlimit(resource.RLIMIT_DATA, (most, before[1]))
     try:
         yield
     finally:
         del spare
         resource.setrlimit(resource.RLIMIT_DATA, before)
+        if collects:
+            gc.enable()

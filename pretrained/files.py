@@ -28,7 +28,7 @@ from pretrained.claims import (
     special,
     zip_members,
 )
-from pretrained.describe import own_metadata
+from pretrained.describe import brief, own_metadata
 from pretrained.manifest import manifest_of
 from pretrained.npz import read_npz
 from pretrained.programs import ENDINGS as PROGRAMS
@@ -47,6 +47,7 @@ WEIGHTS_FILES = (  # of a folder, the first that is there
     "model.npz",  # of tools.export
     "last.pt",
 )
+MOST_SHARDS = 1000
 ENDINGS = (".safetensors", ".npz", ".pth", ".pt", ".bin", ".ckpt")
 DAMAGE = (  # what zipfile, zlib, numpy, safetensors and PyTorch raise of a file that is not whole
     zipfile.BadZipFile,
@@ -332,13 +333,12 @@ def shards_of(index: Path) -> dict[str, list[str]]:
         raise UserError(f"{index} is not an index of shards: it has no weight_map") from None
     files: dict[str, list[str]] = {}
     for name, file in listed.items():
-        if not isinstance(file, str) or Path(file).name != file or file.endswith(".index.json"):
-            where = repr(file)
-            where = where if len(where) < 80 else f"{where[:77]}..."
-            raise UserError(f"{index}: {name[:80]} is in {where}, which is no file beside it")
+        beside = isinstance(file, str) and Path(file).name == file and file != ".."
+        if not beside or file.endswith(".index.json"):
+            raise UserError(f"{index}: {name[:80]} is in {brief(file)}, which is no file beside it")
         files.setdefault(file, []).append(str(name))
-    if not files:
-        raise UserError(f"{index} lists no shards")
+    if not 1 <= len(files) <= MOST_SHARDS:
+        raise UserError(f"{index} lists {len(files):,} shards; fetch it again")
     return files
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from certainty.certainty import certainty_in, faults_of
 from config import Preprocessing, ViTConfig
 from model import LayersHead, VisionTransformer
-from pretrained.describe import checked, json_metadata
+from pretrained.describe import brief, checked, json_metadata
 from pretrained.files import read_arrays, weights_in
 from pretrained.layouts import Layout
 from pretrained.manifest import export_metadata, unfolded
@@ -297,8 +297,8 @@ def _heads(
         own = metadata["num_heads"]
         if type(own) is not int or own < 1 or D % own:
             raise UserError(
-                f"{source}: num_heads is {own!r}, which does not divide the width ({D}); fetch or "
-                "write the file again"
+                f"{source}: num_heads is {brief(own)}, which does not divide the width ({D}); "
+                "fetch or write the file again"
             )
         return own
     if D % 64:
