@@ -57,6 +57,36 @@ class Certainty(nn.Module):
         return Meant(len(right), int(answered.sum()), int((right.bool() & answered).sum()))
 
 
+def faults_of(state: Mapping[str, Tensor], blocks: int, width: int) -> list[str]:
+    """What of a state's arrays of a certainty can't be used, for a network of so many blocks of a
+    width; nothing where there are none. Their shapes fit one another."""
+    own = {n.removeprefix(PREFIX): a for n, a in state.items() if n.startswith(PREFIX)}
+    if "held_out" not in own:
+        return []
+    wrong = []
+    if own["temperature"].item() <= 0:
+        wrong.append(f"the temperature is {own['temperature'].item():g}, which is not above 0")
+    if not 0 <= own["set_level"].item() <= 1:
+        wrong.append(f"set_level is {own['set_level'].item():g}, which is no probability")
+    if not ((own["held_out"] >= -1) & (own["held_out"] <= 1)).all():
+        wrong.append("held_out holds what is no probability")
+    like = {n.removeprefix("likeness."): a for n, a in own.items() if n.startswith("likeness.")}
+    if not like:
+        return wrong
+    depths = like["depths"].tolist()
+    if not depths or not all(1 <= depth < blocks and depth == int(depth) for depth in depths):
+        wrong.append(f"likeness.depths is no list of the numbers of {blocks} blocks")
+    elif like["centre"].numel() != 2 * len(depths) * width:
+        wrong.append("likeness.centre is of another width than the network")
+    spreads = {"spread": like["spread"], "ground": like["ground"], "usual": like["usual"][1]}
+    wrong += [f"likeness.{n} is 0 or less in places" for n, a in spreads.items() if (a <= 0).any()]
+    if not all(len(like[name]) for name in ("means", "examples", "known")):
+        wrong.append("likeness knows no pictures")
+    elif (like["known"].diff() < 0).any():
+        wrong.append("likeness.known is not in order")
+    return wrong
+
+
 def certainty_in(state: Mapping[str, Tensor]) -> Certainty | None:
     """The module that a state has arrays for, without their values; None without any."""
     held_out = state.get(f"{PREFIX}held_out")

@@ -332,7 +332,7 @@ def _bare_tiff(content: bytes) -> bytes:
     """With the first picture's own tags alone, in their places.
     https://www.itu.int/itudoc/itu-t/com16/tiff-fx/docs/tiff6.pdf, section 2"""
     order = "<" if content[:2] == b"II" else ">"
-    (start,) = struct.unpack_from(f"{order}I", content, 4)
+    start = int.from_bytes(content[4:8], "little" if order == "<" else "big")
     if start + 2 > len(content):
         return content
     (count,) = struct.unpack_from(f"{order}H", content, start)

@@ -90,6 +90,8 @@ def whole(path: Path) -> Weights:
     if path.is_dir() or "base" not in metadata_in(path):
         return read(path)
     arrays, metadata = read_arrays(path)
+    if "base" not in metadata:  # another program's word
+        return read(path)
     base = metadata["base"]
     lacks = f"{path} holds only what was trained from {base}"
     try:
@@ -97,6 +99,11 @@ def whole(path: Path) -> Weights:
     except UserError as error:
         raise UserError(f"{lacks}, which is needed as well: {error}") from None
     patch = rest["patch_embed.proj.weight"].shape[-1]
+    if metadata["dim"] % patch:
+        raise UserError(
+            f"{path} is for pictures of {metadata['dim']} px, no multiple of {base}'s patches "
+            f"({patch} px); fetch or write the file again"
+        )
     rest["pos_embed"] = resample_positions(rest["pos_embed"], metadata["dim"] // patch)
     rest = {n: a for n, a in rest.items() if n not in arrays and not n.startswith(HEADS)}
     if digest_of(rest) != metadata["frozen"]:

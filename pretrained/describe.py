@@ -13,8 +13,11 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from config import Preprocessing, Section, ViTConfig
+from pretrained.claims import json_of
 from utils import UserError
 
+LONGEST_PATH = 1000  # letters
+MOST_PIXELS = 4096  # a side of a partial file's pictures: its positions are made of it
 Schema = TypeVar("Schema", bound=Section)
 
 
@@ -31,12 +34,19 @@ def checked(
         loc = [str(p) for i, p in enumerate(first["loc"]) if i == 0 or isinstance(p, int)]
         key = ".".join([(names or {}).get(loc[0], loc[0]), *loc[1:]]) if loc else ""
         why = first["msg"].replace("Input should", "it should")
-        given = repr(first["input"])
-        given = given if len(given) < 60 else f"{given[:57]}..."
         raise UserError(
-            f"{place}{key} is {given}, which can't be used: {why}; put it "
+            f"{place}{key} is {brief(first['input'])}, which can't be used: {why}; put it "
             "right, or fetch the file again"
         ) from None
+
+
+def brief(value: Any) -> str:
+    """A value as an error shows it: whatever a stranger's file holds in its place."""
+    try:
+        text = repr(value)
+    except ValueError:  # an int of thousands of digits
+        text = "a number of thousands of digits"
+    return text if len(text) < 60 else f"{text[:57]}..."
 
 
 def own_metadata(header: Any, source: str) -> dict[str, Any]:
@@ -65,7 +75,17 @@ def own_metadata(header: Any, source: str) -> dict[str, Any]:
     found["classes"] = _classes(header, source)
     if "base" in header:
         found |= {key: str(header.get(key, "")) for key in ("base", "frozen")}
+        if len(found["base"]) > LONGEST_PATH:
+            raise UserError(
+                f"{source}: its metadata's base is no name or path ({brief(found['base'])}); fetch "
+                "or write the file again"
+            )
         found["dim"] = architecture.get("dim")
+        if type(found["dim"]) is not int or not 1 <= found["dim"] <= MOST_PIXELS:
+            raise UserError(
+                f"{source}: its metadata's architecture.dim is {brief(found['dim'])}, which is "
+                "no side of a picture; fetch or write the file again"
+            )
     if "seen" in header:
         found["seen"] = str(header["seen"])
     return found
@@ -96,11 +116,17 @@ def _object(header: Mapping[str, Any], key: str, source: str) -> dict[str, Any]:
 
 def _classes(header: Mapping[str, Any], source: str) -> list[str] | None:
     found = _parsed(header, "classes", source) if "classes" in header else None
-    if found is None or (isinstance(found, list) and all(isinstance(c, str) for c in found)):
-        return found
-    raise UserError(
-        f"{source}: its metadata's classes are not a list of names; fetch or write the file again"
-    )
+    named = isinstance(found, list) and all(isinstance(c, str) and c for c in found)
+    if found is not None and not named:
+        raise UserError(
+            f"{source}: its metadata's classes are not a list of names; fetch or write the file "
+            "again"
+        )
+    if found and len(set(found)) < len(found):
+        raise UserError(
+            f"{source}: its metadata names a class twice; fetch or write the file again"
+        )
+    return found
 
 
 # --------------------------------------------------------- config.json, preprocessor_config.json
@@ -171,7 +197,7 @@ def _architecture(config: dict[str, Any], width: int, path: Path) -> dict[str, A
         heads = config["num_attention_heads"]
         if type(heads) is not int or heads < 1 or width % heads:
             raise UserError(
-                f"{path}: num_attention_heads is {heads!r}, which does not divide hidden_size "
+                f"{path}: num_attention_heads is {brief(heads)}, which does not divide hidden_size "
                 f"({width})"
             )
         found["num_heads"] = heads
@@ -189,15 +215,15 @@ def _architecture(config: dict[str, Any], width: int, path: Path) -> dict[str, A
     if act is not None:
         if not isinstance(act, str) or act not in GELUS:
             raise UserError(
-                f"{path}: {key} is {act!r}, which this project's network does not compute (it has "
-                f"{', '.join(GELUS)}); name other weights"
+                f"{path}: {key} is {brief(act)}, which this project's network does not compute (it "
+                f"has {', '.join(GELUS)}); name other weights"
             )
         found["gelu"] = GELUS[act]
     pool = config.get("global_pool")
     if pool not in (None, "", "token"):
         raise UserError(
-            f"{path}: global_pool is {pool!r}, and this project's network reads the class token; "
-            "name weights that were made for it"
+            f"{path}: global_pool is {brief(pool)}, and this project's network reads the class "
+            "token; name weights that were made for it"
         )
     return found
 
@@ -263,7 +289,7 @@ def _rescaled(found: dict[str, Any], processor: dict[str, Any], path: Path) -> d
     if processor.get("do_rescale") is False:
         factor = 1
     if type(factor) not in (int, float) or not 0 < factor <= 1:
-        raise UserError(f"{path}: rescale_factor is {factor!r}, which is no number up to 1")
+        raise UserError(f"{path}: rescale_factor is {brief(factor)}, which is no number up to 1")
     if abs(factor / TO_255 - 1) < 1e-3:
         return found
     found = {"mean": [0.5] * 3, "std": [0.5] * 3, **found}
@@ -296,9 +322,9 @@ def _side(size: Any, place: str) -> int | None:
     elif isinstance(size, list):
         sides = size
     if not sides or any(type(side) is not int or side < 1 for side in sides) or len(sides) > 2:
-        raise UserError(f"{place} is {size!r}, which is no size in pixels")
+        raise UserError(f"{place} is {brief(size)}, which is no size in pixels")
     if len(set(sides)) > 1:
-        raise UserError(f"{place} is {size!r}: not a square, and this project's pictures are")
+        raise UserError(f"{place} is {brief(size)}: not a square, and this project's pictures are")
     return sides[0]
 
 
@@ -308,17 +334,17 @@ def _filter(name: Any, notes: list[str]) -> str | None:
         return None
     found = FILTERS.get(name) if isinstance(name, (int, str)) else None
     if found is None:
-        notes.append(f"resizing by {name!r} is not known here: the layout's own is taken")
+        notes.append(f"resizing by {brief(name)} is not known here: the layout's own is taken")
     return found
 
 
 def _json_file(path: Path, notes: list[str]) -> dict[str, Any]:
     """A JSON object, without the keys that are null; {} where there is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
+        content = json_of(path)
+    except FileNotFoundError:
         return {}
-    except (ValueError, RecursionError):
+    except (OSError, ValueError):
         notes.append(f"beware: {path} is no JSON that can be read, and was left out")
         return {}
     if not isinstance(content, dict):

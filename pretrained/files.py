@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.serialization import safe_globals
 
-from pretrained.describe import own_metadata
+from pretrained.claims import (
+    MOST_PICKLE,
+    check_arrays,
+    check_header,
+    check_names,
+    json_of,
+    memory_for,
+    ordinary,
+    special,
+    zip_members,
+)
+from pretrained.describe import brief, own_metadata
 from pretrained.manifest import manifest_of
+from pretrained.npz import read_npz
 from pretrained.programs import ENDINGS as PROGRAMS
 from pretrained.programs import program_kind
 from pretrained.unwrap import unwrap
@@ -35,7 +47,20 @@ WEIGHTS_FILES = (  # of a folder, the first that is there
     "model.npz",  # of tools.export
     "last.pt",
 )
+MOST_SHARDS = 1000
 ENDINGS = (".safetensors", ".npz", ".pth", ".pt", ".bin", ".ckpt")
+DAMAGE = (  # what zipfile, zlib, numpy, safetensors and PyTorch raise of a file that is not whole
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    SafetensorError,
+    EOFError,
+    ValueError,
+    OverflowError,
+    RuntimeError,
+    MemoryError,
+    OSError,
+)
 
 
 def weights_in(folder: Path) -> Path:
@@ -69,11 +94,20 @@ def read_arrays(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Of a checkpoint with several networks they are those of one; metadata's `notes` say which.
     """
-    if not path.exists():
+    ordinary(path)
+    if not is_there(path):
         raise UserError(f"{path}: no such weights file; fetch it, or name another")
     if index := _index_of(path):
         return _read_shards(index)
     return _read_one(path)
+
+
+def is_there(path: Path) -> bool:
+    """Whether it is a file. No name that a system can't have is that of one."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def files_of(path: Path) -> list[Path]:
@@ -83,14 +117,19 @@ def files_of(path: Path) -> list[Path]:
 
 
 def _read_one(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    with open(path, "rb") as file:
-        start = file.read(9)
     try:
-        return _by_content(path, start)
-    except (zipfile.BadZipFile, SafetensorError, EOFError, ValueError, OSError) as error:
+        with open(path, "rb") as file:
+            start = file.read(9)
+        arrays, metadata = _by_content(path, start)
+    except PermissionError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}") from None
+    except DAMAGE as error:
+        reason = str(error).partition("\n")[0][:200] or type(error).__name__
         raise UserError(
-            f"{path} is damaged or cut short ({error}); remove it and fetch it again"
+            f"{path} is damaged or cut short ({reason}); remove it and fetch it again"
         ) from None
+    check_arrays(arrays, path)
+    return arrays, metadata
 
 
 def _by_content(path: Path, start: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -98,15 +137,19 @@ def _by_content(path: Path, start: bytes) -> tuple[dict[str, Tensor], dict[str, 
     if kind := program_kind(path):
         raise UserError(_a_program(path, kind))
     if start[:2] == b"PK":
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-        if any(name.endswith(".npy") for name in names):
-            return _read_npz(path), {}
+        members = zip_members(path)
+        if any(member.filename.endswith(".npy") for member in members):
+            return read_npz(path), {}
+        for member in members:
+            if member.filename.endswith(".pkl") and member.file_size > MOST_PICKLE:
+                raise UserError(_a_large_pickle(path, member.file_size))
         return _read_torch(path)
     if start[8:9] == b"{":
+        check_header(path)
         with safe_open(path, "pt") as file:
             # Copies: the tensors are a mapping of the file, which another may overwrite.
             names = list(file.keys())
+            check_names(names, path)
             arrays = {name: file.get_tensor(name).clone() for name in names}
             return arrays, own_metadata(file.metadata() or {}, str(path))
     if start[:1] == b"\x80":
@@ -133,6 +176,8 @@ def _a_program(path: Path, kind: str) -> str:
 
 def picture_kind(path: Path) -> str | None:
     """The format of a picture, as Pillow calls it; None for what is none."""
+    if special(path):
+        return None
     try:
         with Image.open(path) as picture:
             return picture.format
@@ -140,25 +185,11 @@ def picture_kind(path: Path) -> str | None:
         return None
 
 
-def _read_npz(path: Path) -> dict[str, Tensor]:
-    # numpy's zip reader checks each member's CRC as it reads it to the end.
-    arrays: dict[str, Tensor] = {}
-    with np.load(path, allow_pickle=False) as archive:
-        for name in archive.files:
-            try:
-                array = np.asarray(archive[name])
-            except ValueError as error:
-                if "pickle" not in str(error).lower():
-                    raise
-                raise UserError(
-                    f"{path}: {name} holds Python objects, and nothing but numbers is ever "
-                    "unpickled; write its arrays one by one: np.savez('weights.npz', **arrays)"
-                ) from None
-            if array.dtype.str[1:] == "V2":  # JAX's bfloat16, which numpy has not
-                arrays[name] = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-            elif array.dtype.kind in "fiub":
-                arrays[name] = torch.from_numpy(array)
-    return arrays
+def _a_large_pickle(path: Path, size: int) -> str:
+    return (
+        f"{path} holds {size / 1e6:,.0f} MB beside its arrays, and a network's checkpoint under "
+        f"{MOST_PICKLE >> 20}; write its arrays alone: torch.save(net.state_dict(), 'weights.pth')"
+    )
 
 
 # ----------------------------------------------------------------------------- what PyTorch wrote
@@ -232,10 +263,10 @@ ALLOWED = [*((Unused, name) for name in UNUSED), *((PlainDict, name) for name in
 
 def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
-        with safe_globals(ALLOWED):  # type: ignore[arg-type]
+        with safe_globals(ALLOWED), memory_for(path):  # type: ignore[arg-type]
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise UserError(_not_loaded(path, str(error))) from None
+        raise UserError(_not_loaded(path, str(error) or type(error).__name__)) from None
     if not isinstance(content, Mapping):
         if isinstance(content, Tensor) or not isinstance(content, (list, tuple)):
             raise UserError(f"{path} holds a {type(content).__name__}, not named arrays")
@@ -294,24 +325,28 @@ def shards_of(index: Path) -> dict[str, list[str]]:
     Raises UserError where it is no index, or names a file that is not beside it.
     """
     try:
-        content = json.loads(index.read_text(encoding="utf-8"))
+        content = json_of(index)
         listed = dict(content["weight_map"])
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except OSError as error:
+        raise UserError(f"{index} can't be read: {error.strerror or error}") from None
+    except (ValueError, TypeError, KeyError):
         raise UserError(f"{index} is not an index of shards: it has no weight_map") from None
     files: dict[str, list[str]] = {}
     for name, file in listed.items():
-        if not isinstance(file, str) or Path(file).name != file or file.endswith(".index.json"):
-            raise UserError(f"{index}: {name} is in {file!r}, which is no file beside it")
+        beside = isinstance(file, str) and Path(file).name == file and file != ".."
+        if not beside or file.endswith(".index.json"):
+            raise UserError(f"{index}: {name[:80]} is in {brief(file)}, which is no file beside it")
         files.setdefault(file, []).append(str(name))
-    if not files:
-        raise UserError(f"{index} lists no shards")
+    if not 1 <= len(files) <= MOST_SHARDS:
+        raise UserError(f"{index} lists {len(files):,} shards; fetch it again")
     return files
 
 
 def _read_shards(index: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     files = shards_of(index)
-    if missing := [file for file in files if not (index.parent / file).is_file()]:
-        raise UserError(f"{index} lists {some(missing)}, not there; fetch what is missing to it")
+    if missing := [file for file in files if not is_there(index.parent / file)]:
+        named = some(file[:80] for file in missing)
+        raise UserError(f"{index} lists {named}, not there; fetch what is missing to it")
     arrays: dict[str, Tensor] = {}
     for file, names in files.items():
         path = index.parent / file
@@ -334,6 +369,8 @@ def digest_of(arrays: Mapping[str, Tensor]) -> str:
 def metadata_in(path: Path) -> dict[str, str]:
     """The header of a safetensors file; {} of others, and of one that can't be read."""
     try:
+        ordinary(path)
+        check_header(path)
         with safe_open(path, "pt") as file:
             return dict(file.metadata() or {})
     except Exception:  # `read_arrays` says what is wrong with it

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,12 @@ from torch import Tensor
 
 from certainty.certainty import PREFIX
 from config import Preprocessing, ViTConfig
+from pretrained.claims import json_of
 from pretrained.describe import checked
 from utils import sha256_of
 
 MANIFEST = "manifest.json"
+HOTTEST_SAID = 1e6  # of a temperature: far above certainty.sure's own
 OF_THE_NETWORK = ("num_heads", "gelu", "eps")  # what the arrays leave unsaid
 
 
@@ -30,9 +30,9 @@ def manifest_of(path: Path) -> dict[str, Any]:
 def _read(path: Path) -> tuple[dict[str, Any], bool]:
     """The manifest that lists a file of this name, and whether its SHA-256 is the file's."""
     try:
-        content = json.loads((path.parent / MANIFEST).read_text(encoding="utf-8"))
+        content = json_of(path.parent / MANIFEST)
         return content, content["files"][path.name]["sha256"] == sha256_of(path)
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError):
         return {}, False
 
 
@@ -58,7 +58,8 @@ def export_metadata(path: Path) -> dict[str, Any]:
     if isinstance(labels, list) and all(isinstance(label, str) for label in labels):
         found["classes"] = labels
     known: list[Any] = [manifest.get(key) for key in ("temperature", "set_level")]
-    if all(isinstance(v, (int, float)) and math.isfinite(v) for v in known) and known[0] > 0:
+    there = all(isinstance(value, (int, float)) for value in known)
+    if there and 0 < known[0] < HOTTEST_SAID and 0 <= known[1] <= 1:
         found["temperature"], found["set_level"] = map(float, known)
     return found
 

@@ -15,7 +15,7 @@ import requests
 from config import ViTConfig
 from pretrained.files import ENDINGS, shards_of
 from pretrained.manifest import MANIFEST
-from pretrained.near import find_local, near
+from pretrained.near import find_local, near, possible
 from pretrained.read import read
 from utils import UserError, check_disk, log, progress_bar, shell
 
@@ -40,6 +40,7 @@ GOOGLE_FILES = {
 
 
 LOGS = Path("logs")
+LONGEST = 150  # letters of an address's file that are kept: a system takes 255
 OWNER_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 HUB = "https://huggingface.co"
 ON_HUB = re.compile(
@@ -63,6 +64,8 @@ def missing(
     """What `resolve` would fetch for a name; None where it is here, or there is no such thing."""
     if file := _single_file(name):
         return None if file.path.exists() else file
+    if not possible(name):
+        return None
     on_hub = ON_HUB.fullmatch(name)
     places = _places(save_path)
     if not on_hub and (not OWNER_NAME.fullmatch(name) or find_local(name, places, Path(log_path))):
@@ -101,7 +104,7 @@ def _google(name: str) -> ViTConfig:
 def _file_of(address: str) -> str:
     """Many addresses end in model.safetensors: the hash keeps them apart."""
     file = re.sub(r"[?#].*", "", address).rstrip("/").rpartition("/")[2]
-    return f"{hashlib.sha256(address.encode()).hexdigest()[:8]}-{file or 'weights'}"
+    return f"{hashlib.sha256(address.encode()).hexdigest()[:8]}-{file[-LONGEST:] or 'weights'}"
 
 
 def _kept(name: str) -> Path:
@@ -128,7 +131,7 @@ def resolve(name: str, save_path: str | Path | None = None, log_path: str | Path
             log.info("%s: taken to be %s", name, found)
         return found
     meant = near(name, places, logs, more=GOOGLE_FILES)
-    if OWNER_NAME.fullmatch(name) and Path(name).suffix not in ENDINGS:
+    if OWNER_NAME.fullmatch(name) and possible(name) and Path(name).suffix not in ENDINGS:
         owner = name.partition("/")[0]
         if not Path(owner).is_dir():
             return _from_hub(name, f"; if it should be on this machine: {meant}")

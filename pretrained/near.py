@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from pretrained.claims import ordinary
 from pretrained.files import ENDINGS, WEIGHTS_FILES, holds_weights, weights_in
 from utils import UserError, some
 
@@ -22,6 +23,8 @@ def find_local(name: str, places: Sequence[Path], logs: Path) -> Path | None:
     meant that has kept no network.
     """
     try:
+        if not Path(name).is_dir():
+            ordinary(Path(name))
         return _find(name, places, logs)
     except (OSError, ValueError):  # a name too long, or with a zero in it, is no path
         return None
@@ -71,6 +74,12 @@ def _of_run(folder: Path, places: Sequence[Path]) -> Path:
     )
 
 
+def possible(name: str) -> bool:
+    """Whether a system can have such a name at all."""
+    parts = Path(name).parts
+    return "\0" not in name and all(len(part.encode(errors="replace")) < 256 for part in parts)
+
+
 def near(name: str, places: Sequence[Path], logs: Path, more: Iterable[str] = ()) -> str:
     """What may have been meant by a name that stands for nothing, as the end of a sentence."""
     wanted = Path(name)
@@ -98,7 +107,7 @@ def _weights_below(folder: Path) -> list[str]:
     """The weights in a folder, and its folders that hold some."""
     try:
         entries = sorted(folder.iterdir())
-    except OSError:
+    except (OSError, ValueError):
         return []
     return [
         str(entry)

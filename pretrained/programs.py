@@ -5,6 +5,8 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
+from pretrained.claims import special, zip_members
+
 ENDINGS = (".pt2", ".onnx", ".tflite", ".xml")
 # The first two fields of an ONNX file: its IR version, and the producer's name, or another text.
 ONNX_FIELDS = b"\x12\x1a\x22\x3a\x42"
@@ -13,6 +15,8 @@ NEWEST_IR = 32
 
 def program_kind(path: Path) -> str | None:
     """What a file that holds a program is, by its content; None for any other."""
+    if special(path):
+        return None
     try:
         with open(path, "rb") as file:
             start = file.read(9)
@@ -33,6 +37,8 @@ def program_kind(path: Path) -> str | None:
 
 def _is_openvinos(path: Path) -> bool:
     """Whether a file describes a network whose arrays lie in a .bin beside it."""
+    if special(path):
+        return False
     try:
         with open(path, "rb") as file:
             return b"<net " in file.read(200)
@@ -41,8 +47,7 @@ def _is_openvinos(path: Path) -> bool:
 
 
 def _of_torch(path: Path) -> str | None:
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    names = [member.filename for member in zip_members(path)]
     if any(name.endswith("/constants.pkl") for name in names):
         return "a TorchScript program"
     # torch.export.save, and before PyTorch 2.8 its older form.

@@ -8,6 +8,7 @@ network is where a layout's names are, whatever stands before them.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -19,7 +20,9 @@ from pretrained.layouts import LAYOUTS, Layout
 from utils import some
 
 MOST_NETWORKS = 16  # in one file, of one layout
+MOST_STATES = 1000  # mappings of names to arrays, in one file
 DEEPEST_WRAPPER = 4
+MOST_WRAPPERS = 10_000  # that are looked into, of one file; a file may hold millions
 # Written by a program into the middle of a name, too: torch.compile, FSDP, activation checkpoints.
 WRITTEN_BETWEEN = re.compile(
     r"(?<![^./])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)[./]"
@@ -135,7 +138,7 @@ def unwrap(content: Mapping[Any, Any]) -> tuple[dict[str, Tensor], tuple[str, ..
     Of several networks an average or a teacher is taken, as their projects evaluate with it.
     Without a network, the largest set of arrays, to be named in an error.
     """
-    states = list(_states(content, (), set()))
+    states = list(islice(_states(content), MOST_STATES))
     known = [
         (path, arrays, trunk.prefix) for path, arrays in states for trunk in trunks(arrays.keys())
     ]
@@ -150,20 +153,26 @@ def unwrap(content: Mapping[Any, Any]) -> tuple[dict[str, Tensor], tuple[str, ..
     return arrays, ((f"the arrays are those at {taken}",) if path else ())
 
 
-def _states(
-    found: Any, path: tuple[str, ...], seen: set[int]
-) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
-    """Every mapping of names to arrays, with the keys that lead to it."""
-    content = dict(enumerate(found)) if isinstance(found, (list, tuple)) else found
-    own = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
-    if own:
-        yield path, own
-    if id(found) in seen or len(path) == DEEPEST_WRAPPER:  # a cycle, or far too deep
-        return
-    seen.add(id(found))
-    for key, value in content.items():
-        if isinstance(value, (Mapping, list, tuple)):
-            yield from _states(value, (*path, str(key)), seen)
+def _states(content: Any) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
+    """Every mapping of names to arrays, with the keys that lead to it; the outermost come first,
+    and each is looked into once, whatever leads to it."""
+    waiting: deque[tuple[tuple[str, ...], Any]] = deque([((), content)])
+    known: dict[int, dict[str, Tensor]] = {}
+    places = 1
+    while waiting:
+        path, found = waiting.popleft()
+        if id(found) not in known:
+            named = dict(found) if isinstance(found, Mapping) else dict(enumerate(found))
+            known[id(found)] = {
+                k: v for k, v in named.items() if isinstance(k, str) and isinstance(v, Tensor)
+            }
+            inner = named.items() if len(path) < DEEPEST_WRAPPER else ()
+            nested = ((k, v) for k, v in inner if isinstance(v, (Mapping, list, tuple)))
+            for key, value in islice(nested, MOST_WRAPPERS - places):
+                waiting.append(((*path, str(key)), value))
+                places += 1
+        if own := known[id(found)]:
+            yield path, own
 
 
 def _rank(place: str) -> tuple[int, int]:

@@ -90,7 +90,7 @@ def test_an_npz_with_texts_and_bfloat16(tmp_path: Path) -> None:
 def test_a_quantised_network_is_refused() -> None:
     arrays = dict(timm_model().state_dict())
     arrays["blocks.0.mlp.fc1.weight"] = arrays["blocks.0.mlp.fc1.weight"].to(torch.int8)
-    with pytest.raises(UserError, match=r"blocks.0.mlp.fc1.weight hold torch.int8"):
+    with pytest.raises(UserError, match=r"blocks.0.mlp.fc1.weight holds torch.int8"):
         convert(arrays)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from config import Preprocessing
-from pretrained.manifest import MANIFEST, manifest_of
+from pretrained.manifest import MANIFEST, export_metadata, manifest_of
 from tools.show.facts import export_of, hashed
 from utils import UserError
 
@@ -21,15 +20,17 @@ def program_facts(path: Path, kind: str) -> dict[str, Any]:
             f"{MANIFEST} that tools.export writes beside such a file would say what it is, and "
             "there is none of it"
         )
-    how = manifest.get("preprocessing")
+    said = export_metadata(path)
+    how = said.get("preprocessing")
+    sure = "temperature" in said
     return {
         "file": str(path),
         "program": kind,
         "export": export_of(manifest),
-        "classes": manifest.get("labels"),
-        "preprocessing": Preprocessing.model_validate(how).model_dump() if how else None,
-        "temperature": manifest.get("temperature"),
-        "set_level": manifest.get("set_level"),
+        "classes": said.get("classes"),
+        "preprocessing": how,
+        "temperature": manifest["temperature"] if sure else None,
+        "set_level": manifest["set_level"] if sure else None,
         "input": manifest.get("input"),
         "files": hashed([path]),
     }

@@ -12,18 +12,29 @@ from typing import Any
 import torch
 import yaml
 
-from certainty.certainty import PREFIX, Certainty, certainty_in
+from certainty.certainty import PREFIX, Certainty, certainty_in, faults_of
 from classifier import MIN_CONFIDENCE, UNLIKE
 from config import PRESETS, Preprocessing, ViTConfig
 from model import VisionTransformer
 from pretrained.build import build, whole
-from pretrained.describe import own_metadata
+from pretrained.describe import checked, own_metadata
 from pretrained.files import files_of, metadata_in, read_arrays
 from pretrained.manifest import manifest_of
 from pretrained.names import missing
-from pretrained.read import layers_head
+from pretrained.read import MOST_BLOCKS, NOT_UNDERSTOOD, layers_head
 from utils import UserError, progress_bar, sha256_of, shell
 
+MOST_CONFIG = 100_000  # letters: config.yaml with every comment is 20,000
+# What a text raises that is no YAML, or none of ours: a date of a 13th month is a ValueError.
+UNREADABLE = (
+    yaml.YAMLError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
 OURS = ("num_heads", "gelu", "eps")  # a file's own metadata has them where it is ours
 # What our files say of themselves; any other key is another program's.
 KNOWN: tuple[str, ...] = (
@@ -90,7 +101,7 @@ def facts_of(path: Path) -> dict[str, Any]:
 
 def opened(path: Path, header: Mapping[str, str]) -> Opened:
     """The network of a file; nothing is fetched."""
-    base = header.get("base")
+    base = own_metadata(header, str(path)).get("base")
     if base is not None:
         lacks = f"it holds only what was trained from {base}, which is not here"
         if missing(base):
@@ -116,15 +127,24 @@ def described(path: Path, lacks: str) -> Opened:
     header = metadata_in(path)
     own = own_metadata(header, str(path))
     arrays, _ = read_arrays(path)
-    vit = ViTConfig.model_validate_json(header["architecture"])
+    said = json.loads(header["architecture"])
+    vit = checked(ViTConfig, said, f"{path}: its metadata's architecture.")
+    if vit.num_layers > MOST_BLOCKS:
+        raise UserError(f"{path}: its metadata speaks of {vit.num_layers:,} blocks; fetch it again")
     preprocessing = Preprocessing.model_validate(own["preprocessing"])
-    with torch.device("meta"):
-        net = VisionTransformer(vit, preprocessing, tuple(own["classes"] or ()) or None)
-        net.layers = layers_head(arrays, vit)
-    net.certainty = certainty_in(arrays)
-    if net.certainty is not None:
-        kept = {n.removeprefix(PREFIX): a for n, a in arrays.items() if n.startswith(PREFIX)}
-        net.certainty.load_state_dict(kept)
+    try:
+        with torch.device("meta"):
+            net = VisionTransformer(vit, preprocessing, tuple(own["classes"] or ()) or None)
+            net.layers = layers_head(arrays, vit)
+        net.certainty = certainty_in(arrays)
+        if net.certainty is not None:
+            kept = {n.removeprefix(PREFIX): a for n, a in arrays.items() if n.startswith(PREFIX)}
+            net.certainty.load_state_dict(kept)
+        wrong = faults_of(arrays, vit.num_layers, vit.hidden_dim)
+    except NOT_UNDERSTOOD as error:
+        wrong = [str(error).partition("\n")[0][:200]]
+    if wrong:
+        raise UserError(f"{path} is not a whole file of ours ({wrong[0]}); fetch it again")
     return Opened(net, preprocessing, "timm", True, (), lacks)
 
 
@@ -196,7 +216,7 @@ def measured(said: Any) -> dict[str, Any] | None:
     try:
         low, high = map(float, said["interval"])
         found = {"part": str(said["part"]), "accuracy": float(said["accuracy"])}
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
     by = said.get("by")
     return {**found, "interval": [low, high], "by": None if by is None else str(by)}
@@ -204,7 +224,9 @@ def measured(said: Any) -> dict[str, Any] | None:
 
 def trained_by(header: Mapping[str, str]) -> dict[str, Any] | None:
     """What the config in a file's metadata says of its training; None without one."""
-    with contextlib.suppress(yaml.YAMLError, KeyError, TypeError, AttributeError, RecursionError):
+    if len(header.get("config", "")) > MOST_CONFIG:
+        return None
+    with contextlib.suppress(*UNREADABLE):
         train = yaml.safe_load(header["config"])["train"]
         found: dict[str, Any] = {key: train.get(key) for key in TRAINED}
         if found["mode"] == "scratch":

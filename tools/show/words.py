@@ -90,8 +90,9 @@ def export(found: dict[str, Any] | None) -> list[tuple[str, str]]:
     if found is None:
         return []
     rows = [("export", f"of {found['run']}, as {found['format']}, {found['exported']}")]
-    rows += [("trained by", found["training"])] if found["training"] else []
-    return [*rows, *(("note", str(note)) for note in found["notes"] or ())]
+    rows += [("trained by", str(found["training"]))] if found["training"] else []
+    notes = found["notes"] if isinstance(found["notes"], list) else []
+    return [*rows, *(("note", str(note)) for note in notes)]
 
 
 def row(label: str, text: str) -> list[str]:
