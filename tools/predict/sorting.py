@@ -19,8 +19,9 @@ from typing import NamedTuple
 from filenames import name_of, shown, text_of
 from filing import free_name, move
 from layout.paths import full
+from stopping import unbroken
 from tools.predict.pictures import UNDO
-from utils import UserError, progress_bar, replacing, unbroken, write_csv
+from utils import UserError, progress_bar, replacing, write_csv
 
 COLUMNS = ("how", "from", "to")
 HOW = ("copy", "link", "move")
