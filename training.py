@@ -27,7 +27,7 @@ from engine.outcome import Clock, conclude, write_report
 from engine.overfit import overfit, repeated_batch
 from engine.position import Position
 from engine.preview import preview
-from engine.resume import saved_state, settings_to_resume
+from engine.resume import check_early, saved_state, settings_to_resume
 from engine.run import MetricsLog
 from engine.search import search
 from engine.side import branch
@@ -70,6 +70,7 @@ def fit(config: Config, notes: Iterable[str] | None = None) -> dict[str, Any]:
     run = open_run(config)
     try:
         with before_training(run):
+            check_early(run, config)
             work = set_up(config, run, device)
             work.open()
             take_search(config, run)

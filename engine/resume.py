@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,15 @@ def newest(log_path: str) -> Path:
     )
 
 
+def check_early(run: Run, config: Config) -> None:
+    """Refuse what would be another run before pictures are read and weights are fetched for it."""
+    own = run.folder / "config.yaml"
+    if not (run.resumes and own.is_file()):
+        return
+    changes = changed(yaml.safe_load(own.read_text(encoding="utf-8")), asked(config))
+    refuse(run, {key: both for key, both in changes.items() if "auto" not in both})
+
+
 def saved_state(work: Work) -> dict[str, Any] | None:
     """The last checkpoint of the run that is to go on, if there is one: known to be of the same
     run, of these classes and of these frozen weights. What is new in the settings is said."""
@@ -124,20 +133,36 @@ def check_settings(run: Run, config: Config, state: Mapping[str, Any] | None) ->
     text = (state or {}).get("config")  # that of older files is beside the logs
     if text is None and (run.folder / "config.yaml").is_file():
         text = (run.folder / "config.yaml").read_text(encoding="utf-8")
-    changes = changed(yaml.safe_load(text or "") or {}, yaml.safe_load(dump_config(config)))
-    said = {key: f"{key}: {old} -> {new}" for key, (old, new) in changes.items()}
-    wrong = [said[key] for key in changes if is_fixed(key)]
-    if wrong and not (wrong == [said.get("train.checkpoint")] and state and state.get("frozen")):
-        raise UserError(
-            f"{some(wrong)}: that would be another run than {run.folder}; leave it out and go on "
-            f"with: {go_on(run.folder)}, or begin a new one"
-        )
+    changes = changed(yaml.safe_load(text or "") or {}, asked(config))
+    by_digest = config.train.mode == "finetune" and state is not None and "frozen" in state
+    refuse(run, changes, {"train.checkpoint"} if by_digest else set())
     done = state["progress"]["epoch"] if state else 0
     epochs = config.train.max_epochs
     if isinstance(epochs, int) and epochs < done:
         raise UserError(f"train.max_epochs: {epochs} is less than the {done} epochs that are done")
-    if said:
-        log.info("settings that are new: %s", some(said.values(), 30))
+    if changes:
+        log.info("settings that are new: %s", some(said(changes), 30))
+
+
+Changes = Mapping[str, tuple[Any, Any]]
+
+
+def refuse(run: Run, changes: Changes, seen_later: Collection[str] = ("train.checkpoint",)) -> None:
+    """Raise UserError where a setting is new that makes the run the one that it is."""
+    wrong = {k: both for k, both in changes.items() if is_fixed(k) and k not in seen_later}
+    if wrong:
+        raise UserError(
+            f"{some(said(wrong))}: that would be another run than {run.folder}; leave it out and "
+            f"go on with: {go_on(run.folder)}, or begin a new one"
+        )
+
+
+def said(changes: Changes) -> list[str]:
+    return [f"{key}: {old} -> {new}" for key, (old, new) in changes.items()]
+
+
+def asked(config: Config) -> dict[str, Any]:
+    return yaml.safe_load(dump_config(config))
 
 
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
