@@ -8,8 +8,8 @@ is gone on with until it is done. best.safetensors, last.pt's weights and predic
 compared byte by byte with those of an undisturbed run, metrics.csv but for its times. SIGTERM must
 end it within five seconds with status 143 and a sentence. `in an epoch`: kills after which last.pt
 was of the middle of one; `in a write`: after which a temporary file was left (SIGKILL), or was
-there when the signal was sent (SIGTERM). Prints the counts and writes benchmarks/results/kills.csv, where the rows of other modes
-and signals stay.
+there when the signal was sent (SIGTERM). Prints the counts and writes benchmarks/results/kills.csv,
+where the rows of other modes and signals stay.
 """
 
 from __future__ import annotations

@@ -120,7 +120,9 @@ class Keeper:
         A row and its checkpoint belong together, so Ctrl-C waits.
         """
         with unbroken():
-            kept = self.progress.take(row, self.job.images, self.job.train.keep)
+            position = self.progress.position
+            images = self.job.images if position is None else position.images
+            kept = self.progress.take(row, images, self.job.train.keep)
             self.metrics.write(self.progress.best_epoch, **row)
             self._keep(kept)
 

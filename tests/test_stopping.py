@@ -92,7 +92,7 @@ def test_what_is_ignored_stays_ignored() -> None:
 
 
 def child(code: str, number: int) -> tuple[int, str]:
-    """The exit status of a process that gets a signal when it says ready; what it says of errors."""
+    """The exit status and the errors of a process that gets a signal when it says ready."""
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=REPO
     )
