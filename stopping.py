@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 # docker stop, SLURM, systemd and a shutdown send SIGTERM; a terminal that is closed SIGHUP.
 ENDING = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
@@ -38,6 +40,15 @@ class Stopping:
         self.number, self.since = number, time.monotonic()
         raise KeyboardInterrupt
 
+    def not_raised(self, what: Any) -> None:
+        """`sys.unraisablehook`: an object's last rites swallow what is raised in them; again, then,
+        when they are over."""
+        if what.exc_type is not KeyboardInterrupt or os.getpid() != self.process:
+            sys.__unraisablehook__(what)
+            return
+        self.since = -float("inf")
+        threading.Timer(0.01, os.kill, (self.process, self.number)).start()
+
 
 @contextlib.contextmanager
 def stopping() -> Iterator[Stopping]:
@@ -47,9 +58,11 @@ def stopping() -> Iterator[Stopping]:
     before = _heard()
     for number in before:
         signal.signal(number, found)
+    hook, sys.unraisablehook = sys.unraisablehook, found.not_raised
     try:
         yield found
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 

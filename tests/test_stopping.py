@@ -68,6 +68,23 @@ def test_some_time_later_it_is_heard_again(monkeypatch: pytest.MonkeyPatch) -> N
                 send(signal.SIGTERM)
 
 
+def test_what_comes_in_an_object_s_last_rites_is_heard_after_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Bar:
+        def __del__(self) -> None:
+            send(signal.SIGTERM)
+
+    def main() -> int:
+        bar = Bar()
+        del bar  # which swallows what is raised in it
+        time.sleep(5)
+        return 0
+
+    assert command_line(main) == 143
+    assert "ignored" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("number", ENDING)
 def test_unbroken_puts_each_off_to_the_end(number: int) -> None:
     steps = []
