@@ -61,9 +61,9 @@ MODES: dict[str, dict[str, Any]] = {
         "head": "class",
         "optim": "sgd",
         "views": 2,
-        "max_epochs": 60,
+        "max_epochs": 25,
     },
-    "finetune, both": {"mode": "finetune", "head": "both", "refit": True, "max_epochs": 60},
+    "finetune, both": {"mode": "finetune", "head": "both", "refit": True, "max_epochs": 25},
     "scratch, 8 bit, ema, mixup, 2 workers": {
         "mode": "scratch",
         "use_bitsandbytes": True,
