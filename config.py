@@ -205,6 +205,7 @@ class TrainConfig(Section):
     clip_grad: Annotated[Annotated[Number, Field(gt=0)] | Auto | None, OFF] = "auto"
     keep: Literal["best", "last"] | Auto = "auto"
     early_stopping: Annotated[Count | None, OFF] = None
+    on_nonfinite: Literal["stop", "skip"] = "stop"
     verdict: bool = True
     refit: bool | Auto = "auto"
     report: bool = True
@@ -212,6 +213,7 @@ class TrainConfig(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     bf16: bool = False
     compile: bool = False
+    deterministic: bool = False
     seed: Annotated[Whole, Field(ge=0)] = 0
 
     run_name: PathText | None = None
@@ -221,6 +223,7 @@ class TrainConfig(Section):
     log_epoch: Count | Auto = "auto"
     track: Annotated[Literal["wandb", "mlflow"] | None, OFF] = None
     save_epoch: Count | Auto = "auto"
+    save_steps: Annotated[Count | Auto | None, OFF] = "auto"
     save: Literal["all", "trained"] = "all"
 
     @property

@@ -24,6 +24,7 @@ from layout.groups import copies_notes, with_groups
 from layout.labels import decide
 from layout.parts import Found, Layout, lay_out
 from layout.split_file import COLUMNS, PARTS, Asked, apply_split, read_split, text_below
+from stopping import quiet_worker
 from transforms import eval_transform, train_sampler, train_transform
 from utils import UserError, some, write_csv
 
@@ -279,6 +280,7 @@ def loader_options(train: TrainConfig, device: torch.device) -> dict[str, Any]:
     return {
         "num_workers": processes,
         "persistent_workers": processes > 0,
+        "worker_init_fn": quiet_worker,
         # Its own random numbers, or a resumed epoch would draw one more than an unbroken run.
         "generator": torch.Generator().manual_seed(train.seed),
         "pin_memory": device.type == "cuda",

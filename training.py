@@ -2,6 +2,7 @@
 
 python training.py                                what config.yaml says
 python training.py --config F train.lr=1e-4 ...   another file, and overrides of its keys
+python training.py --resume                       go on with the newest run that was stopped
 python training.py --check                        say what would be done, and exit
 """
 
@@ -9,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,16 +19,20 @@ from config import Config, ConfigError
 from config_file import check_config, dump_config, load_config
 from dataset import make_loaders
 from engine.again import settings_of_run, take_search
-from engine.checkpoint import Keeper, Progress, resumable, saved_state
+from engine.checkpoint import Keeper, Progress
 from engine.job import Diverged, Job
 from engine.look import first_look
+from engine.nonfinite import check_taken, leave_out
 from engine.outcome import Clock, conclude, write_report
 from engine.overfit import overfit, repeated_batch
+from engine.position import Position
 from engine.preview import preview
+from engine.resume import check_early, saved_state, settings_to_resume
 from engine.run import MetricsLog
 from engine.search import search
 from engine.side import branch
 from engine.start import Work, begin, open_run, set_up
+from engine.stop import before_training, resumable
 from engine.track import Tracker, settings_of, tracking
 from engine.verdict import Judge
 from metrics import evaluate
@@ -41,7 +45,10 @@ from utils import command_line, end_log, log, progress_bar, seed_everything, wri
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    config, notes = load_config(args.config, args.overrides)
+    if args.resume is not None:
+        config, notes = settings_to_resume(args.config, args.resume, args.overrides)
+    else:
+        config, notes = load_config(args.config, args.overrides)
     if config.train.from_run and not config.train.from_checkpoint:
         config, notes = settings_of_run(config, args.overrides)
     if args.check:
@@ -60,27 +67,32 @@ def fit(config: Config, notes: Iterable[str] | None = None) -> dict[str, Any]:
     """
     config, advice = check_config(config)
     device = begin(config.train, advice if notes is None else notes)
-    work = set_up(config, open_run(config), device)
+    run = open_run(config)
     try:
-        work.open()
-        take_search(config, work.run)
+        with before_training(run):
+            check_early(run, config)
+            work = set_up(config, run, device)
+            work.open()
+            take_search(config, run)
         if config.overfit_one_batch.overfit:
             summary = overfit(work, repeated_batch(work))
         else:
             summary = learn(work)
             if config.train.report:
-                write_report(work.run.folder)
+                write_report(run.folder)
     finally:
         end_log()
-    return summary | {"folder": str(work.run.folder), "weights_file": str(work.run.best)}
+    return summary | {"folder": str(run.folder), "weights_file": str(run.best)}
 
 
 def learn(work: Work) -> dict[str, Any]:
     """Train, keeping the chosen and the last checkpoint, then score and judge."""
     run, net, config = work.run, work.net, work.config
-    state = saved_state(run, net, work.augmentation)
-    progress = Progress(**state["progress"]) if state else Progress()
-    with resumable(run, progress), tracking(work.train.track, run.folder, bool(state)) as tracker:
+    with before_training(run):
+        state = saved_state(work)
+    progress = Progress.read(state["progress"]) if state else Progress()
+    tracked = tracking(work.train.track, run.folder, bool(state))
+    with resumable(run, progress, work.train.max_epochs), tracked as tracker:
         clock = Clock()
         learner, loaders = prepare(work)
         clock.lap("cache" if work.plan else "prepare")
@@ -97,6 +109,7 @@ def learn(work: Work) -> dict[str, Any]:
             clock.lap("search")
         labels = [sample.label for sample in work.split.part("train")]
         job = Job(net, learner, train, labels)
+        job.pictures = [work.split.path_of(sample) for sample in work.split.part("train")]
         if state:
             job.load_state_dict(state, run)
         if run.resumes:  # not before its checkpoint is known to fit
@@ -122,14 +135,14 @@ def train_epochs(
         if progress.patience_is_over(train):
             log.info("early stopping: no better epoch since %d", progress.best_epoch)
             break
-        seed_everything(train.seed, epoch)
-        row = train_epoch(job, loaders["train"], epoch, metrics.last_accuracy)
+        row = train_epoch(job, loaders["train"], progress.begin(), keeper)
         if epoch % train.eval_epoch == 0 or epoch == job.epochs:
             row |= validate(job, loaders["val"])
         keeper.keep(row)
         tracker.epoch(row)
         ends = epoch == job.epochs or progress.patience_is_over(train)
         report_epoch(metrics, train.log_epoch, ends)
+    seed_everything(train.seed)  # what follows is the same wherever the loop was left
     if train.log_epoch == "auto" and metrics.rows:
         where = metrics.path.name
         log.info("an epoch is shown where validation is better than before; all are in %s", where)
@@ -153,40 +166,27 @@ def prepare(work: Work) -> tuple[nn.Module, Loaders]:
     return learner, loaders
 
 
-def train_epoch(job: Job, loader: Any, epoch: int, val: float | None) -> dict[str, Any]:
-    """One pass over the training part; the epoch's row of metrics.csv, its validation aside.
-
-    `val` is the last validation's accuracy, for the bar.
-    """
+def train_epoch(job: Job, loader: Any, position: Position, keeper: Keeper) -> dict[str, Any]:
+    """One pass over the training part, from a position in it; the epoch's row of metrics.csv, its
+    validation aside."""
     job.net.train()
-    loader.sampler.epoch = epoch
-    started = time.perf_counter()
-    losses, hits, norms = [], 0, []
+    loader.sampler.begin(position.epoch, position.steps * job.train.batch_size)
+    val = keeper.metrics.last_accuracy
     known = {} if val is None else {"val": f"{val:.4f}"}
-    bar = progress_bar(loader, f"epoch {epoch}/{job.epochs}", unit="batch")
-    for number, (inputs, labels) in enumerate(bar, 1):
+    said = f"epoch {position.epoch}/{job.epochs}"
+    bar = progress_bar(loader, said, unit="batch", initial=position.steps)
+    for inputs, labels in bar:
+        position.seed(job.train.seed)
         try:
-            loss, right, norm = job.step(inputs, labels)
+            loss, *_ = job.step(inputs, labels, position)
         except Diverged as what:
-            lr = job.scheduler.get_last_lr()[0]
-            where = f"step {number} of epoch {epoch} (lr {lr:.3g})"
-            raise Diverged(f"the {what} is not finite at {where}") from None
-        losses.append(loss * len(labels))
-        hits += right
-        norms.append(norm)
-        bar.set_postfix({"loss": f"{loss:.3f}", **known})
-    seconds = time.perf_counter() - started
-    seen = len(loader.dataset)
-    return {
-        "epoch": epoch,
-        "train_loss": sum(losses) / seen,
-        "train_accuracy": hits / seen,
-        "lr": job.scheduler.get_last_lr()[0],
-        "grad_norm_mean": sum(norms) / len(norms),
-        "grad_norm_max": max(norms),
-        "seconds": seconds,
-        "images_per_second": seen / seconds,
-    }
+            leave_out(what, job, position, (inputs, labels), loader.sampler)
+        else:
+            bar.set_postfix({"loss": f"{loss:.3f}", **known})
+        keeper.keep_step()
+    loader.sampler.begin(position.epoch)  # whoever iterates it next gets all of it
+    check_taken(position)
+    return position.row(float(job.scheduler.get_last_lr()[0]))
 
 
 def validate(job: Job, loader: Any) -> dict[str, Any]:
@@ -219,9 +219,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", default="config.yaml", help="the settings (config.yaml)")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="RUN",
+        help="go on with a run that was stopped: its name or folder; without: the newest",
+    )
     parser.add_argument("--check", action="store_true", help="say what would be done, and exit")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    return arguments(parser, argv)
+    args = arguments(parser, argv)
+    if args.resume and "=" in args.resume:  # a setting: the newest run is meant
+        args.resume, args.overrides = "", [args.resume, *args.overrides]
+    return args
 
 
 if __name__ == "__main__":

@@ -143,7 +143,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     The draw is that of the augmentation: with `draws`, they are used in turn, else it is the epoch.
     With `balance`, the labels, it is as many indices, drawn so that each class comes equally often:
-    rare classes' images several times, common ones' not all of them.
+    rare classes' images several times, common ones' not all of them. Its length is the epoch's,
+    wherever in it a run goes on.
     """
 
     def __init__(
@@ -153,7 +154,11 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.seed = seed
         self.draws = draws
         self.balance = None if balance is None else np.asarray(balance)
-        self.epoch = 1
+        self.epoch, self.first = 1, 0
+
+    def begin(self, epoch: int, first: int = 0) -> None:
+        """What is iterated next: an epoch, from its image number `first` on, counted from 0."""
+        self.epoch, self.first = epoch, first
 
     def __len__(self) -> int:
         return self.length
@@ -164,7 +169,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         if self.balance is not None:
             order = random.permutation(_equally_often(self.balance, random))
         draw = self.epoch if self.draws is None else (self.epoch - 1) % self.draws + 1
-        return ((int(index), draw) for index in order)
+        return ((int(index), draw) for index in order[self.first :])
 
 
 def _equally_often(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:

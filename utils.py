@@ -14,10 +14,8 @@ import platform
 import random
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
 from logging.handlers import MemoryHandler
@@ -29,6 +27,7 @@ import torch
 from tqdm import tqdm
 
 from filenames import fitting, shown
+from stopping import stopping
 from streams import any_streams, silence
 
 log = logging.getLogger("vit")
@@ -46,57 +45,53 @@ class UserError(Exception):
 def command_line(main: Callable[[], int | None], *more: type[Exception]) -> int:
     """Run a program's main and turn what a user can cause into one sentence and an exit status.
 
-    2 for UserError, `more` of its kind and a full disk; 130 for Ctrl-C.
+    2 for UserError, `more` of its kind and a full disk; 130 for Ctrl-C, which SIGTERM (143) and
+    SIGHUP (129) are taken for.
     """
     user_errors: tuple[type[Exception], ...] = (UserError, *more)
-    try:
-        return main() or 0
-    except user_errors as error:
-        print(f"error: {shown(str(error))}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as stop:
-        print(f"\n{stop}" if str(stop) else "\nstopped", file=sys.stderr)
-        return 130
-    except (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError) as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # a reader that has seen enough, such as `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EIO):
-            print(f"error: {shown(str(error.filename))}: {error.strerror}", file=sys.stderr)
+    with stopping() as signals:
+        try:
+            return main() or 0
+        except user_errors as error:
+            print(f"error: {shown(str(error))}", file=sys.stderr)
             return 2
-        if error.errno == errno.EROFS:
-            print(f"error: {error.filename} is on a read-only disk", file=sys.stderr)
+        except KeyboardInterrupt as stop:
+            say_stopped(str(stop))
+            return signals.status
+        except BrokenPipeError:  # a reader that has seen enough, such as `head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except OSError as error:
+            if (sentence := of_the_disk(error)) is None:
+                raise
+            print(f"error: {sentence}", file=sys.stderr)
             return 2
-        if error.errno == errno.ENOENT and error.filename:
-            print(f"error: {error.filename} is not there and can't be made", file=sys.stderr)
-            return 2
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        where = f" while writing {error.filename}" if error.filename else ""
-        print(f"error: no space left on the disk{where}; free some and go on", file=sys.stderr)
-        return 2
-    finally:
-        # The bars' leftovers must not swallow the shell's next line.
-        sys.stdout.flush()
+        finally:
+            # The bars' leftovers must not swallow the shell's next line.
+            sys.stdout.flush()
 
 
-@contextlib.contextmanager
-def unbroken() -> Iterator[None]:
-    """Put Ctrl-C off to the end of the block."""
-    if threading.current_thread() is not threading.main_thread():  # it never arrives elsewhere
-        yield
-        return
-    came = []
-    before = signal.signal(signal.SIGINT, lambda *_: came.append(True))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
-    if came and callable(before):
-        before(signal.SIGINT, None)
+def say_stopped(sentence: str) -> None:
+    """The last words; with the terminal that was closed (SIGHUP) nobody hears them."""
+    with contextlib.suppress(OSError):
+        print(f"\n{shown(sentence) or 'stopped'}", file=sys.stderr)
+
+
+def of_the_disk(error: OSError) -> str | None:
+    """What a user can do about an error of files; None where that is not known."""
+    name = shown(str(error.filename)) if error.filename else None
+    simple = (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError)
+    odd = error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EIO)
+    if isinstance(error, simple) or odd:
+        return f"{name}: {error.strerror}"
+    if error.errno == errno.EROFS:
+        return f"{name} is on a read-only disk"
+    if error.errno == errno.ENOENT and name:
+        return f"{name} is not there and can't be made"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" while writing {name}" if name else ""
+        return f"no space left on the disk{where}; free some and go on"
+    return None
 
 
 @contextlib.contextmanager
@@ -136,8 +131,7 @@ def go_on(folder: Path) -> str:
     program = Path("training.py")  # as it is typed in the project's own folder
     if not program.exists():
         program = Path(__file__).parent / program
-    config = folder / "config.yaml"
-    return shell("python", program, "--config", config, "train.from_checkpoint=true")
+    return shell("python", program, "--resume", folder)
 
 
 def free_bytes(folder: Path) -> int:
@@ -203,12 +197,12 @@ def sha256_of(path: Path, block_read: Callable[[int], object] = lambda size: Non
 # --------------------------------------------------------------------------- seeds and devices
 
 
-def seed_everything(seed: int, epoch: int = 0) -> None:
-    """Seed Python, NumPy and PyTorch for one epoch.
+def seed_everything(seed: int, *place: int) -> None:
+    """Seed Python, NumPy and PyTorch for one epoch, or one step of it.
 
-    Each epoch has a seed of its own, so a resumed run draws what an uninterrupted one draws.
+    Each has a seed of its own, so a resumed run draws what an uninterrupted one draws.
     """
-    state = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+    state = int(np.random.SeedSequence([seed, *(place or (0,))]).generate_state(1)[0])
     random.seed(state)
     np.random.seed(state)
     torch.manual_seed(state)
@@ -228,6 +222,14 @@ def keep_freed_memory() -> None:
         # Older versions take no more than 32 MB. Refused, it must not lose its own adaptation.
         if mallopt(mmap_threshold, (1 << 31) - 1) or mallopt(mmap_threshold, 32 << 20):
             mallopt(trim_threshold, (1 << 31) - 1)
+
+
+def be_deterministic(wanted: bool) -> None:
+    """Whether PyTorch takes only operations that give the same bits each time; cuBLAS looks at its
+    variable when it is first used. https://docs.pytorch.org/docs/stable/notes/randomness.html"""
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(wanted)
 
 
 def pick_device(wanted: str) -> tuple[torch.device, str | None]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,12 @@ from torch import Tensor
 from config import Config, TrainConfig
 from config_file import dump_config
 from engine.job import Diverged, Job
+from engine.position import Position
 from engine.run import COLUMNS, MetricsLog, Run
-from engine.verdict import NOT_LEARNED
 from model import Tail, VisionTransformer
-from pretrained.files import digest_of
 from pretrained.write import save_model, save_trained
-from utils import UserError, go_on, log, unbroken, write_json
+from stopping import unbroken
+from utils import UserError
 
 
 @dataclass
@@ -36,11 +35,39 @@ class Progress:
     images: int = 0
     train_loss: float = math.inf
     train_accuracy: float = 0.0
+    left_out: int = 0  # steps that were not finite
+    position: Position | None = None  # in the epoch after that
+
+    @classmethod
+    def read(cls, state: Mapping[str, Any]) -> Progress:
+        """What `state_dict` gave."""
+        position = state.get("position")
+        return cls(**{**state, "position": position and Position.read(position)})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values, and tensors."""
+        found = dict(vars(self))
+        return found | {"position": self.position and self.position.state_dict()}
+
+    def begin(self) -> Position:
+        """The next epoch: where it was stopped, or its beginning."""
+        self.position = self.position or Position(self.epoch + 1)
+        self.position.begin()
+        return self.position
+
+    def said(self) -> str:
+        """How far the run is."""
+        said = f"{self.epoch} epoch{'' if self.epoch == 1 else 's'}"
+        if self.position is not None and (steps := self.position.steps):
+            said += f" and {steps} step{'' if steps == 1 else 's'}"
+        return said
 
     def take(self, row: dict[str, Any], images: int, keep: str) -> bool:
         """Count an epoch; True where its network is to be kept: with `best`, where its validation
         is the best so far (ties: the lower loss)."""
         self.epoch = row["epoch"]
+        self.left_out += self.position.left_out if self.position else 0
+        self.position = None
         self.seconds += row["seconds"]
         self.images += images
         self.train_loss, self.train_accuracy = row["train_loss"], row["train_accuracy"]
@@ -69,7 +96,8 @@ class Keeper:
 
     An epoch of the cached mode can take less time than writing the whole network, so with
     `save_epoch: auto` it is written every half minute at most; until then it is kept, beside the
-    device, in the CPU's memory.
+    device, in the CPU's memory. Where an epoch takes longer, `save_steps: auto` writes last.pt from
+    its middle as often.
     """
 
     SECONDS = 30
@@ -79,6 +107,7 @@ class Keeper:
     ) -> None:
         self.run, self.job, self.progress, self.config = run, job, progress, config
         self.augmentation = augmentation
+        self.settings = dump_config(config)
         kept = said_of_kept(job)
         self.metrics = MetricsLog(run.folder, COLUMNS, progress.epoch, progress.best_epoch, kept)
         self.best: dict[str, Tensor] | None = None
@@ -91,7 +120,9 @@ class Keeper:
         A row and its checkpoint belong together, so Ctrl-C waits.
         """
         with unbroken():
-            kept = self.progress.take(row, self.job.images, self.job.train.keep)
+            position = self.progress.position
+            images = self.job.images if position is None else position.images
+            kept = self.progress.take(row, images, self.job.train.keep)
             self.metrics.write(self.progress.best_epoch, **row)
             self._keep(kept)
 
@@ -99,18 +130,29 @@ class Keeper:
         if kept:
             with self.job.average.in_place():
                 self.best = self._trained()
-        every = self.config.train.save_epoch
-        if every == "auto":
-            due = time.monotonic() > self.written + self.SECONDS
-        else:
-            due = self.progress.epoch % every == 0
-        self.last = self.job.state_dict() | {"progress": asdict(self.progress)}
-        self.last["augmentation"] = self.augmentation
-        if due:
+        self.last = self._state()
+        if self._is_due(self.config.train.save_epoch, self.progress.epoch):
             self.write()
         else:
             parts = ("model", "optimizer", "average")
             self.last |= {name: copied(self.last[name]) for name in parts}
+
+    def keep_step(self) -> None:
+        """Keep the place in the epoch where that is due, so that no more is lost."""
+        steps = self.job.scheduler.last_epoch  # those of all epochs
+        if self._is_due(self.config.train.save_steps, steps):
+            with unbroken():
+                self.last = self._state()
+                self.write()
+
+    def _is_due(self, every: int | str | None, done: int) -> bool:
+        if isinstance(every, int):
+            return done % every == 0
+        return every == "auto" and time.monotonic() > self.written + self.SECONDS
+
+    def _state(self) -> dict[str, Any]:
+        state = self.job.state_dict() | {"progress": self.progress.state_dict()}
+        return state | {"augmentation": self.augmentation, "config": self.settings}
 
     def _trained(self) -> dict[str, Tensor]:
         """Copies of the parameters that train; the others stay as they are."""
@@ -129,11 +171,23 @@ class Keeper:
     def __enter__(self) -> Keeper:
         return self
 
-    def __exit__(self, *reason: object) -> None:
-        try:
-            self.metrics.close()
-        finally:
-            self.write()
+    def __exit__(self, kind: type[BaseException] | None, *reason: object) -> None:
+        """A step is taken whole or not at all, so the steps until a stop are worth keeping; those
+        before a loss that isn't finite are not."""
+        position = self.progress.position
+        with unbroken():
+            if position is not None and position.steps and kind is not None and is_a_stop(kind):
+                self.last = self._state()
+            try:
+                self.write()
+            finally:
+                self.metrics.close()
+
+
+def is_a_stop(kind: type[BaseException]) -> bool:
+    """Whether an exception leaves the weights as they were after the last step."""
+    stops = (KeyboardInterrupt, UserError, OSError)
+    return issubclass(kind, stops) and not issubclass(kind, Diverged)
 
 
 def keep(
@@ -168,51 +222,3 @@ def copied(state: Any) -> Any:
     if isinstance(state, (list, tuple)):
         return type(state)(copied(value) for value in state)
     return state
-
-
-def saved_state(
-    run: Run, net: VisionTransformer, augmentation: str | None
-) -> dict[str, Any] | None:
-    """The last checkpoint of the run that is to go on, if there is one: known to be of these
-    classes and of these frozen weights."""
-    state = run.load_last() if run.resumes else None
-    if state is None:
-        if run.resumes:
-            log.info("%s has no checkpoint yet: starting at epoch 1", run.folder)
-        return None
-    if state["classes"] != list(net.classes or ()):
-        raise UserError(f"{run.last} was trained on other classes: {', '.join(state['classes'])}")
-    frozen = {n: p for n, p in net.named_parameters() if n not in state["model"]}
-    if "frozen" in state and state["frozen"] != digest_of(frozen):  # older files don't say
-        raise UserError(
-            f"{run.last} goes on from other frozen weights than train.checkpoint; go on with "
-            f"{run.folder}/config.yaml and the weights that it names"
-        )
-    if state.get("augmentation", augmentation) != augmentation:  # older files don't say
-        log.info(
-            "the epochs until now had another augmentation: %s",
-            state["augmentation"] or "that of the settings",
-        )
-    log.info("going on after epoch %d of %s", state["progress"]["epoch"], run.folder)
-    return state
-
-
-@contextlib.contextmanager
-def resumable(run: Run, progress: Progress) -> Iterator[None]:
-    """Around the loop: a stop, or a loss that isn't finite, says what is kept and how to go on."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        done = f"{progress.epoch} epoch{'' if progress.epoch == 1 else 's'} done"
-        if not progress.epoch:
-            done = "no epoch done (what is in the token cache stays there)"
-        raise KeyboardInterrupt(f"stopped with {done}; go on with: {go_on(run.folder)}") from None
-    except Diverged as error:
-        there = [str(path) for path in (run.best, run.last) if path.exists()]
-        kept = (
-            f"the last good checkpoint is {there[-1]}" if there else "no checkpoint was saved yet"
-        )
-        sentence = f"{NOT_LEARNED}: {error}; lower train.lr or warm up longer"
-        outcome = {"verdict": NOT_LEARNED, "verdict_sentence": sentence, "epochs": progress.epoch}
-        write_json(run.folder / "summary.json", outcome)
-        raise Diverged(f"{sentence}; {kept}") from None

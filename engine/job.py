@@ -17,10 +17,12 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchvision.transforms import v2
 
 from config import TrainConfig
+from engine.position import Position
 from engine.run import Run
 from model import Tokens, VisionTransformer
 from pretrained.files import digest_of
 from pretrained.write import metadata_of
+from stopping import unbroken
 from utils import UserError, autocast, log
 
 
@@ -50,30 +52,30 @@ class Job:
         self.criterion = build_criterion(train, labels, net.num_classes).to(net.device)
         self.mix = build_mix(train, net.num_classes)
         self.average = Average(self.parameters, train.ema)
+        self.pictures: list[str] = []  # the training images' paths, where a message may name them
 
-    def step(self, inputs: Tensor | Tokens, labels: Tensor) -> tuple[float, int, float]:
-        """Learn from a batch: its loss, the number of right answers, the gradient's norm.
+    def step(
+        self, inputs: Tensor | Tokens, labels: Tensor, position: Position | None = None
+    ) -> tuple[float, int, float]:
+        """Learn from a batch: its loss, the number of right answers, the gradient's norm; where in
+        its epoch that is counts it.
 
         Raises Diverged, with the weights as they were, where the loss or the norm is not finite.
         """
         loss, right, norm = self.gradients(inputs, labels)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise Diverged("loss" if not math.isfinite(loss) else "gradient")
-        self.optimizer.step()
-        self.scheduler.step()
-        self.average.update()
+        with unbroken():  # a step is taken whole, or not at all
+            self.optimizer.step()
+            self.scheduler.step()
+            self.average.update()
+            if position is not None:
+                position.take(loss, right, norm, len(labels))
         return loss, right, norm
 
     def gradients(self, inputs: Tensor | Tokens, labels: Tensor) -> tuple[float, int, float]:
         """Gradients of a batch, clipped; the weights are not changed yet."""
-        inputs = inputs.to(self.device, non_blocking=True)
-        labels = targets = labels.to(self.device, non_blocking=True)
-        if self.mix is not None:
-            inputs, targets = self.mix(inputs, labels)  # B C: the shares of the two images
-            labels = targets.argmax(1)
-        with autocast(self.device, self.train.bf16):
-            logits = self.learner(inputs)  # B C
-        loss = self.criterion(logits.float(), targets)
+        loss, logits, labels = self.loss(inputs, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
@@ -86,9 +88,20 @@ class Job:
             nn.utils.clip_grads_with_norm_(self.parameters, self.train.clip, norm)
         return found[0], int(found[2]), found[1]
 
+    def loss(self, inputs: Tensor | Tokens, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A batch's loss, the logits (B, C), and the labels that count as right."""
+        inputs = inputs.to(self.device, non_blocking=True)
+        labels = targets = labels.to(self.device, non_blocking=True)
+        if self.mix is not None:
+            inputs, targets = self.mix(inputs, labels)  # B C: the shares of the two images
+            labels = targets.argmax(1)
+        with autocast(self.device, self.train.bf16):
+            logits = self.learner(inputs)  # B C
+        return self.criterion(logits.float(), targets), logits, labels
+
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on; the random numbers need nothing, each epoch seeds its own,
-        and of what is frozen a digest is enough."""
+        """Everything needed to go on; the random numbers need nothing, each step seeds its own, and
+        of what is frozen a digest is enough."""
         return {
             "model": {name: p.detach() for name, p in self.trained()},
             "frozen": self.frozen,
@@ -109,6 +122,8 @@ class Job:
         return digest_of({n: p for n, p in self.net.named_parameters() if not p.requires_grad})
 
     def load_state_dict(self, state: dict[str, Any], run: Run) -> None:
+        """Take up what `state_dict` gave; rates, decay and momentum stay this config's."""
+        own = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
         try:
             self.net.load_state_dict(self.net.state_dict() | state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -120,6 +135,11 @@ class Job:
                 f"{run.folder}/config.yaml"
             ) from None
         self.scheduler.load_state_dict(state["scheduler"])
+        done, factors = self.scheduler.last_epoch, self.scheduler.lr_lambdas
+        for group, mine, factor in zip(self.optimizer.param_groups, own, factors, strict=True):
+            group.update(mine, lr=mine["initial_lr"] * factor(done))
+        self.scheduler.base_lrs = [mine["initial_lr"] for mine in own]
+        self.scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
 
 class Diverged(UserError):
@@ -155,11 +175,14 @@ class Average:
         """The average in the place of the weights."""
         weights = [p.data for p in self.parameters]
         try:
-            for parameter, value in zip(self.parameters, self.values or weights, strict=True):
-                parameter.data = value
+            self._put(self.values or weights)
             yield
         finally:
-            for parameter, value in zip(self.parameters, weights, strict=True):
+            self._put(weights)
+
+    def _put(self, values: list[Tensor]) -> None:
+        with unbroken():  # what is saved is the one or the other
+            for parameter, value in zip(self.parameters, values, strict=True):
                 parameter.data = value
 
     def state_dict(self) -> dict[str, Any]:

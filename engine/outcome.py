@@ -190,6 +190,7 @@ def summarise(
         "mode": train.mode,
         "best_epoch": progress.best_epoch,
         "epochs": progress.epoch,
+        "steps_left_out": progress.left_out,
         **found,
         "train_loss": progress.train_loss,
         "train_accuracy": progress.train_accuracy,

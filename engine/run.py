@@ -129,10 +129,12 @@ class Run:
             run = cls(name, log_path, save_path, resumes=True)
             own = [p.resolve() for p in (run.folder, run.weights, run.last)]
             if path.resolve() not in own and str(source) != name:
-                known = f": {go_on(path)}" if (path / "split.csv").exists() else ""
+                way = "name its own settings with --config"
+                if (path / "split.csv").exists():
+                    way = f"go on with: {go_on(path)}"
                 raise UserError(
-                    f"{path} is not a run under {log_path} and {save_path}; name its own settings "
-                    f"with --config{known}, or set train.log_path and train.save_path"
+                    f"{path} is not a run under {log_path} and {save_path}; {way}, or set "
+                    "train.log_path and train.save_path"
                 )
         if run.is_half_born:
             raise UserError(

@@ -23,6 +23,7 @@ from tokens.plan import Plan, known_files, plan_cache
 from transforms import Own
 from utils import (
     UserError,
+    be_deterministic,
     check_disk,
     keep_freed_memory,
     log,
@@ -92,6 +93,7 @@ def begin(train: TrainConfig, notes: Iterable[str] = ()) -> torch.device:
     """Open the log, say the notes in it, and pick the config's device."""
     setup_log()
     keep_freed_memory()
+    be_deterministic(train.deterministic)
     device, fallback = pick_device(train.device)
     for note in [*notes, *([fallback] if fallback else [])]:
         log.info(note)

@@ -29,7 +29,8 @@ from decoding.greys import Greys
 from drawing import may_fail
 from engine.plots import captioned_figure, confusion_figure
 from filenames import shown
-from utils import UserError, go_on, log, unbroken, write_json
+from stopping import unbroken
+from utils import UserError, go_on, log, write_json
 
 PROJECT = "vit-finetune"  # where the library's own variable names no other
 IDENTITY = "track.json"  # in the run's folder: what the tracker calls this run, to go on with it

@@ -139,6 +139,8 @@ class TokenLoader:
 
     def __iter__(self) -> Iterator[tuple[Tokens, Tensor]]:
         keys = np.array(list(self.sampler or ((i, 1) for i in range(len(self.dataset)))))
+        if not len(keys):  # the epoch was stopped behind its last batch
+            return
         indices, draws = keys[:, 0], (keys[:, 1] - 1) % self.rows.shape[1]
         starts = range(0, len(indices), self.batch_size)
         batches = []

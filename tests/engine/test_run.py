@@ -57,7 +57,7 @@ def test_a_run_to_go_on_with_is_found_by_its_name(
     (tmp_path / "my other").mkdir()
     (config_file.parent / "logs/tiny").rename(tmp_path / "my other/tiny")
     said = fail(config_file, f"train.from_checkpoint={tmp_path}/my other/tiny")
-    assert f"'{tmp_path}/my other/tiny/config.yaml' train.from_checkpoint=true" in said
+    assert f"--resume '{tmp_path}/my other/tiny'" in said
 
 
 # ---------------------------------------------------------------------------------- what is printed

@@ -12,9 +12,7 @@ training pictures as --unlike it is `unlike`.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
-import signal
 import tempfile
 import threading
 import webbrowser
@@ -52,7 +50,6 @@ def main(argv: list[str] | None = None) -> int:
     )
     print(f"by {checkpoint}", *thresholds(classifier, args.unlike is not USUAL), sep="\n")
     known = pictures_of_run(checkpoint, wanted)
-    end_on_signals()
     with place, tempfile.TemporaryDirectory(prefix="vit-app-") as folder:
         os.environ |= SILENT | {"GRADIO_TEMP_DIR": folder}
         from tools.app.server import serve, served  # Gradio takes seconds to import
@@ -79,13 +76,6 @@ def pictures_of_run(checkpoint: Path, wanted: str) -> Known:
     known = known_pictures(None if config is None else read_run(config.parent), checkpoint)
     print(f"{len(known.examples)} examples, {len(known.mistakes)} mistakes: {known.note}")
     return known
-
-
-def end_on_signals() -> None:
-    """Let a signal that ends the process clean up as Ctrl-C does."""
-    for name in ("SIGTERM", "SIGHUP"):
-        with contextlib.suppress(AttributeError, ValueError):  # Windows; a thread
-            signal.signal(getattr(signal, name), signal.default_int_handler)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -22,6 +22,7 @@ from filing import free_name, move
 from layout.decisions import KEEP, LEAVE_OUT, RELABEL, Decision, read_decisions, write_decisions
 from layout.parts import Found, lay_out
 from layout.split_file import text_below
+from stopping import unbroken
 from tools.audit.about import DECISIONS, audit_of, held, read_about, read_own
 from tools.audit.undo import (
     COLUMNS,
@@ -34,7 +35,7 @@ from tools.audit.undo import (
     newest_undo,
     undo_command,
 )
-from utils import UserError, progress_bar, sha256_of, some, unbroken
+from utils import UserError, progress_bar, sha256_of, some
 
 
 class Places:

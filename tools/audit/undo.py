@@ -11,9 +11,10 @@ from csv_files import appended
 from filenames import name_of, text_of
 from filing import move
 from layout.decisions import read_decisions, write_decisions
+from stopping import unbroken
 from text_files import NoText
 from tools.audit.about import ABOUT, DECISIONS, held, read_own
-from utils import UserError, progress_bar, sha256_of, shell, unbroken, write_csv
+from utils import UserError, progress_bar, sha256_of, shell, write_csv
 
 COLUMNS = ("from", "to", "sha256", "link")
 UNDO, APPLIED = "undo.csv", "decisions-applied"  # numbered alike

@@ -16,7 +16,8 @@ from typing import Any
 
 from answers import Row, as_csv, columns, record
 from filenames import name_of
-from utils import UserError, unbroken, write_json
+from stopping import unbroken
+from utils import UserError, write_json
 
 KINDS = (".csv", ".jsonl")
 

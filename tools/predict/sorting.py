@@ -20,9 +20,10 @@ from csv_files import appended
 from filenames import name_of, shown, text_of
 from filing import free_name, move
 from layout.paths import full
+from stopping import unbroken
 from text_files import NoText
 from tools.predict.pictures import UNDO
-from utils import UserError, progress_bar, replacing, unbroken, write_csv
+from utils import UserError, progress_bar, replacing, write_csv
 
 COLUMNS = ("how", "from", "to")
 HOW = ("copy", "link", "move")

@@ -16,13 +16,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from images import read_image
+from stopping import unbroken
 from tools.safebooru.board import Again, Board, Refused, Unavailable
 from tools.safebooru.manifest import Decision, Manifest, Row
 from tools.safebooru.picture import Picture, decoded, see_that_it_is
 from tools.safebooru.post import OddPost, Post, read_post
 from tools.safebooru.seen import Seen
 from tools.safebooru.wanted import Wanted
-from utils import UserError, progress_bar, replacing, unbroken
+from utils import UserError, progress_bar, replacing
 
 IN_A_ROW = 5  # files that the board doesn't give; then it is the board
 LEFT = re.compile(r"\.(\d+\.\w+|manifest\.csv|ATTRIBUTION\.md)\.\d+\.tmp")  # half written

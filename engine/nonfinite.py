@@ -1,0 +1,103 @@
+"""A loss or a gradient that is NaN or infinite: where it began. Nothing of this costs anything
+before it happens."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.job import Diverged, Job
+from engine.position import Position
+from model import Tokens
+from transforms import EpochSampler
+from utils import log, some
+
+SAID = 3  # steps of an epoch that are left out, each with a line
+MOST_FILES = 4
+
+
+def leave_out(
+    what: Diverged,
+    job: Job,
+    position: Position,
+    batch: tuple[Tensor | Tokens, Tensor],
+    sampler: EpochSampler,
+) -> None:
+    """Say at which step, on which pictures and in which layer it began; that step is not taken.
+
+    Raises Diverged with that sentence, unless `train.on_nonfinite` is skip.
+    """
+    train, lr = job.train, job.scheduler.get_last_lr()[0]
+    size, first = train.batch_size, position.steps * train.batch_size
+    sampler.begin(position.epoch, first)
+    chosen = [index for index, _ in sampler][:size]
+    files = some((job.pictures[i] for i in chosen if i < len(job.pictures)), MOST_FILES)
+    position.seed(train.seed)  # the same random numbers as before
+    where = f"step {position.steps + 1} of epoch {position.epoch} (lr {lr:.3g})"
+    said = f"the {what} is not finite at {where}, first in {began_in(job, *batch)}, on {files}"
+    if train.on_nonfinite == "stop":
+        raise Diverged(said)
+    position.leave_out()
+    if position.left_out <= SAID:
+        log.info("%s; left out", said)
+
+
+def check_taken(position: Position) -> None:
+    """Say how many steps of an epoch were left out; Diverged where it was every one."""
+    if position.left_out == position.steps > 0:
+        raise Diverged(f"no loss or gradient of epoch {position.epoch} is finite")
+    if position.left_out > SAID:
+        told = (position.epoch, position.left_out, position.steps)
+        log.info("epoch %d: %d of %d steps were left out", *told)
+
+
+def began_in(job: Job, inputs: Tensor | Tokens, labels: Tensor) -> str:
+    """The layer of the network in which a batch, once more, has its first value that is not finite;
+    else that of the gradients, which come from behind."""
+    given = inputs if isinstance(inputs, Tensor) else inputs.tokens
+    if not is_finite(given):
+        return "the pictures themselves"
+    found: list[str] = []
+    with watched(job.net, found), torch.compiler.set_stance("force_eager"):
+        loss, _, _ = job.loss(inputs, labels)
+    if found:
+        own = "" if all(map(is_finite, weights(job.net, found[0]))) else ", whose weights are not"
+        return f"the output of {found[0]}{own}"
+    if not is_finite(loss):
+        return "the loss itself"
+    job.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    wrong = [n for n, p in job.trained() if p.grad is not None and not is_finite(p.grad)]
+    job.optimizer.zero_grad(set_to_none=True)
+    return f"the gradient of {wrong[-1]}" if wrong else "the gradients' norm, which overflows"
+
+
+@contextlib.contextmanager
+def watched(net: nn.Module, found: list[str]) -> Iterator[None]:
+    """Note the modules with an output that is not finite, in the order in which they are done."""
+
+    def note(name: str) -> Any:
+        def hook(module: nn.Module, given: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and not is_finite(output):
+                found.append(name)
+
+        return hook
+
+    hooks = [m.register_forward_hook(note(name)) for name, m in net.named_modules() if name]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def weights(net: nn.Module, name: str) -> Iterator[Tensor]:
+    return net.get_submodule(name).parameters()
+
+
+def is_finite(values: Tensor) -> bool:
+    return bool(torch.isfinite(values).all())

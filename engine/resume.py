@@ -1,0 +1,208 @@
+"""Going on with a run: which one, its own settings, and what of them may be others by now."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from config import Config
+from config_file import dump_config, load_config
+from dataset import Split
+from engine.run import Run, find_run, runs
+from engine.start import Work
+from filenames import same_name
+from layout.split_file import read_split
+from pretrained.files import digest_of
+from utils import UserError, go_on, log, some
+
+# What makes a run the one that it is. vit's keys do as well, but for dropout.
+FIXED = (
+    *("mode", "finetune_blocks", "head", "checkpoint", "seed"),
+    *("classes", "val_fraction", "test_fraction", "split", "group_duplicates", "groups"),
+    *("new_images", "fit", "greys", "batch_size", "balanced_sampler"),
+    *("optim", "use_bitsandbytes", "layer_decay", "ema"),
+)
+# What may change from a stop on: it is said.
+FREE = (
+    *("max_epochs", "lr", "weight_decay", "momentum", "scheduler_type", "warmup_epochs"),
+    *("decay_epochs", "label_smoothing", "class_weights", "clip_grad", "mixup", "cutmix"),
+    *("views", "crop_scale", "flip", "vertical_flip", "rotate", "color_jitter", "transform"),
+    *("keep", "early_stopping", "eval_epoch", "on_nonfinite", "verdict", "refit", "report"),
+    *("base_dir", "labels", "on_bad_image", "max_pixels", "cache", "cache_dtype"),
+    *("device", "bf16", "compile", "deterministic", "num_workers", "eval_batch_size"),
+    *("log_epoch", "save_epoch", "save_steps", "save", "track"),
+)
+# Where it lies, and which it is: not worth a word.
+PLACES = ("from_checkpoint", "from_run", "data", "run_name", "save_path", "log_path")
+DROPOUT = ("dropout", "attention_dropout")
+
+
+def settings_to_resume(
+    page: str, wanted: str, overrides: Sequence[str]
+) -> tuple[Config, list[str]]:
+    """The own settings of a run that was stopped, with overrides, and the notes to show.
+
+    `wanted` is its name, one of its two folders or its last.pt; empty: the newest that is not
+    finished, where the settings of `page` have their runs. UserError where there is none.
+    """
+    places = [o for o in overrides if o.startswith(("train.log_path=", "train.save_path="))]
+    train = load_config(page, places)[0].train
+    path = Path(wanted)
+    path = path.parent if path.suffix == ".pt" else path
+    if not wanted:
+        folder = newest(train.log_path)
+    elif (path / "config.yaml").is_file():
+        folder = path
+    else:
+        folder = find_run(path.name, train.log_path)
+    own = folder / "config.yaml"
+    if not own.is_file():
+        raise UserError(f"{own} is not there: name its settings with --config and train.run_name=")
+    found, notes = load_config(own, list(overrides))
+    update = {"from_checkpoint": folder.name, "run_name": folder.name}
+    update |= {"log_path": str(folder.parent)}
+    there = folder.absolute().parent.parent / found.train.save_path / folder.name
+    if not (Path(found.train.save_path) / folder.name).exists() and there.exists():
+        update["save_path"] = str(there.parent)
+    return found.model_copy(update={"train": found.train.model_copy(update=update)}), notes
+
+
+def newest(log_path: str) -> Path:
+    """The folder of the newest run that was begun and is not finished."""
+    for folder in reversed(runs(log_path)):
+        begun = (folder / "split.csv").exists() and not (folder / "summary.json").exists()
+        settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        if begun and not settings.get("overfit_one_batch", {}).get("overfit"):
+            return folder
+    done = "every run there is finished" if runs(log_path) else "there is none"
+    raise UserError(
+        f"{log_path} holds no run that was stopped: {done}; --resume NAME train.max_epochs=... "
+        "trains a finished one for longer"
+    )
+
+
+def check_early(run: Run, config: Config) -> None:
+    """Refuse what would be another run before pictures are read and weights are fetched for it."""
+    own = run.folder / "config.yaml"
+    if not (run.resumes and own.is_file()):
+        return
+    changes = changed(yaml.safe_load(own.read_text(encoding="utf-8")), asked(config))
+    refuse(run, {key: both for key, both in changes.items() if "auto" not in both})
+
+
+def saved_state(work: Work) -> dict[str, Any] | None:
+    """The last checkpoint of the run that is to go on, if there is one: known to be of the same
+    run, of these classes and of these frozen weights. What is new in the settings is said."""
+    run, net = work.run, work.net
+    if not run.resumes:
+        return None
+    state = run.load_last()
+    check_settings(run, work.config, state)
+    check_pictures(run, work.split)
+    if state is None:
+        log.info("%s has no checkpoint yet: starting at epoch 1", run.folder)
+        return None
+    if state["classes"] != list(net.classes or ()):
+        raise UserError(f"{run.last} was trained on other classes: {', '.join(state['classes'])}")
+    frozen = {n: p for n, p in net.named_parameters() if n not in state["model"]}
+    if "frozen" in state and state["frozen"] != digest_of(frozen):  # older files don't say
+        raise UserError(
+            f"{run.last} goes on from other frozen weights than train.checkpoint; go on with "
+            f"{run.folder}/config.yaml and the weights that it names"
+        )
+    augmentation = work.augmentation
+    if state.get("augmentation", augmentation) != augmentation:  # older files don't say
+        log.info(
+            "the epochs until now had another augmentation: %s",
+            state["augmentation"] or "that of the settings",
+        )
+    progress = state["progress"]
+    steps = (progress.get("position") or {"steps": 0})["steps"]
+    within = f"step {steps} of epoch {progress['epoch'] + 1}"
+    log.info(
+        "going on after %s of %s", within if steps else f"epoch {progress['epoch']}", run.folder
+    )
+    return state
+
+
+def check_settings(run: Run, config: Config, state: Mapping[str, Any] | None) -> None:
+    """Say what is new in a run's settings; UserError where it would be another run with them."""
+    text = (state or {}).get("config")  # that of older files is beside the logs
+    if text is None and (run.folder / "config.yaml").is_file():
+        text = (run.folder / "config.yaml").read_text(encoding="utf-8")
+    changes = changed(yaml.safe_load(text or "") or {}, asked(config))
+    by_digest = config.train.mode == "finetune" and state is not None and "frozen" in state
+    refuse(run, changes, {"train.checkpoint"} if by_digest else set())
+    done = state["progress"]["epoch"] if state else 0
+    epochs = config.train.max_epochs
+    if isinstance(epochs, int) and epochs < done:
+        raise UserError(f"train.max_epochs: {epochs} is less than the {done} epochs that are done")
+    if changes:
+        log.info("settings that are new: %s", some(said(changes), 30))
+
+
+Changes = Mapping[str, tuple[Any, Any]]
+
+
+def refuse(run: Run, changes: Changes, seen_later: Collection[str] = ("train.checkpoint",)) -> None:
+    """Raise UserError where a setting is new that makes the run the one that it is."""
+    wrong = {k: both for k, both in changes.items() if is_fixed(k) and k not in seen_later}
+    if wrong:
+        raise UserError(
+            f"{some(said(wrong))}: that would be another run than {run.folder}; leave it out and "
+            f"go on with: {go_on(run.folder)}, or begin a new one"
+        )
+
+
+def said(changes: Changes) -> list[str]:
+    return [f"{key}: {old} -> {new}" for key, (old, new) in changes.items()]
+
+
+def asked(config: Config) -> dict[str, Any]:
+    return yaml.safe_load(dump_config(config))
+
+
+def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The settings that two dumps of a config differ in, by their dotted names: old and new."""
+    found = {}
+    for section in ("vit", "train"):
+        before, after = old.get(section) or {}, new[section]
+        for key in after:
+            if key not in before or before[key] == after[key] or key in PLACES:
+                continue
+            if section == "vit" and "auto" in (before[key], after[key]):
+                continue  # what the weights have
+            if key == "views" and after[key] == "auto":
+                continue  # what its search has found
+            found[f"{section}.{key}"] = before[key], after[key]
+    return found
+
+
+def is_fixed(key: str) -> bool:
+    section, _, name = key.partition(".")
+    return name not in DROPOUT if section == "vit" else name in FIXED
+
+
+def check_pictures(run: Run, split: Split) -> None:
+    """Raise UserError where pictures of the run's split have other labels by now, or are left out:
+    what files hold was seen when the split was read."""
+    before = {
+        same_name(path): (row["label"], row["part"]) for path, row in read_split(run.split).items()
+    }
+    now = {
+        same_name(split.path_of(sample)): (same_name(split.classes[sample.label]), sample.part)
+        for sample in split.samples
+    }
+    wrong = [
+        f"{path} ({before[path][0]}, now {now[path][0] if path in now else 'left out'})"
+        for path in before
+        if before[path] != now.get(path)
+    ]
+    if wrong:
+        raise UserError(
+            f"{len(wrong)} of the pictures that {run.folder} began with are labelled otherwise by "
+            f"now: {some(wrong, 5)}; put train.labels back, or begin a new run"
+        )

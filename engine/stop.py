@@ -1,0 +1,51 @@
+"""A run that stops says one sentence: what is kept, and how to go on."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from engine.checkpoint import Progress
+from engine.job import Diverged
+from engine.run import Run
+from engine.verdict import NOT_LEARNED
+from utils import go_on, write_json
+
+
+@contextlib.contextmanager
+def before_training(run: Run) -> Iterator[None]:
+    """Around what comes before: the pictures are read, the network is built, folders are made."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if run.resumes:
+            said = f"{run.folder} is as it was; go on with: {go_on(run.folder)}"
+        elif run.split.exists():
+            said = f"go on with: {go_on(run.folder)}"
+        else:
+            said = "the same command begins again"
+        raise KeyboardInterrupt(f"stopped before the training; {said}") from None
+
+
+@contextlib.contextmanager
+def resumable(run: Run, progress: Progress, epochs: int | str) -> Iterator[None]:
+    """Around the training, of so many epochs: a stop, or a loss that isn't finite, says what is
+    kept and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        done = f"{progress.said()} done"
+        if not (progress.epoch or progress.position):
+            done = "no epoch done (what is in the token cache stays there)"
+        elif progress.epoch == epochs:
+            done += ", all of them, but not what follows"
+        raise KeyboardInterrupt(f"stopped with {done}; go on with: {go_on(run.folder)}") from None
+    except Diverged as error:
+        there = [str(path) for path in (run.best, run.last) if path.exists()]
+        kept = (
+            f"the last good checkpoint is {there[-1]}" if there else "no checkpoint was saved yet"
+        )
+        sentence = f"{NOT_LEARNED}: {error}; lower train.lr or warm up longer"
+        outcome = {"verdict": NOT_LEARNED, "verdict_sentence": sentence, "epochs": progress.epoch}
+        write_json(run.folder / "summary.json", outcome)
+        raise Diverged(f"{sentence}; {kept}") from None

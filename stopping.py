@@ -1,0 +1,109 @@
+"""Signals that end a program, Ctrl-C, SIGTERM and SIGHUP alike, and work that none may break."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+# docker stop, SLURM, systemd and a shutdown send SIGTERM; a terminal that is closed SIGHUP.
+ENDING = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
+PATIENCE = 10  # seconds in which a second signal changes nothing: the first is being obeyed
+
+
+class Stopping:
+    """What a program does on such a signal: it raises KeyboardInterrupt, once; `status` is then the
+    program's exit status, 130, 143 or 129."""
+
+    def __init__(self) -> None:
+        self.number: int = signal.SIGINT
+        self.since = -float("inf")
+        self.process = os.getpid()
+
+    @property
+    def status(self) -> int:
+        return 128 + self.number
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self.process and number != signal.SIGINT:  # a child that was forked off
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        if time.monotonic() < self.since + PATIENCE:
+            return
+        self.number, self.since = number, time.monotonic()
+        raise KeyboardInterrupt
+
+    def not_raised(self, what: Any) -> None:
+        """`sys.unraisablehook`: an object's last rites swallow what is raised in them; again, then,
+        when they are over."""
+        if what.exc_type is not KeyboardInterrupt or os.getpid() != self.process:
+            sys.__unraisablehook__(what)
+            return
+        self.since = -float("inf")
+        threading.Timer(0.01, os.kill, (self.process, self.number)).start()
+
+
+@contextlib.contextmanager
+def stopping() -> Iterator[Stopping]:
+    """Let the signals that end a program raise KeyboardInterrupt in the block; one that is ignored,
+    as SIGHUP is under nohup, stays so."""
+    found = Stopping()
+    before = _heard()
+    for number in before:
+        signal.signal(number, found)
+    hook, sys.unraisablehook = sys.unraisablehook, found.not_raised
+    try:
+        yield found
+    finally:
+        sys.unraisablehook = hook
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def unbroken() -> Iterator[None]:
+    """Put the signals that end a program off to the end of the block."""
+    came: list[int] = []
+    before = _heard()
+    for number in before:
+        signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for number in came[:1]:
+        handler = before[number]
+        if callable(handler):
+            handler(number, None)
+        else:
+            os.kill(os.getpid(), number)
+
+
+def _heard() -> dict[int, signal._HANDLER]:
+    """What is done on each of the signals that is not ignored; nothing beside the main thread,
+    where they never arrive."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    handlers = {number: signal.getsignal(number) for number in ENDING}
+    return {n: how for n, how in handlers.items() if how not in (None, signal.SIG_IGN)}
+
+
+def quiet_worker(number: int) -> None:
+    """For a loader's process number so and so: what is sent to all processes of a program is for
+    the first of them to obey; this one leaves when that one ends it, or has gone."""
+    for ending in ENDING:
+        signal.signal(ending, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    time.sleep(1)  # the first process is to hear its own signal before PyTorch misses this one
+    os._exit(0)

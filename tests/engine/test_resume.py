@@ -1,0 +1,172 @@
+"""--resume: which run, with whose settings; what may be others, and what may not."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import training
+from config import TrainConfig
+from engine.resume import FIXED, FREE, PLACES, newest
+from engine.run import Run
+from engine.stop import before_training
+from tests.helpers import fail, picture, summary, train
+
+
+def resume(*words: str) -> int:
+    return training.main(["--resume", *words])
+
+
+def test_each_setting_is_either_fixed_or_free() -> None:
+    tables = (FIXED, FREE, PLACES)
+    names = [name for table in tables for name in table]
+    assert len(names) == len(set(names)) and set(names) == set(TrainConfig.model_fields)
+
+
+@pytest.fixture
+def stopped(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of logs of a run that has one of its two epochs behind it, and half the second."""
+    from engine.job import Job
+
+    original = Job.step
+
+    def stop(self: Job, inputs: object, labels: object, position: object = None) -> object:
+        if (position.epoch, position.steps) == (2, 2):  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+        return original(self, inputs, labels, position)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Job, "step", stop)
+        with pytest.raises(KeyboardInterrupt, match="stopped with 1 epoch and 2 steps done; go on"):
+            train(config_file, "train.max_epochs=2")
+    return config_file.parent / "logs/tiny"
+
+
+def test_the_newest_that_was_stopped_goes_on_with_its_own_settings(
+    stopped: Path, config_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not with those of the page, nor with a finished run's, though that one is newer."""
+    train(config_file, "train.run_name=newer", "train.max_epochs=1")
+    raw = yaml.safe_load(config_file.read_text())
+    raw["train"] |= {"seed": 9, "batch_size": 3}
+    config_file.write_text(yaml.safe_dump(raw))
+    capsys.readouterr()
+    assert resume("--config", str(config_file)) == 0
+    out = capsys.readouterr().out
+    assert f"going on after step 2 of epoch 2 of {stopped}" in out and "are new" not in out
+    assert summary(config_file)["epochs"] == 2
+    said = fail(config_file, "--resume")
+    assert "holds no run that was stopped: every run there is finished; --resume NAME" in said
+
+
+@pytest.mark.parametrize("which", ["logs/tiny", "weights/tiny", "weights/tiny/last.pt", "tiny"])
+def test_a_run_is_named_as_people_name_it(stopped: Path, config_file: Path, which: str) -> None:
+    source = str(config_file.parent / which) if "/" in which else which
+    config, _ = training_settings(config_file, source)
+    assert config.from_checkpoint == "tiny" and config.max_epochs == 2
+    assert Path(config.log_path).resolve() == stopped.parent.resolve()
+
+
+def training_settings(config_file: Path, source: str) -> tuple[TrainConfig, list[str]]:
+    from engine.resume import settings_to_resume
+
+    config, notes = settings_to_resume(str(config_file), source, [])
+    return config.train, notes
+
+
+def test_a_setting_behind_resume_is_no_run(
+    stopped: Path, config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(config_file.parent)
+    (config_file.parent / "config.yaml").write_text(config_file.read_text())
+    assert resume("train.log_epoch=1", "train.max_epochs=3") == 0
+    assert summary(config_file)["epochs"] == 3
+
+
+def test_no_such_run_is_one_sentence(stopped: Path, config_file: Path, tmp_path: Path) -> None:
+    assert "tinny: no such run; did you mean tiny?" in fail(config_file, "--resume", "tinny")
+    (stopped / "config.yaml").unlink()
+    assert "is not there: name its settings" in fail(config_file, "--resume", str(stopped))
+    none = [f"train.log_path={tmp_path / 'nowhere'}"]
+    assert "holds no run that was stopped: there is none" in fail(config_file, "--resume", *none)
+
+
+def test_what_is_new_is_said_and_what_would_be_another_run_is_refused(
+    stopped: Path, config_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = [path.read_bytes() for path in (stopped / "config.yaml", stopped / "split.csv")]
+    wrong = ["train.seed=5", "train.batch_size=4", "vit.hidden_dim=64"]
+    said = fail(config_file, "--resume", str(stopped), *wrong)
+    for change in ("hidden_dim: 48 -> 64", "batch_size: 8 -> 4", "seed: 0 -> 5"):
+        assert change in said
+    assert f"that would be another run than {stopped}; leave it out and go on with: python" in said
+    for key, old, new in (("mode", "scratch", "pretrained"), ("optim", "adamw", "sgd")):
+        said = fail(config_file, "--resume", str(stopped), f"train.{key}={new}", "vit.dropout=0")
+        assert f"train.{key}: {old} -> {new}" in said
+    said = fail(config_file, "--resume", str(stopped), "train.val_fraction=0.4")
+    assert "train.val_fraction: 0.2 -> 0.4: that would be another run" in said
+    assert [p.read_bytes() for p in (stopped / "config.yaml", stopped / "split.csv")] == before
+    capsys.readouterr()
+    free = ["train.max_epochs=3", "train.lr=2e-3", "train.log_epoch=1"]
+    assert resume(str(stopped), *free) == 0
+    out = capsys.readouterr().out
+    assert "settings that are new: " in out
+    for change in ("max_epochs: 2 -> 3", "train.lr: 0.001 -> 0.002", "log_epoch: auto -> 1"):
+        assert change in out
+    rows = list(csv.DictReader((stopped / "metrics.csv").read_text().splitlines()))
+    assert len(rows) == 3
+    last = torch.load(config_file.parent / "weights/tiny/last.pt", weights_only=True)
+    assert last["scheduler"]["base_lrs"] == [0.002, 0.002], "it is used, not only said"
+    said = fail(config_file, "--resume", str(stopped), "train.max_epochs=2")
+    assert "train.max_epochs: 2 is less than the 3 epochs that are done" in said
+
+
+def test_an_edit_of_the_run_s_own_settings_is_seen(stopped: Path, config_file: Path) -> None:
+    own = stopped / "config.yaml"
+    own.write_text(own.read_text().replace("seed: 0", "seed: 3"))
+    assert "train.seed: 0 -> 3: that would be another run" in fail(config_file, "--resume", "tiny")
+
+
+def test_labels_that_were_edited_meanwhile_are_another_run(
+    config_file: Path, image_folder: Path
+) -> None:
+    labels = config_file.parent / "labels.csv"
+    labels.write_text("path,decision,label\nred/00.png,relabel,blue\n")
+    train(config_file, f"train.labels={labels}", "train.max_epochs=1")
+    logs = str(config_file.parent / "logs/tiny")
+    assert resume(logs, "train.max_epochs=2") == 0
+    labels.write_text("path,decision,label\nred/00.png,relabel,green\nred/01.png,leave out,\n")
+    said = fail(config_file, "--resume", logs, "train.max_epochs=3")
+    assert "2 of the pictures that" in said and "red/00.png (blue, now green)" in said
+    assert "red/01.png (red, now left out)" in said and "put train.labels back" in said
+    labels.write_text("path,decision,label\nred/00.png,relabel,blue\n")
+    picture("red", 55).save(image_folder / "red/02.png")
+    said = fail(config_file, "--resume", logs, "train.max_epochs=3")
+    assert "red/02.png (changed)" in said
+
+
+def test_a_sanity_check_is_nothing_to_go_on_with(config_file: Path) -> None:
+    train(config_file, "overfit_one_batch.overfit=true", "overfit_one_batch.max_steps=1")
+    said = fail(config_file, "--resume")
+    assert "holds no run that was stopped" in said
+
+
+def test_a_stop_before_the_training_says_what_is_there(tmp_path: Path) -> None:
+    run = Run("one", str(tmp_path / "logs"), str(tmp_path / "weights"))
+
+    def said() -> str:
+        with pytest.raises(KeyboardInterrupt) as caught, before_training(run):
+            raise KeyboardInterrupt
+        return str(caught.value)
+
+    assert said() == "stopped before the training; the same command begins again"
+    run.folder.mkdir(parents=True)
+    run.split.write_text("path\n")
+    assert said().startswith("stopped before the training; go on with: python")
+    run.resumes = True
+    assert f"{run.folder} is as it was; go on with: python" in said()
+    assert newest.__doc__

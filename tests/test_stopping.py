@@ -1,0 +1,151 @@
+"""Signals that end a program: each is heard once, none breaks what must not be broken."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from stopping import ENDING, quiet_worker, stopping, unbroken
+from tests.helpers import REPO
+from utils import command_line
+
+
+@pytest.fixture(autouse=True)
+def handlers_stay() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in ENDING}
+    yield
+    assert {number: signal.getsignal(number) for number in ENDING} == before
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_each_signal_stops_a_program_with_its_status_and_its_sentence(
+    number: int, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main() -> int:
+        try:
+            send(number)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("stopped with 3 epochs done") from None
+        return 0
+
+    assert command_line(main) == status
+    assert capsys.readouterr().err == "\nstopped with 3 epochs done\n"
+
+
+def test_a_second_signal_while_the_first_is_obeyed_changes_nothing() -> None:
+    done = []
+
+    def main() -> int:
+        try:
+            send(signal.SIGTERM)
+        finally:
+            for number in ENDING:
+                send(number)
+            done.append("saved")
+        return 0
+
+    assert command_line(main) == 143 and done == ["saved"]
+
+
+def test_some_time_later_it_is_heard_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stopping.PATIENCE", 0.0)
+    with stopping():
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                send(signal.SIGTERM)
+
+
+def test_what_comes_in_an_object_s_last_rites_is_heard_after_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Bar:
+        def __del__(self) -> None:
+            send(signal.SIGTERM)
+
+    def main() -> int:
+        bar = Bar()
+        del bar  # which swallows what is raised in it
+        time.sleep(5)
+        return 0
+
+    assert command_line(main) == 143
+    assert "ignored" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_unbroken_puts_each_off_to_the_end(number: int) -> None:
+    steps = []
+    with stopping(), pytest.raises(KeyboardInterrupt):
+        with unbroken():
+            with unbroken():
+                send(number)
+                steps.append("inner")
+            steps.append("outer")
+        steps.append("never")
+    assert steps == ["inner", "outer"]
+
+
+def test_what_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+    try:
+        with stopping(), unbroken():
+            send(signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def child(code: str, number: int) -> tuple[int, str]:
+    """The exit status and the errors of a process that gets a signal when it says ready."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=REPO
+    )
+    assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    return process.returncode, errors.decode()
+
+
+def test_without_a_program_around_it_unbroken_still_ends_by_sigterm() -> None:
+    code = "import time; from stopping import unbroken\n"
+    code += "with unbroken():\n print('ready', flush=True); time.sleep(0.3)\n"
+    code += "print('never', flush=True); time.sleep(9)"
+    assert child(code, signal.SIGTERM) == (-signal.SIGTERM, "")
+
+
+def test_a_process_that_was_forked_off_dies_of_it_in_silence() -> None:
+    code = "import os, time; from stopping import stopping\n"
+    code += "with stopping():\n if os.fork() == 0:\n  print('ready', flush=True); time.sleep(9)\n"
+    code += " os._exit(os.waitstatus_to_exitcode(os.wait()[1]) + 100)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=REPO,
+        start_new_session=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+    inner = int(subprocess.check_output(["ps", "--ppid", str(process.pid), "-o", "pid="]))
+    os.kill(inner, signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (100 - signal.SIGTERM, b"")
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_a_loader_s_process_leaves_the_answer_to_the_first(number: int) -> None:
+    code = f"import time; from stopping import {quiet_worker.__name__} as quiet\n"
+    code += "quiet(0); print('ready', flush=True); time.sleep(0.5)"
+    assert child(code, number) == (0, "")
