@@ -36,7 +36,8 @@ from typing import Any
 from benchmarks.machine import RESULTS, ROOT
 from benchmarks.mutations import mutated
 from benchmarks.readers import READERS, Reader
-from utils import UserError, command_line, progress_bar, read_csv, write_csv
+from csv_files import read_csv
+from utils import UserError, command_line, progress_bar, write_csv
 
 HANGS_AFTER = 5  # seconds
 GRACE = 10  # seconds more, after which what doesn't come back from a library is killed
@@ -193,7 +194,7 @@ def work(reader: Reader, seed: int, pipe: Connection) -> None:
     logging.disable()
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGALRM, ring)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     most = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     seeds = reader.seeds()

@@ -37,11 +37,12 @@ from PIL import Image
 import training
 from benchmarks.machine import RESULTS
 from config import ConfigError, ViTConfig
+from csv_files import read_csv
 from engine.run import BEST
 from model import VisionTransformer
 from pretrained.read import read_arrays
 from pretrained.write import save_model
-from utils import UserError, command_line, progress_bar, read_csv, write_csv
+from utils import UserError, command_line, progress_bar, write_csv
 
 TINY: dict[str, Any] = {
     "patch_dim": 8,

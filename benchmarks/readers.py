@@ -26,13 +26,14 @@ from certainty.likeness import Likeness, Sizes
 from classifier import class_names, load_classifier
 from config import Config, ConfigError, ViTConfig
 from config_file import dump_config, load_config
+from csv_files import read_csv
 from engine.job import Setting
 from engine.run import Run, read_metrics
 from images import read_image
 from inspection.record import read_run
 from layout.decisions import read_decisions
 from layout.groups import COLUMNS as OF_GROUPS
-from layout.split_file import read_split, read_table
+from layout.split_file import read_split
 from model import VisionTransformer
 from tools.show.facts import facts_of
 from tools.show.words import said
@@ -291,7 +292,7 @@ READERS = (
         "groups.csv",
         lambda: [table(OF_GROUPS, ("a/1.png", "g"))],
         TEXT,
-        lambda path: read_table(path, OF_GROUPS, "table of groups"),
+        lambda path: read_csv(path, OF_GROUPS, "table of groups"),
     ),
     Reader(
         "metrics.csv",

@@ -185,7 +185,7 @@ def memory_for(path: Path) -> Iterator[None]:
     try:
         import resource
 
-        pages = int(Path("/proc/self/statm").read_text().split()[5])
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5])
         before = resource.getrlimit(resource.RLIMIT_DATA)
     except (ImportError, OSError, IndexError, ValueError):
         yield
