@@ -181,7 +181,9 @@ def write_csv(
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0] if columns is None else columns))
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(
+            {name: shown(v) if isinstance(v, str) else v for name, v in row.items()} for row in rows
+        )
 
 
 def sha256_of(path: Path, block_read: Callable[[int], object] = lambda size: None) -> str:

@@ -6,6 +6,7 @@ alias and no merge is multiplied out, and nothing is looked at below the items o
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -210,14 +211,21 @@ def _word(node: yaml.Node) -> Any:
     return node.value if isinstance(node, yaml.ScalarNode) else _flat(node)
 
 
-def value_at(text: str, section: str, key: str) -> Any:
-    """One value of a text with sections; None where there is none, or no YAML."""
+def section_of(text: str, section: str) -> dict[str, Any]:
+    """The values of a section of a text, those that are understood; none where it is no YAML."""
+    with contextlib.suppress(NotYaml):
+        root = node_of(text)
+        found = pairs(root, []) if isinstance(root, yaml.MappingNode) else {}
+        _, node = found.get(section, (0, None))
+        if isinstance(node, yaml.MappingNode):
+            return {name: _plain_or_none(value) for name, (_, value) in pairs(node, []).items()}
+    return {}
+
+
+def _plain_or_none(node: yaml.Node) -> Any:
     try:
-        node = node_of(text)
-        for name in (section, key):
-            node = pairs(node, [])[name][1] if isinstance(node, yaml.MappingNode) else None
-        return None if node is None else plain(node)
-    except (NotYaml, KeyError):
+        return plain(node)
+    except NotYaml:
         return None
 
 

@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from config import ConfigError
 from config_file import load_config
 from engine.plots import plot_curves
 from engine.track import TensorBoard
+from filenames import name_of
 from pretrained.files import metadata_in, weights_in
 from pretrained.names import WEIGHTS
 from pretrained.near import find_local
 from utils import UserError, go_on, log_to, replacing, write_csv
+from yaml_files import section_of
 
 PLOT_SECONDS = 10
 LONGEST = 40  # letters of a folder's name in a run's
@@ -306,7 +307,7 @@ def config_of(checkpoint: Path, wanted: str, log_path: str = "logs") -> Path | N
     name = checkpoint.parent.name
     places = [Path(wanted), Path(log_path) / name]
     with contextlib.suppress(Exception):  # other weights say nothing of a run
-        said = yaml.safe_load(metadata_in(checkpoint)["config"])["train"]["log_path"]
+        said = name_of(section_of(metadata_in(checkpoint)["config"], "train")["log_path"])
         bases = [Path(), *checkpoint.absolute().parents[1:4]]
         places += [base / said / name for base in bases]
     found = (place / "config.yaml" for place in places)

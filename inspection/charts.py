@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from filenames import shown
 from metrics import wilson
 
 INK, MUTED, LINE, HIT, MISS = "#010203", "#020304", "#030405", "#040506", "#050607"
@@ -323,7 +324,7 @@ def as_svg(figure: Any, said: str) -> Markup:
 
     file = StringIO()
     # What it refers to by id is named after it: a page holds several.
-    with rc_context({"svg.hashsalt": said}), warnings.catch_warnings():
+    with rc_context({"svg.hashsalt": shown(said)}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # the page's fonts have letters of their own
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     svg = file.getvalue()

@@ -6,11 +6,11 @@ import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import yaml
-
+from filenames import name_of
 from pretrained.claims import ordinary
 from pretrained.files import ENDINGS, WEIGHTS_FILES, holds_weights, weights_in
 from utils import UserError, some
+from yaml_files import section_of
 
 BEST = WEIGHTS_FILES[0]
 
@@ -60,9 +60,9 @@ def _with_ending(path: Path) -> Path | None:
 def _of_run(folder: Path, places: Sequence[Path]) -> Path:
     """The network that a run has kept, by its folder of logs."""
     try:
-        settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        kept = Path(settings["train"]["save_path"])
-    except (yaml.YAMLError, ValueError, TypeError, KeyError, RecursionError):
+        text = (folder / "config.yaml").read_text(encoding="utf-8")
+        kept = Path(name_of(section_of(text, "train")["save_path"]))
+    except (OSError, ValueError, TypeError, KeyError):
         kept = places[0]
     for place in (kept, *places):
         run = place / folder.resolve().name

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-import yaml_files
 from config import ConfigError
 from config_file import load_config
 from text_files import NoText, opened
+from yaml_files import section_of
 
 
 def said(path: Path, overrides: list[str] | None = None) -> str:
@@ -188,13 +188,12 @@ def test_thousands_of_words_are_counted(tmp_path: Path, word: str) -> None:
     assert "3000 problems" in message and message.endswith("and 2970 more")
 
 
-def test_one_value_of_a_text() -> None:
-    text = "train: {log_path: logs, lr: [1], seed: &a 3, views: *a}\nvit: 3"
-    assert yaml_files.value_at(text, "train", "log_path") == "logs"
-    assert yaml_files.value_at(text, "train", "views") == 3
-    for section, key in (("train", "x"), ("vit", "x"), ("x", "y")):
-        assert yaml_files.value_at(text, section, key) is None
-    assert yaml_files.value_at("[" * 9000, "train", "lr") is None
+def test_a_section_of_a_text() -> None:
+    text = "train: {log_path: logs, lr: [1], seed: &a 3, views: *a, ema: !!set {}}\nvit: 3"
+    found = {"log_path": "logs", "lr": [1], "seed": 3, "views": 3, "ema": None}
+    assert section_of(text, "train") == found
+    for other, section in ((text, "vit"), (text, "x"), ("[" * 9000, "a"), ("", "a"), ("- a", "a")):
+        assert section_of(other, section) == {}
 
 
 def test_a_file_is_open_as_it_is(tmp_path: Path) -> None:

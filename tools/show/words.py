@@ -6,6 +6,7 @@ import textwrap
 from typing import Any
 
 from config import Preprocessing
+from filenames import shown
 from inspection.record import PARTS
 from utils import some
 
@@ -110,7 +111,7 @@ def row(label: str, text: str) -> list[str]:
 
 def printable(text: str) -> str:
     """A text without what would steer a terminal: names come from outside."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in shown(text))
 
 
 def shortened(text: str) -> str:
