@@ -7,11 +7,10 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
-from PIL import Image
+from PIL import UnidentifiedImageError
 
-from decoding.formats import LARGE, LARGE_ONES, MAX_PIXELS, formats_of, is_heic
+from decoding.formats import LARGE, LARGE_ONES, MAX_PIXELS, begins_as_picture
 
 MOST_BYTES = 4 * MAX_PIXELS  # of one file
 KINDS = {
@@ -40,21 +39,15 @@ def content_of(path: Path) -> bytes:
         if status.st_size > MOST_BYTES:
             raise ValueError(f"a file of {status.st_size:,} bytes, more than {MOST_BYTES:,}")
         if status.st_size > LARGE:
-            _check_beginning(file, path.name)
+            if not begins_as_picture(file.read(512), path.name):
+                raise UnidentifiedImageError
+            file.seek(0)
         return file.read(status.st_size)
 
 
 def _check_regular(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{KINDS.get(stat.S_IFMT(status.st_mode), 'no file')}, not a file")
-
-
-def _check_beginning(file: BinaryIO, name: str) -> None:
-    """Raise what `open_picture` raises of a file that is no picture by its first bytes."""
-    if not is_heic(file.read(512)):
-        file.seek(0)
-        Image.open(file, formats=formats_of(Path(name).suffix.lower()))
-    file.seek(0)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import struct
 import threading
 import warnings
@@ -36,6 +37,7 @@ TURNS = {
 }
 MEGA = 1_000_000
 MAX_PIXELS = 500 * MEGA  # of one picture, where nothing else is asked for
+MOST_METADATA = 2 << 20  # bytes; Pillow's time for more grows with their square
 LARGE, LARGE_ONES = 64 * MEGA, threading.RLock()  # pixels, and bytes of a file
 
 
@@ -78,12 +80,20 @@ EXTENSIONS = tuple(sorted({*FORMATS, *HEIC}))
 
 
 @cache
-def formats_of(extension: str) -> tuple[str, ...]:
+def _formats(extension: str) -> tuple[str, ...]:
     """Those to try on a file: the formats that are known by their first bytes, and that of its
     extension. The rest, TGA say, would take any file for theirs."""
     sure = [name for name, (_, accept) in Image.OPEN.items() if accept is not None]
     wanted = {*sure, FORMATS.get(extension)} - NO_PICTURES
     return tuple(name for name in Image.ID if name in wanted)  # Pillow's order
+
+
+def begins_as_picture(beginning: bytes, name: str) -> bool:
+    """Whether a file may be a picture by its first bytes; nothing of it is read."""
+    known = (Image.OPEN[which][1] for which in _formats(Path(name).suffix.lower()))
+    return is_heic(beginning) or any(
+        not accept or accept(beginning[:16]) is True for accept in known
+    )
 
 
 def why(error: Exception) -> str:
@@ -106,7 +116,10 @@ def open_picture(content: bytes, name: str = "", most: int | None = MAX_PIXELS) 
     """
     if not content:
         raise ValueError("an empty file")
+    bare = without_metadata(content) if len(content) > MOST_METADATA else content
     try:
+        if len(content) - len(bare) > MOST_METADATA:
+            raise ValueError("more than any picture needs to say")
         image = _loaded(content, name, most)
     except (TooLarge, MemoryError):
         raise
@@ -131,7 +144,7 @@ def _tags(image: Image.Image) -> list[tuple[int, object]]:
 
 def _loaded(content: bytes, name: str, most: int | None) -> Image.Image:
     _ours()
-    formats = formats_of(Path(name).suffix.lower())
+    formats = _formats(Path(name).suffix.lower())
     if is_heic(content):
         formats = (_heif(),)
     ASKED.most = most
@@ -230,6 +243,7 @@ def _exif(content: bytes) -> Iterator[bytes]:
 # ------------------------------------------------------------------------------- without metadata
 
 
+FILLING = re.compile(b"\xff+")
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 WEBP_METADATA, WEBP_FLAGS = {b"EXIF", b"XMP ", b"ICCP"}, 0x20 | 0x08 | 0x04
 # What pixels are made of: size, layout, compression, colours, and the orientation.
@@ -283,7 +297,7 @@ def _jpeg_segments(content: bytes) -> Iterator[tuple[int, bytes, bytes]]:
             break
         marker = content[at + 1]
         if marker == 0xFF:  # fills up
-            at += 1
+            at = FILLING.match(content, at).end() - 1  # type: ignore[union-attr]  # it has some
             continue
         length = 2 + int.from_bytes(content[at + 2 : at + 4], "big")
         if marker == 0xDA or length < 4:
@@ -320,11 +334,12 @@ def _webp_chunks(content: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
 
 
 def _bare_webp(content: bytes) -> bytes:
-    kept = b""
+    chunks = []
     for kind, data, whole in _webp_chunks(content):
         if kind == b"VP8X" and data:  # it says what there is
             whole = whole[:8] + bytes([data[0] & ~WEBP_FLAGS]) + whole[9:]
-        kept += b"" if kind in WEBP_METADATA else whole
+        chunks += [] if kind in WEBP_METADATA else [whole]
+    kept = b"".join(chunks)
     return b"RIFF" + (4 + len(kept)).to_bytes(4, "little") + b"WEBP" + kept
 
 

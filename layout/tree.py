@@ -16,7 +16,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from decoding.formats import EXTENSIONS
+from decoding.formats import EXTENSIONS, MOST_METADATA
 from filenames import text_of
 from utils import UserError
 
@@ -25,6 +25,7 @@ SYSTEM |= {"lost+found", "$recycle.bin", "recycler", "system volume information"
 SYSTEM |= {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "network trash folder"}
 # What a picture's content may be where its name has no extension, or another.
 CONTENTS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000")
+SLOW = (b"GIF8", b"\xff\xd8\xff\xe0", b"\xff\xd8\xff\xe1")  # where they say much before the picture
 DEEPEST = 30  # folders in folders
 
 
@@ -169,9 +170,13 @@ def _no_picture(entry: os.DirEntry[str]) -> str | None:
 def _is_picture(path: str) -> bool:
     """Whether a file begins as a picture does; it is not decoded."""
     try:
-        with warnings.catch_warnings():
+        with open(path, "rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            Image.open(path, formats=_formats()).close()
+            large = os.fstat(file.fileno()).st_size > MOST_METADATA
+            if large and file.read(4) in SLOW:
+                return True
+            file.seek(0)
+            Image.open(file, formats=_formats()).close()
     except Image.DecompressionBombError:
         return True
     except Exception:  # what is none makes Pillow raise nearly anything

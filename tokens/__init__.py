@@ -1,4 +1,4 @@
-"""The frozen trunk's tokens: computed once an image, kept on disk, read as a memory map.
+"""The frozen trunk's tokens: computed once an image, kept on disk, read from there.
 
 In finetune mode the trunk never changes, so what enters the first trainable block is the same in
 every epoch. It is computed once; an epoch then costs what the last block and the head cost. Nothing

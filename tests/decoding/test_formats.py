@@ -299,3 +299,34 @@ def test_pillow_s_own_limit_is_not_in_between(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     formats._ours.cache_clear()
     assert read(content).shape == (10_000, 18_000, 3)
+
+
+def many_comments(kind: str) -> bytes:
+    """A picture with 4 MB of metadata in as many parts as there can be; 64 KB each is a JPEG's."""
+    plain = encoded(kind)
+    if kind == "JPEG":
+        orientation = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\3\0\1\0\0\0\6\0\0\0\0\0\0\0"
+        part = b"\xff\xe1" + struct.pack(">H", len(orientation) + 2) + orientation
+        return plain[:2] + part * (4_000_000 // len(part)) + b"\xff" * 4_000_000 + plain[2:]
+    if kind == "PNG":
+        return plain[:33] + chunk(b"tEXt", b"k\0v") * 300_000 + plain[33:]
+    at = 13 + 3 * 256  # behind the colours
+    return plain[:at] + b"!\xfe" + (b"\xff" + b"c" * 255) * 16_000 + b"\0" + plain[at:]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF"])
+def test_more_than_any_picture_says_is_not_read(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow takes minutes for 200 MB of EXIF: it adds each part to those before."""
+    given: list[int] = []
+    original = formats._loaded
+
+    def loaded(content: bytes, *more: Any) -> Image.Image:
+        given.append(len(content))
+        return original(content, *more)
+
+    monkeypatch.setattr(formats, "_loaded", loaded)
+    content = many_comments(kind)
+    found = read(content)
+    assert given == [pytest.approx(len(encoded(kind)), abs=50)] and len(content) > 4_000_000
+    wanted = read(encoded(kind))
+    assert np.array_equal(found, np.rot90(wanted, -1) if kind == "JPEG" else wanted)

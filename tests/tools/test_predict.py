@@ -428,7 +428,7 @@ def test_what_a_problem_says_stays_in_its_row(tmp_path: Path) -> None:
     file = AnswersFile(tmp_path / "a.csv", {"top": 1, "truth": False}, 8, False)
     file.write([row_of("a\udcff.png", None, Unreadable("odd\r\0, \udcff"), 1)])
     (found,) = file.rows()
-    assert found == Row("a\udcff.png", None, problem="odd  , \\xff")
+    assert found == Row("a\udcff.png", None, problem="odd\\x0d\\x00, \\xff")
 
 
 @pytest.mark.slow
