@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -263,8 +264,14 @@ ALLOWED = [*((Unused, name) for name in UNUSED), *((PlainDict, name) for name in
 
 def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
-        with safe_globals(ALLOWED), memory_for(path):  # type: ignore[arg-type]
+        with safe_globals(ALLOWED), memory_for(path), warnings.catch_warnings():  # type: ignore[arg-type]
+            warnings.simplefilter("ignore")  # of the pickle's protocol
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise UserError(
+            f"{path} makes values far larger than its file beside its arrays, as no network's "
+            "checkpoint does; write its arrays alone: torch.save(net.state_dict(), 'weights.pth')"
+        ) from None
     except Exception as error:
         raise UserError(_not_loaded(path, str(error) or type(error).__name__)) from None
     if not isinstance(content, Mapping):
