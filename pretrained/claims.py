@@ -10,6 +10,7 @@ import contextlib
 import gc
 import json
 import stat
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -129,8 +130,11 @@ def zip_members(path: Path) -> list[zipfile.ZipInfo]:
     are too many, two have one name, one is encrypted or packed in an unknown way, or they claim
     more than such a file can hold; BadZipFile where it is no whole zip."""
     _check_directory(path)
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (struct.error, ValueError, RuntimeError, OverflowError) as error:
+        raise zipfile.BadZipFile(str(error)) from None
     if len(members) > MOST_ARRAYS:
         raise UserError(
             f"{path} is a zip of {len(members):,} members, and a network's has under "

@@ -225,6 +225,13 @@ def test_a_zip_that_is_packed_otherwise(tmp_path: Path, at: int, value: bytes, s
     assert said in refused(path)
 
 
+def test_a_zip_of_another_version(tmp_path: Path) -> None:
+    path = npz(tmp_path / "w.npz", npy("(1,)", bytes(4)))
+    path.write_bytes(with_field(path.read_bytes(), 6, b"\x63\0"))
+    assert "zip file version 9.9" in refused(path)
+    assert program_kind(path) is None
+
+
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_members_that_are_too_many_or_double(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "twice.npz", "w") as archive:

@@ -167,9 +167,7 @@ def test_only_what_was_trained_of_a_network_that_is_none(
     assert said in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "text", ["train: 2026-13-45", "train: [" + "a, " * 99_999 + "]", "- &a [*a]"]
-)
+@pytest.mark.parametrize("text", ["train: 2026-13-45", "train: [", "- &a [*a]"])
 def test_a_config_that_can_not_be_read_is_left_out(tmp_path: Path, text: str) -> None:
     net = VisionTransformer(ViTConfig(**TINY_VIT, num_classes=2))
     pretrained.save_model(tmp_path / "w.safetensors", net, config=text)
