@@ -180,8 +180,8 @@ BESIDE_THE_ARRAYS = 256 << 20
 
 
 @contextlib.contextmanager
-def memory_for(path: Path) -> Iterator[None]:
-    """Let what is unpickled take the file's size and BESIDE_THE_ARRAYS, no more: a pickle of some
+def memory_for(size: int) -> Iterator[None]:
+    """Let what is unpickled take the arrays' size and BESIDE_THE_ARRAYS, no more: a pickle of some
     bytes can build a value of any size out of plain texts and lists. MemoryError beyond.
 
     Where the system has no such limit (it is Linux's), nothing happens.
@@ -194,7 +194,7 @@ def memory_for(path: Path) -> Iterator[None]:
     except (ImportError, OSError, IndexError, ValueError):
         yield
         return
-    most = pages * resource.getpagesize() + path.stat().st_size + BESIDE_THE_ARRAYS
+    most = pages * resource.getpagesize() + size + BESIDE_THE_ARRAYS
     if before[0] != resource.RLIM_INFINITY:
         most = min(most, before[0])
     spare = bytearray(16 << 20)  # so that there is memory to give the limit back with

@@ -144,7 +144,7 @@ def _by_content(path: Path, start: bytes) -> tuple[dict[str, Tensor], dict[str, 
         for member in members:
             if member.filename.endswith(".pkl") and member.file_size > MOST_PICKLE:
                 raise UserError(_a_large_pickle(path, member.file_size))
-        return _read_torch(path)
+        return _read_torch(path, sum(member.file_size for member in members))
     if start[8:9] == b"{":
         check_header(path)
         with safe_open(path, "pt") as file:
@@ -154,7 +154,7 @@ def _by_content(path: Path, start: bytes) -> tuple[dict[str, Tensor], dict[str, 
             arrays = {name: file.get_tensor(name).clone() for name in names}
             return arrays, own_metadata(file.metadata() or {}, str(path))
     if start[:1] == b"\x80":
-        return _read_torch(path)
+        return _read_torch(path, path.stat().st_size)
     what = "is empty" if not start else f"begins with {start!r}"
     if kind := picture_kind(path):
         what = f"is a picture ({kind})"
@@ -262,9 +262,9 @@ DICTS = (
 ALLOWED = [*((Unused, name) for name in UNUSED), *((PlainDict, name) for name in DICTS)]
 
 
-def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read_torch(path: Path, size: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
-        with safe_globals(ALLOWED), memory_for(path), warnings.catch_warnings():  # type: ignore[arg-type]
+        with safe_globals(ALLOWED), memory_for(size), warnings.catch_warnings():  # type: ignore[arg-type]
             warnings.simplefilter("ignore")  # of the pickle's protocol
             content = torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
