@@ -37,11 +37,12 @@ from benchmarks.machine import RESULTS, ROOT
 from benchmarks.mutations import mutated
 from benchmarks.readers import READERS, Reader
 from csv_files import read_csv
-from utils import UserError, command_line, progress_bar, write_csv
+from utils import UserError, command_line, progress_bar, shell, write_csv
 
 HANGS_AFTER = 5  # seconds
 GRACE = 10  # seconds more, after which what doesn't come back from a library is killed
 MEMORY = 2 << 30  # bytes more than at the beginning
+MOST_KEPT = 100  # inputs a reader
 AT_A_TIME = 500  # inputs that a worker is given
 
 
@@ -103,7 +104,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     known = {reader.name: reader for reader in READERS}
     parser.add_argument("--inputs", type=int, default=40_000, help="a reader (40000)")
-    parser.add_argument("--readers", nargs="+", metavar="NAME", help=", ".join(known))
+    parser.add_argument("--readers", nargs="+", metavar="NAME", help=shell(*known))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=10, help="a reader, at most (10)")
     parser.add_argument(
@@ -112,7 +113,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=RESULTS / "fuzz.csv")
     args = parser.parse_args(argv)
     if wrong := [name for name in args.readers or () if name not in known]:
-        raise UserError(f"--readers: {wrong[0]} is none of {', '.join(known)}")
+        raise UserError(f"--readers: {wrong[0]} is none of {shell(*known)}")
     args.readers = [known[name] for name in args.readers or known]
     return args
 
@@ -130,7 +131,7 @@ def fuzz(
                 number, outcome, where, peak = got
                 tally.add(outcome, where)
                 tally.peak_mb = max(tally.peak_mb, peak)
-                if keep and outcome not in ("accepted", "documented"):
+                if keep and where and tally.places.total() <= MOST_KEPT:
                     kept(keep, reader, number, seed, outcome)
                 place = number + 1
                 bar.update()

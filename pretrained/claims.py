@@ -10,6 +10,7 @@ import contextlib
 import gc
 import json
 import stat
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -129,8 +130,11 @@ def zip_members(path: Path) -> list[zipfile.ZipInfo]:
     are too many, two have one name, one is encrypted or packed in an unknown way, or they claim
     more than such a file can hold; BadZipFile where it is no whole zip."""
     _check_directory(path)
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (struct.error, ValueError, RuntimeError, OverflowError) as error:
+        raise zipfile.BadZipFile(str(error)) from None
     if len(members) > MOST_ARRAYS:
         raise UserError(
             f"{path} is a zip of {len(members):,} members, and a network's has under "
@@ -176,8 +180,8 @@ BESIDE_THE_ARRAYS = 256 << 20
 
 
 @contextlib.contextmanager
-def memory_for(path: Path) -> Iterator[None]:
-    """Let what is unpickled take the file's size and BESIDE_THE_ARRAYS, no more: a pickle of some
+def memory_for(size: int) -> Iterator[None]:
+    """Let what is unpickled take the arrays' size and BESIDE_THE_ARRAYS, no more: a pickle of some
     bytes can build a value of any size out of plain texts and lists. MemoryError beyond.
 
     Where the system has no such limit (it is Linux's), nothing happens.
@@ -190,7 +194,7 @@ def memory_for(path: Path) -> Iterator[None]:
     except (ImportError, OSError, IndexError, ValueError):
         yield
         return
-    most = pages * resource.getpagesize() + path.stat().st_size + BESIDE_THE_ARRAYS
+    most = pages * resource.getpagesize() + size + BESIDE_THE_ARRAYS
     if before[0] != resource.RLIM_INFINITY:
         most = min(most, before[0])
     spare = bytearray(16 << 20)  # so that there is memory to give the limit back with

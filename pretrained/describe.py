@@ -16,7 +16,8 @@ from config import Preprocessing, Section, ViTConfig
 from pretrained.claims import json_of
 from utils import UserError
 
-LONGEST_PATH = 1000  # letters
+LONGEST_PATH = LONGEST_NAME = 1000  # letters
+MOST_CONFIG = 100_000  # letters: config.yaml with every comment is 20,000
 MOST_PIXELS = 4096  # a side of a partial file's pictures: its positions are made of it
 Schema = TypeVar("Schema", bound=Section)
 
@@ -86,6 +87,11 @@ def own_metadata(header: Any, source: str) -> dict[str, Any]:
                 f"{source}: its metadata's architecture.dim is {brief(found['dim'])}, which is "
                 "no side of a picture; fetch or write the file again"
             )
+    if len(str(header.get("config", ""))) > MOST_CONFIG:  # YAML is slow to read
+        raise UserError(
+            f"{source}: its metadata's config has more than {MOST_CONFIG:,} letters; fetch or "
+            "write the file again"
+        )
     if "seen" in header:
         found["seen"] = str(header["seen"])
     return found
@@ -116,7 +122,9 @@ def _object(header: Mapping[str, Any], key: str, source: str) -> dict[str, Any]:
 
 def _classes(header: Mapping[str, Any], source: str) -> list[str] | None:
     found = _parsed(header, "classes", source) if "classes" in header else None
-    named = isinstance(found, list) and all(isinstance(c, str) and c for c in found)
+    named = isinstance(found, list) and all(
+        isinstance(name, str) and 0 < len(name) <= LONGEST_NAME for name in found
+    )
     if found is not None and not named:
         raise UserError(
             f"{source}: its metadata's classes are not a list of names; fetch or write the file "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -143,7 +144,7 @@ def _by_content(path: Path, start: bytes) -> tuple[dict[str, Tensor], dict[str, 
         for member in members:
             if member.filename.endswith(".pkl") and member.file_size > MOST_PICKLE:
                 raise UserError(_a_large_pickle(path, member.file_size))
-        return _read_torch(path)
+        return _read_torch(path, sum(member.file_size for member in members))
     if start[8:9] == b"{":
         check_header(path)
         with safe_open(path, "pt") as file:
@@ -153,7 +154,7 @@ def _by_content(path: Path, start: bytes) -> tuple[dict[str, Tensor], dict[str, 
             arrays = {name: file.get_tensor(name).clone() for name in names}
             return arrays, own_metadata(file.metadata() or {}, str(path))
     if start[:1] == b"\x80":
-        return _read_torch(path)
+        return _read_torch(path, path.stat().st_size)
     what = "is empty" if not start else f"begins with {start!r}"
     if kind := picture_kind(path):
         what = f"is a picture ({kind})"
@@ -261,10 +262,16 @@ DICTS = (
 ALLOWED = [*((Unused, name) for name in UNUSED), *((PlainDict, name) for name in DICTS)]
 
 
-def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read_torch(path: Path, size: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
-        with safe_globals(ALLOWED), memory_for(path):  # type: ignore[arg-type]
+        with safe_globals(ALLOWED), memory_for(size), warnings.catch_warnings():  # type: ignore[arg-type]
+            warnings.simplefilter("ignore")  # of the pickle's protocol
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise UserError(
+            f"{path} makes values far larger than its file beside its arrays, as no network's "
+            "checkpoint does; write its arrays alone: torch.save(net.state_dict(), 'weights.pth')"
+        ) from None
     except Exception as error:
         raise UserError(_not_loaded(path, str(error) or type(error).__name__)) from None
     if not isinstance(content, Mapping):

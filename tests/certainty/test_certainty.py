@@ -14,6 +14,7 @@ from model import VisionTransformer
 from pretrained.build import load_model
 from pretrained.write import export, save_model
 from tests.helpers import DEEP
+from utils import UserError
 
 
 def known(net: VisionTransformer) -> Certainty:
@@ -73,6 +74,35 @@ def test_without_a_likeness(net: VisionTransformer, tmp_path: Path) -> None:
 
 def test_arrays_without_a_module() -> None:
     assert certainty_in({}) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("temperature", torch.tensor(0.0), "the temperature is 0, which is not above 0"),
+        ("temperature", torch.tensor(-1.5), "the temperature is -1.5"),
+        ("temperature", torch.tensor(float("nan")), "certainty.temperature holds 1 NaN"),
+        ("temperature", torch.ones(4), "certainty.temperature is"),
+        ("set_level", torch.tensor(9.0), "set_level is 9, which is no probability"),
+        ("held_out", torch.full((4, 3), 7.0), "held_out holds what is no probability"),
+        ("held_out", torch.zeros(4), "certainty.held_out is"),
+        ("likeness.depths", torch.tensor([1, 2, 4]), "no list of the numbers of 4 blocks"),
+        ("likeness.depths", torch.tensor([0, 1, 2]), "no list of the numbers of 4 blocks"),
+        ("likeness.depths", torch.tensor([1, 2]), "of another width than the network"),
+        ("likeness.ground", torch.tensor(0.0), "likeness.ground is 0 or less"),
+        ("likeness.usual", torch.zeros(2, 2), "likeness.usual is 0 or less"),
+        ("likeness.known", torch.tensor([2.0, 1.0]), "likeness.known is not in order"),
+        ("likeness.known", torch.zeros(0), "likeness knows no pictures"),
+        ("likeness.basis", torch.zeros(4), "not a ViT of a kind that is understood"),
+    ],
+)
+def test_what_can_not_be_known_is_refused(
+    net: VisionTransformer, tmp_path: Path, name: str, value: torch.Tensor, said: str
+) -> None:
+    save_model(tmp_path / "net.safetensors", net, {f"{PREFIX}{name}": value})
+    with pytest.raises(UserError) as caught:
+        load_model(tmp_path / "net.safetensors")
+    assert said in str(caught.value)
 
 
 def test_calibrated_probabilities(net: VisionTransformer) -> None:

@@ -89,7 +89,17 @@ FAULTS: list[tuple[str, dict[str, Any]]] = [
     ],
     ("classes are not a list of names", {"classes": 3}),
     ("classes are not a list of names", {"classes": [1, 2]}),
+    ("classes are not a list of names", {"classes": ["a", ""]}),
+    ("classes are not a list of names", {"classes": ["a", "b" * 5000]}),
+    ("config has more than 100,000 letters", {"config": "a: 1\n" * 99_999}),
+    ("names a class twice", {"classes": ["a", "a"]}),
     ("names 3 classes", {"classes": ["a", "b", "c"]}),
+    ("base is no name or path ('xxx", {"base": "x" * 5000}),
+    ("which is needed as well: /dev/zero is a device", {"base": "/dev/zero"}),
+    *[
+        ("architecture.dim is", {"base": "b", "architecture": {**ARCHITECTURE, "dim": dim}})
+        for dim in (10**9, 0, "a", None, True, 32.5)
+    ],
 ]
 
 

@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 import pretrained
 from classifier import find_checkpoint
 from config import PRESETS, Preprocessing, ViTConfig
-from tests.helpers import COLOURS, FIXTURES, pictures_of, random_weights, small_run, train
+from model import VisionTransformer
+from tests.helpers import COLOURS, FIXTURES, TINY_VIT, pictures_of, random_weights, small_run, train
 from tools.show import __main__ as show
 from tools.show.facts import KNOWN, facts_of
 from tools.show.words import WIDTH, said
@@ -143,6 +144,35 @@ def test_only_what_was_trained(
     for same in ("architecture", "parameters", "head", "classes", "certainty", "measured"):
         assert alone[same] == with_rest[same], same
     assert "tools.predict" not in shown(str(gone))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_layers": 10**9}, "speaks of 1,000,000,000 blocks"),
+        ({"num_heads": "four"}, "architecture.num_heads is 'four'"),
+        ({"hidden_dim": -1}, "architecture.hidden_dim is -1"),
+        ({"dim": 10**9}, "architecture.dim is 1000000000"),
+    ],
+)
+def test_only_what_was_trained_of_a_network_that_is_none(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    net = VisionTransformer(ViTConfig(**TINY_VIT, num_classes=2))
+    vit = net.vit.model_dump() | changes
+    gone = {"base": str(tmp_path / "gone.safetensors"), "frozen": "0"}
+    pretrained.save_model(tmp_path / "w.safetensors", net, architecture=json.dumps(vit), **gone)
+    with pytest.raises(UserError) as caught:
+        facts_of(tmp_path / "w.safetensors")
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["train: 2026-13-45", "train: [", "- &a [*a]"])
+def test_a_config_that_can_not_be_read_is_left_out(tmp_path: Path, text: str) -> None:
+    net = VisionTransformer(ViTConfig(**TINY_VIT, num_classes=2))
+    pretrained.save_model(tmp_path / "w.safetensors", net, config=text)
+    found = facts_of(tmp_path / "w.safetensors")
+    assert found["trained"] is None and found["ours"]
 
 
 # --------------------------------------------------------------------------------- other layouts

@@ -24,7 +24,6 @@ from pretrained.names import missing
 from pretrained.read import MOST_BLOCKS, NOT_UNDERSTOOD, layers_head
 from utils import UserError, progress_bar, sha256_of, shell
 
-MOST_CONFIG = 100_000  # letters: config.yaml with every comment is 20,000
 # What a text raises that is no YAML, or none of ours: a date of a 13th month is a ValueError.
 UNREADABLE = (
     yaml.YAMLError,
@@ -224,8 +223,6 @@ def measured(said: Any) -> dict[str, Any] | None:
 
 def trained_by(header: Mapping[str, str]) -> dict[str, Any] | None:
     """What the config in a file's metadata says of its training; None without one."""
-    if len(header.get("config", "")) > MOST_CONFIG:
-        return None
     with contextlib.suppress(*UNREADABLE):
         train = yaml.safe_load(header["config"])["train"]
         found: dict[str, Any] = {key: train.get(key) for key in TRAINED}

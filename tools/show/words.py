@@ -14,6 +14,7 @@ WIDTH = 100
 LABEL = 16  # columns of a line's label
 CLASSES = 10  # that are named
 MOST = 160  # characters of another program's metadata
+LONGEST = 5000  # characters of anything else: wrapping megabytes takes a minute
 LAYOUTS = {
     "google": "Google's layout",
     "huggingface-vit": "Hugging Face's ViT layout",
@@ -99,6 +100,7 @@ def export(found: dict[str, Any] | None) -> list[tuple[str, str]]:
 def row(label: str, text: str) -> list[str]:
     """A label and its text, in lines of WIDTH."""
     label = label if len(label) < LABEL else f"{label[: LABEL - 2]}…"
+    text = shortened(text) if len(text) > LONGEST else text
     return textwrap.wrap(
         printable(text),
         WIDTH,
