@@ -92,6 +92,12 @@ class Job:
             logits = self.learner(inputs)  # B C
         return self.criterion(logits.float(), targets), logits, labels
 
+    @property
+    def draws(self) -> bool:
+        """Whether a step draws random numbers."""
+        vit = self.net.vit
+        return bool(vit.dropout or vit.attention_dropout or self.mix is not None)
+
     def clipped(self) -> float:
         """The norm of the gradients, which are clipped to the config's. What is within it stays as
         it is, where torch multiplies by one: 0.5 of a step's 7 ms (S/14, 2 cores)."""
