@@ -11,7 +11,7 @@ import yaml
 from config import Config
 from config_file import READ, dump_config, load_config
 from dataset import Split
-from engine.run import Run, find_run, runs
+from engine.run import BEST, Run, config_of, find_run, runs
 from engine.start import Work
 from filenames import same_name
 from layout.split_file import read_split
@@ -57,7 +57,8 @@ def settings_to_resume(
     elif (path / "config.yaml").is_file():
         folder = path
     else:
-        folder = find_run(path.name, train.log_path)
+        config = config_of(path / BEST, str(path), train.log_path) if path.is_dir() else None
+        folder = config.parent if config else find_run(path.name, train.log_path)
     own = folder / "config.yaml"
     if not own.is_file():
         raise UserError(f"{own} is not there: name its settings with --config and train.run_name=")
