@@ -176,7 +176,8 @@ def train_epoch(job: Job, loader: Any, position: Position, keeper: Keeper) -> di
     said = f"epoch {position.epoch}/{job.epochs}"
     bar = progress_bar(loader, said, unit="batch", initial=position.steps)
     for inputs, labels in bar:
-        position.seed(job.train.seed)
+        if job.draws:
+            position.seed(job.train.seed)
         try:
             loss, *_ = job.step(inputs, labels, position)
         except Diverged as what:

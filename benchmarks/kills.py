@@ -233,9 +233,9 @@ class Trial:
         end = time.monotonic() + delay
         while time.monotonic() < end and not process.ended():
             time.sleep(0.002)
-        while in_a_write and not self.writes() and not process.ended():
+        while in_a_write and not self.writes(process) and not process.ended():
             pass
-        writing = self.writes()
+        writing = self.writes(process)
         if process.ended():
             return self._ended(process.wait(), seen)
         started = time.monotonic()
@@ -248,7 +248,7 @@ class Trial:
         if status == 0:  # it was through
             return self._ended(status, seen)
         seen["kills"] += 1
-        seen["in a write"] += self.writes() if name == "KILL" else writing
+        seen["in a write"] += self.writes(process) if name == "KILL" else writing
         seen["in an epoch"] += self.is_within()
         if name == "TERM":
             stopped = status == 143 and ("go on with" in self.said() or "again" in self.said())
@@ -271,11 +271,11 @@ class Trial:
     def said(self) -> str:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
-    def writes(self) -> bool:
-        """Whether a file is just being written."""
+    def writes(self, process: Process) -> bool:
+        """Whether a file is just being written by this process, not one that was killed earlier."""
         for folder in (self.weights, self.logs):
             try:
-                if any(name.endswith(".tmp") for name in os.listdir(folder)):
+                if any(name.endswith(f".{process.pid}.tmp") for name in os.listdir(folder)):
                     return True
             except FileNotFoundError:
                 pass

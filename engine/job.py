@@ -99,6 +99,12 @@ class Job:
             logits = self.learner(inputs)  # B C
         return self.criterion(logits.float(), targets), logits, labels
 
+    @property
+    def draws(self) -> bool:
+        """Whether a step draws random numbers."""
+        vit = self.net.vit
+        return bool(vit.dropout or vit.attention_dropout or self.mix is not None)
+
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on; the random numbers need nothing, each step seeds its own, and
         of what is frozen a digest is enough."""

@@ -62,7 +62,10 @@ def began_in(job: Job, inputs: Tensor | Tokens, labels: Tensor) -> str:
     if not is_finite(given):
         return "the pictures themselves"
     found: list[str] = []
-    with watched(job.net, found), torch.compiler.set_stance("force_eager"):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(watched(job.net, found))
+        if job.train.compile:  # a compiled network's layers are not called one by one
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         loss, _, _ = job.loss(inputs, labels)
     if found:
         own = "" if all(map(is_finite, weights(job.net, found[0]))) else ", whose weights are not"

@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 
 from config import Config
-from config_file import dump_config, load_config
+from config_file import READ, dump_config, load_config
 from dataset import Split
-from engine.run import Run, find_run, runs
+from engine.run import BEST, Run, config_of, find_run, runs
 from engine.start import Work
 from filenames import same_name
 from layout.split_file import read_split
@@ -57,7 +57,8 @@ def settings_to_resume(
     elif (path / "config.yaml").is_file():
         folder = path
     else:
-        folder = find_run(path.name, train.log_path)
+        config = config_of(path / BEST, str(path), train.log_path) if path.is_dir() else None
+        folder = config.parent if config else find_run(path.name, train.log_path)
     own = folder / "config.yaml"
     if not own.is_file():
         raise UserError(f"{own} is not there: name its settings with --config and train.run_name=")
@@ -90,7 +91,8 @@ def check_early(run: Run, config: Config) -> None:
     if not (run.resumes and own.is_file()):
         return
     changes = changed(yaml.safe_load(own.read_text(encoding="utf-8")), asked(config))
-    refuse(run, {key: both for key, both in changes.items() if "auto" not in both})
+    settled = {key for key, both in changes.items() if "auto" in both} | {"train.finetune_blocks"}
+    refuse(run, {key: both for key, both in changes.items() if key not in settled})
 
 
 def saved_state(work: Work) -> dict[str, Any] | None:
@@ -170,15 +172,22 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[A
     found = {}
     for section in ("vit", "train"):
         before, after = old.get(section) or {}, new[section]
-        for key in after:
-            if key not in before or before[key] == after[key] or key in PLACES:
-                continue
-            if section == "vit" and "auto" in (before[key], after[key]):
-                continue  # what the weights have
-            if key == "views" and after[key] == "auto":
-                continue  # what its search has found
-            found[f"{section}.{key}"] = before[key], after[key]
+        for key in (key for key in after if key in before and key not in PLACES):
+            both = before[key], after[key]
+            of_weights = section == "vit" and "auto" in both
+            by_search = key == "views" and after[key] == "auto"
+            same = both[0] == both[1] or (key in READ and is_same_place(*both))
+            if not (same or of_weights or by_search):
+                found[f"{section}.{key}"] = both
     return found
+
+
+def is_same_place(old: str | None, new: str | None) -> bool:
+    """Whether a path is another that was found from another working directory."""
+    if old is None or new is None:
+        return old == new
+    one, other = Path(old), Path(new)
+    return one.resolve() == other.resolve() or other.parts[-len(one.parts) :] == one.parts
 
 
 def is_fixed(key: str) -> bool:

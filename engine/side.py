@@ -69,9 +69,7 @@ def train_side_by_side(sides: list[Side], steps: int, bar: tqdm) -> None:
 
 def cores_for(jobs: list[Job]) -> int:
     """How many of them train at the same time."""
-    vit, device = jobs[0].net.vit, jobs[0].device
-    drawing = vit.dropout or vit.attention_dropout or any(job.mix is not None for job in jobs)
-    if len(jobs) == 1 or device.type != "cpu" or drawing:
+    if len(jobs) == 1 or jobs[0].device.type != "cpu" or any(job.draws for job in jobs):
         return 1
     return torch.get_num_threads()
 

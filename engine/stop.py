@@ -9,7 +9,7 @@ from engine.checkpoint import Progress
 from engine.job import Diverged
 from engine.run import Run
 from engine.verdict import NOT_LEARNED
-from utils import go_on, write_json
+from utils import UserError, go_on, write_json
 
 
 @contextlib.contextmanager
@@ -49,3 +49,8 @@ def resumable(run: Run, progress: Progress, epochs: int | str) -> Iterator[None]
         outcome = {"verdict": NOT_LEARNED, "verdict_sentence": sentence, "epochs": progress.epoch}
         write_json(run.folder / "summary.json", outcome)
         raise Diverged(f"{sentence}; {kept}") from None
+    except RuntimeError as error:
+        if "deterministic implementation" not in str(error):
+            raise
+        what = str(error).partition(". ")[0]
+        raise UserError(f"train.deterministic: {what}; set it to false") from error

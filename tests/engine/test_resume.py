@@ -11,7 +11,7 @@ import yaml
 
 import training
 from config import TrainConfig
-from engine.resume import FIXED, FREE, PLACES, newest
+from engine.resume import FIXED, FREE, PLACES, is_same_place
 from engine.run import Run
 from engine.stop import before_training
 from tests.helpers import fail, picture, summary, train
@@ -149,6 +149,13 @@ def test_labels_that_were_edited_meanwhile_are_another_run(
     assert "red/02.png (changed)" in said
 
 
+def test_a_path_that_is_found_from_elsewhere_is_no_other_one() -> None:
+    assert is_same_place("weights/a.npz", "/there/weights/a.npz")
+    assert is_same_place("weights/../a.npz", "a.npz") and is_same_place(None, None)
+    assert not is_same_place("weights/a.npz", "/there/b/a.npz")
+    assert not is_same_place(None, "a.npz")
+
+
 def test_a_sanity_check_is_nothing_to_go_on_with(config_file: Path) -> None:
     train(config_file, "overfit_one_batch.overfit=true", "overfit_one_batch.max_steps=1")
     said = fail(config_file, "--resume")
@@ -169,4 +176,3 @@ def test_a_stop_before_the_training_says_what_is_there(tmp_path: Path) -> None:
     assert said().startswith("stopped before the training; go on with: python")
     run.resumes = True
     assert f"{run.folder} is as it was; go on with: python" in said()
-    assert newest.__doc__

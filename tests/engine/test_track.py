@@ -290,7 +290,7 @@ def test_one_that_can_not_be_opened_is_one_sentence(
         pytest.raises(
             UserError,
             match=r"wandb can't be used \(api_key not configured\); set it up, or add .*=null, and "
-            "go on with: python training.py --config .*/config.yaml train.from_checkpoint=true",
+            "go on with: python training.py --resume .*",
         ),
         tracking("wandb", tmp_path),
     ):

@@ -388,7 +388,7 @@ def test_runs_that_left_less(run: Path, tmp_path: Path) -> None:
     (diverged / "summary.json").unlink()
     page = shown(diverged)
     assert "Not finished" in page and "4 epochs done" in page
-    assert f"--config {diverged}/config.yaml train.from_checkpoint=true" in page
+    assert f"python training.py --resume {diverged}" in page
 
     check = {"mode": "finetune", "overfit": "PASS", "steps": 40, "loss": 0.009, "accuracy": 1.0}
     (diverged / "summary.json").write_text(json.dumps(check))
