@@ -220,6 +220,7 @@ class TrainConfig(Section):
     log_epoch: Count | Auto = "auto"
     track: Annotated[Literal["wandb", "mlflow"] | None, OFF] = None
     save_epoch: Count | Auto = "auto"
+    keep_last: Count = 2
     save: Literal["all", "trained"] = "all"
 
     @property

@@ -26,9 +26,9 @@ from typing import Any
 
 # This project's own top-level names: they run already, and are not a user's to change meanwhile.
 ROOMS = """
-filenames config_types utils config own_code decoding config_rules overrides drawing duplicates
-filing certainty config_file model metrics transforms images layout dataset pretrained tokens engine
-classifier answers inspection audit training test tools benchmarks tests
+filenames durable config_types utils config own_code decoding config_rules overrides drawing
+duplicates filing certainty config_file model metrics transforms images layout dataset pretrained
+tokens engine classifier answers inspection audit training test tools benchmarks tests
 """
 PROJECT = set(ROOMS.split())
 LIBRARIES = {"torch", "torchvision", "numpy", "PIL"}  # loaded already, and only once a process

@@ -22,10 +22,10 @@ from engine.again import settings_of_run, take_search
 from engine.checkpoint import Keeper, Progress, resumable, saved_state
 from engine.job import Diverged, Job
 from engine.look import first_look
+from engine.metrics_log import MetricsLog
 from engine.outcome import Clock, conclude, write_report
 from engine.overfit import overfit, repeated_batch
 from engine.preview import preview
-from engine.run import MetricsLog
 from engine.search import search
 from engine.side import branch
 from engine.start import Work, begin, open_run, set_up
@@ -60,8 +60,9 @@ def fit(config: Config, notes: Iterable[str] | None = None) -> dict[str, Any]:
     """
     config, advice = check_config(config)
     device = begin(config.train, advice if notes is None else notes)
-    work = set_up(config, open_run(config), device)
+    run = open_run(config)
     try:
+        work = set_up(config, run, device)
         work.open()
         take_search(config, work.run)
         if config.overfit_one_batch.overfit:
@@ -72,6 +73,7 @@ def fit(config: Config, notes: Iterable[str] | None = None) -> dict[str, Any]:
                 write_report(work.run.folder)
     finally:
         end_log()
+        run.close()
     return summary | {"folder": str(work.run.folder), "weights_file": str(work.run.best)}
 
 

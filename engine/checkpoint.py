@@ -15,7 +15,8 @@ from torch import Tensor
 from config import Config, TrainConfig
 from config_file import dump_config
 from engine.job import Diverged, Job
-from engine.run import COLUMNS, MetricsLog, Run
+from engine.metrics_log import COLUMNS, MetricsLog
+from engine.run import Run
 from engine.verdict import NOT_LEARNED
 from model import Tail, VisionTransformer
 from pretrained.files import digest_of
@@ -122,7 +123,7 @@ class Keeper:
             epoch = str(self.progress.best_epoch)
             keep(self.run.best, self.job.net, self.config, self.best, epoch=epoch)
         if self.last is not None:
-            self.run.save_last(self.last)
+            self.run.save_last(self.last | {"rows": self.metrics.rows})
         self.best = self.last = None
         self.written = time.monotonic()
 

@@ -73,14 +73,16 @@ class Work:
     def open(self) -> None:
         """See that the disk has room, make the run's folders, and write what it begins with."""
         run, train = self.run, self.train
+        run.keep_last, run.needs_best = train.keep_last, train.keep == "best"
         if self.known is not None and self.plan is not None:
             self.plan.check_disk()
             self.known.update(self.split.samples)
         elif self.known is not None:  # every epoch needs the pictures, decoded as far as they fit
             self.split = load_split(train, run.split if run.resumes else None)
         if not self.config.overfit_one_batch.overfit:
-            checkpoints = checkpoint_bytes(train, self.net)
-            check_disk(run.weights, checkpoints, f"the checkpoints in {run.weights}")
+            there = sum(path.stat().st_size for path in run.weights.glob("*"))
+            more = max(0, checkpoint_bytes(train, self.net) - there)
+            check_disk(run.weights, more, f"the checkpoints in {run.weights}")
         run.open()
         if not run.resumes:
             write_text(run.folder / "config.yaml", dump_config(self.config))
@@ -213,8 +215,10 @@ def moment_bytes(train: TrainConfig, trainable: int) -> int:
 
 
 def checkpoint_bytes(train: TrainConfig, net: VisionTransformer) -> int:
-    """The size of best.safetensors and last.pt together."""
+    """The room that checkpoints take: best.safetensors, those to go on from, and the larger of them
+    once more: a file that is replaced is there until the new one is whole."""
     total, trainable = net.parameter_counts()
     more = moment_bytes(train, trainable) + (4 * trainable if train.ema else 0)
     kept = trainable if train.save == "trained" and train.mode == "finetune" else total
-    return 4 * kept + 4 * trainable + more
+    best, last = 4 * kept, 4 * trainable + more
+    return best + train.keep_last * last + max(best, last)

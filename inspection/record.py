@@ -15,7 +15,8 @@ import numpy as np
 from config import Config, ConfigError
 from config_file import load_config
 from engine.answers import OUT_OF_FOLD, PREDICTIONS
-from engine.run import BEST, read_metrics
+from engine.metrics_log import read_metrics
+from engine.run import BEST
 from metrics import confusion
 
 Identity = tuple[str, str, int]

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.serialization import safe_globals
 
+from pretrained.checksums import check_arrays, check_seal
 from pretrained.describe import own_metadata
 from pretrained.manifest import manifest_of
 from pretrained.programs import ENDINGS as PROGRAMS
@@ -108,7 +109,9 @@ def _by_content(path: Path, start: bytes) -> tuple[dict[str, Tensor], dict[str, 
             # Copies: the tensors are a mapping of the file, which another may overwrite.
             names = list(file.keys())
             arrays = {name: file.get_tensor(name).clone() for name in names}
-            return arrays, own_metadata(file.metadata() or {}, str(path))
+            said = file.metadata() or {}
+            check_arrays(path, arrays, said)
+            return arrays, own_metadata(said, str(path))
     if start[:1] == b"\x80":
         return _read_torch(path)
     what = "is empty" if not start else f"begins with {start!r}"
@@ -231,6 +234,7 @@ ALLOWED = [*((Unused, name) for name in UNUSED), *((PlainDict, name) for name in
 
 
 def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    check_seal(path)
     try:
         with safe_globals(ALLOWED):  # type: ignore[arg-type]
             content = torch.load(path, map_location="cpu", weights_only=True)

@@ -19,7 +19,7 @@ import own_code
 
 REPO = Path(__file__).resolve().parents[1]
 FLOORS = (  # from the ground up
-    "filenames",
+    "filenames durable",
     "config_types",
     "utils config own_code decoding",
     "config_rules overrides drawing filing certainty duplicates",
