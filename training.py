@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from config import Config, ConfigError
-from config_file import check_config, dump_config, load_config
+from config_file import check_config, load_config
 from dataset import make_loaders
 from engine.again import settings_of_run, take_search
 from engine.checkpoint import Keeper, Progress, resumable, saved_state
@@ -28,7 +28,7 @@ from engine.overfit import overfit, repeated_batch
 from engine.preview import preview
 from engine.search import search
 from engine.side import branch
-from engine.start import Work, begin, open_run, set_up
+from engine.start import Work, begin, open_run, set_up, write_config
 from engine.track import Tracker, settings_of, tracking
 from engine.verdict import Judge
 from metrics import evaluate
@@ -36,7 +36,7 @@ from model import Tail
 from overrides import arguments
 from tokens.builder import open_cache
 from tokens.cache import Loaders
-from utils import command_line, end_log, log, progress_bar, seed_everything, write_text
+from utils import command_line, end_log, log, progress_bar, seed_everything
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -102,7 +102,7 @@ def learn(work: Work) -> dict[str, Any]:
         if state:
             job.load_state_dict(state, run)
         if run.resumes:  # not before its checkpoint is known to fit
-            write_text(run.folder / "config.yaml", dump_config(config))
+            write_config(run, config)
         tracker.settings(settings_of(work.config, train))
         with Keeper(run, job, progress, work.config, work.augmentation) as keeper:
             for row in keeper.metrics.rows:  # it was told most of them before the stop

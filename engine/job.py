@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torchvision.transforms import v2
 
 from config import TrainConfig
 from engine.run import Run
+from layout.split_file import read_table
 from model import Tokens, VisionTransformer
 from pretrained.files import digest_of
 from pretrained.write import metadata_of
@@ -304,13 +304,17 @@ class Setting:
         """The setting that a search.csv says was chosen; None where there is no such file."""
         if not path.exists():
             return None
-        with open(path, newline="") as file:
-            for row in csv.DictReader(file):
+        try:
+            for row in read_table(path, None, "table of settings that were tried"):
                 if row["chosen"] == "1":
                     rate, decay = float(row["lr"]), float(row["weight_decay"])
                     scale, head = float(row.get("scale") or 1), row.get("head") or None
                     views = int(row.get("views") or 0) or None
                     return cls(row["part"], row["optim"], rate, decay, scale, head, views)
+        except (ValueError, KeyError) as error:
+            raise UserError(
+                f"{path} can't be read ({error}); remove it, and the settings are tried again"
+            ) from None
         return None
 
     def __str__(self) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import time
 from pathlib import Path
 from typing import Any
 
 from engine.plots import plot_curves
 from engine.track import TensorBoard
-from utils import write_csv
+from layout.split_file import read_table
+from utils import UserError, write_csv
 
 METRICS = "metrics.csv"
 PLOT_SECONDS = 10
@@ -49,14 +49,15 @@ class MetricsLog:
         self.best_epoch = best_epoch or None
         self.kept = kept  # what the epoch that is marked in curves.png is
         self.drawn = time.monotonic()  # a run of seconds is drawn at its end
-        self.rows = [row for row in read_metrics(self.path) if row["epoch"] <= last_epoch]
+        there = read_metrics(self.path) if last_epoch else []
+        self.rows = [row for row in there if row["epoch"] <= last_epoch]
         self.events = TensorBoard(folder, self.rows)
 
     def write(self, best_epoch: int | None, **row: float | None) -> None:
         """Add an epoch: a value a column, None where it was not measured."""
         self.rows.append(row)
         self.best_epoch = best_epoch
-        write_csv(self.path, self.rows, self.columns)
+        write_csv(self.path, self.rows, self.columns, durable=False)  # last.pt has them, too
         self.events.epoch(row)
         # Drawing takes 0.3 s, longer than an epoch of the cached mode may.
         if time.monotonic() > self.drawn + PLOT_SECONDS:
@@ -105,12 +106,19 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.csv as numbers, None where a cell is empty; [] without a file."""
+    """The rows of a metrics.csv as numbers, None where a cell is empty; [] without a file.
+
+    Raises UserError where it is damaged, or what a spreadsheet made of it can't be read."""
     if not path.exists():
         return []
-    with open(path, newline="") as file:
-        rows: list[dict[str, Any]] = []
-        for row in csv.DictReader(file):
-            values: dict[str, Any] = {k: float(v) if v else None for k, v in row.items()}
-            rows.append(values | {"epoch": int(row["epoch"])})
-        return rows
+    try:
+        return [_numbers(row) for row in read_table(path, None, "table of epochs")]
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise UserError(
+            f"{path} holds what is no number ({error}); put it right, or remove it"
+        ) from None
+
+
+def _numbers(row: dict[str, str]) -> dict[str, Any]:
+    values = {k: float(v.replace(",", ".")) if v else None for k, v in row.items()}
+    return values | {"epoch": int(row["epoch"])}

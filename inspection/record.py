@@ -17,7 +17,9 @@ from config_file import load_config
 from engine.answers import OUT_OF_FOLD, PREDICTIONS
 from engine.metrics_log import read_metrics
 from engine.run import BEST
+from engine.written import changed
 from metrics import confusion
+from utils import UserError
 
 Identity = tuple[str, str, int]
 PARTS = {"test": "test", "val": "validation"}  # the first that was predicted is reported
@@ -132,13 +134,18 @@ class Record:
         )
 
 
+CHANGED = (
+    "{} is not as the run wrote it, changed since or damaged: what is shown of it may be wrong."
+)
+
+
 def read_run(folder: Path) -> Record:
     """Read what is there of a run's files; a damaged one becomes a note."""
-    notes: list[str] = []
+    notes = [CHANGED.format(name) for name in changed(folder)]
     config, text = _config(folder, notes)
     try:
         metrics = read_metrics(folder / "metrics.csv")
-    except (ValueError, KeyError, TypeError):
+    except UserError:
         metrics = []
         notes.append("metrics.csv can't be read, so there are no curves.")
     predictions = _predictions(folder / PREDICTIONS, notes)
@@ -189,7 +196,7 @@ def _summary(path: Path, notes: list[str]) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         notes.append("summary.json can't be read, so the scores are missing.")
@@ -200,8 +207,11 @@ def _summary(path: Path, notes: list[str]) -> dict[str, Any]:
 def _rows(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []
-    with open(path, newline="", encoding="utf-8", errors="replace") as file:
-        return list(csv.DictReader(file))
+    try:
+        with open(path, newline="", encoding="utf-8", errors="replace") as file:
+            return list(csv.DictReader(file))
+    except csv.Error:  # such as a field of 200,000 letters
+        return []
 
 
 def _audit_folder(folder: Path) -> Path:

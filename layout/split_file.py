@@ -90,8 +90,9 @@ def read_split(file: Path) -> dict[str, dict[str, str]]:
     return {row["path"]: {**row, "label": same_name(row["label"])} for row in rows}
 
 
-def read_table(file: Path, columns: Sequence[str], kind: str) -> list[dict[str, str]]:
-    """The rows of a CSV by these columns, but for empty ones; UserError where it is no such table.
+def read_table(file: Path, columns: Sequence[str] | None, kind: str) -> list[dict[str, str]]:
+    """The rows of a CSV by these columns (None: by those that it has), but for empty ones;
+    UserError where it is no such table.
 
     Some spreadsheets part the columns by semicolons, and write a mark first.
     """
@@ -100,6 +101,7 @@ def read_table(file: Path, columns: Sequence[str], kind: str) -> list[dict[str, 
             text = lines.read()
         head = text.partition("\n")[0]
         table = csv.DictReader(io.StringIO(text, ""), delimiter=";" if ";" in head else ",")
+        columns = (table.fieldnames or ()) if columns is None else columns
         lacking = [name for name in columns if name not in (table.fieldnames or ())]
         if lacking:
             raise ValueError(f"it has no column {', '.join(lacking)}")
@@ -113,4 +115,5 @@ def read_table(file: Path, columns: Sequence[str], kind: str) -> list[dict[str, 
         why = error.strerror or str(error)
     except (ValueError, csv.Error) as error:
         why = str(error)
-    raise UserError(f"{file} is no {kind} (columns {', '.join(columns)}): {why}")
+    named = f" (columns {', '.join(columns)})" if columns else ""
+    raise UserError(f"{file} is no {kind}{named}: {why}")
