@@ -27,12 +27,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from tqdm import tqdm
 
 from durable import flush, temporary_of
 from filenames import shown
 
 log = logging.getLogger("vit")
+
+LEAST_FREE = 1 << 16  # bytes of a disk that is not full
 
 
 class UserError(Exception):
@@ -127,6 +130,11 @@ def replacing(
         os.replace(temporary, path)
         if durable:
             flush(path.parent)
+    except (RuntimeError, ValueError, SafetensorError) as error:
+        written = temporary.stat().st_size if temporary.exists() else 0
+        if free_bytes(path.parent) < max(LEAST_FREE, need_bytes - written):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

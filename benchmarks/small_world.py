@@ -72,6 +72,7 @@ class World:
 
     def stopped(self, name: str, *overrides: str) -> None:
         """A run that is killed after some epochs, with all its files."""
+
         def killed(metrics: Any, *more: Any) -> None:
             if metrics.rows[-1]["epoch"] == STOPPED:
                 os._exit(9)
@@ -82,15 +83,16 @@ class World:
 
         in_a_child(begin)
 
-    def resume(self, name: str) -> None:
-        config = self.home / "logs" / name / "config.yaml"
+    def resume(self, name: str, disk: Path | None = None) -> None:
+        config = (disk or self.home) / "logs" / name / "config.yaml"
         training.main(["--config", str(config), "train.from_checkpoint=true"])
 
-    def result(self, name: str) -> dict[str, Any]:
+    def result(self, name: str, disk: Path | None = None) -> dict[str, Any]:
         """What a run came to: its weights bit by bit, its rows and answers, clocks aside."""
-        kept = load_file(self.home / "weights" / name / "best.safetensors")
-        last = torch.load(self.home / "weights" / name / "last.pt", weights_only=True)
-        logs = self.home / "logs" / name
+        home = disk or self.home
+        kept = load_file(home / "weights" / name / "best.safetensors")
+        last = torch.load(home / "weights" / name / "last.pt", weights_only=True)
+        logs = home / "logs" / name
         clocks = ("seconds", "images_per_second")
         rows = read_csv(logs / "metrics.csv")
         said = json.loads((logs / "summary.json").read_text())
@@ -168,7 +170,8 @@ def _done(job: Callable[[], Any]) -> Outcome:
         except OSError as error:  # as utils.command_line has it
             full = error.errno in (28, 122)
             found.kind = "sentence" if full else "traceback"
-            found.error = str(error) if full else traceback.format_exc()
+            where = f" while writing {error.filename}" if error.filename else ""
+            found.error = f"no space left on the disk{where}" if full else traceback.format_exc()
         except BaseException:
             found.kind, found.error = "traceback", traceback.format_exc()
     found.said = said.getvalue()

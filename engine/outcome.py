@@ -147,7 +147,8 @@ def tell_layers(net: VisionTransformer, training: TokenLoader, run: Run, estimat
         estimate,
     )
     log.info("by layer: %s", by_block)
-    write_csv(run.folder / "layers.csv", rows)
+    with rewriting(run.folder, "layers.csv"):
+        write_csv(run.folder / "layers.csv", rows)
     plot_layers(rows, largest, run.folder / "layers.png")
 
 

@@ -253,7 +253,12 @@ def _search(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
     numbers = ("lr", "weight_decay", "steps", "accuracy", "loss")
     try:
         return [
-            {**row, **{key: float(row[key]) for key in numbers}, "chosen": row["chosen"] == "1"}
+            {
+                **row,
+                **{name: row[name] for name in ("part", "optim")},
+                **{key: float(row[key]) for key in numbers},
+                "chosen": row["chosen"] == "1",
+            }
             for row in _rows(folder / "search.csv")
             if row["accuracy"]  # a head over layers alone is not tried
         ]
