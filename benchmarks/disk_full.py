@@ -90,8 +90,8 @@ def filled(world: World, disk: Path, number: int | None) -> list[str]:
     """A run; before the write of that number the disk fills up. The names that it wrote."""
     original, writes = utils.check_disk, []
 
-    def counting(folder: Path, need: int, what: str) -> None:
-        original(folder, need, what)
+    def counting(folder: Path, need_bytes: int, what: str) -> None:
+        original(folder, need_bytes, what)
         writes.append(Path(what).name if disk.name in what else what)
         if len(writes) - 1 == number:
             fill(disk / FILLER)
