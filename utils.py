@@ -135,6 +135,9 @@ def replacing(
         if free_bytes(path.parent) < max(LEAST_FREE, need_bytes - written):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a write doesn't say it
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

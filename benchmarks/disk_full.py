@@ -47,11 +47,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         places = {"log_path": "logs", "save_path": "weights", "data": "data"}
         own = {key: str(disk / name) for key, name in places.items()}
-        rows = table(World.make(home, **own), disk, args.points)
+        rows = table(World.make(home, **own, max_epochs=6), disk, args.points)
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
         shutil.rmtree(home)
-    write_csv(RESULT, rows)
     alike = sum(row["then"] == "same result" for row in rows)
     tracebacks = sum(row["ended"] not in ("sentence", "ended") for row in rows)
     print(f"{len(rows)} points: {alike} went on to the same result, {tracebacks} tracebacks")
@@ -81,6 +80,7 @@ def table(world: World, disk: Path, points: int) -> list[dict[str, Any]]:
         row = {"point": number, "of": len(writes), "writing": writes[number], "ended": kind}
         rows.append(row | {"said": said, "then": then})
         print("  ".join(map(str, rows[-1].values())), flush=True)
+        write_csv(RESULT, rows)
         if kind == "traceback":
             print(full.error[-1500:] or full.said[-1500:], flush=True)
     return rows

@@ -109,7 +109,7 @@ class World:
 def less_of_all() -> None:
     """A search of a few steps, and no pictures of curves."""
     engine.trials.SHORT = 0.0
-    engine.search.LEAST_STEPS = 700
+    engine.search.LEAST_STEPS = 128
     engine.metrics_log.plot_curves = lambda *given: None
     engine.search.plot_search = lambda *given: None
     torch.set_num_threads(1)

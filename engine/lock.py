@@ -90,7 +90,12 @@ class Lock:
     def take(self) -> None:
         """Raises Taken, which says who holds it."""
         for _ in range(TRIES):
-            self._make_folder()
+            try:
+                self._make_folder()
+            except OSError as error:
+                if error.errno != errno.ENAMETOOLONG:
+                    raise
+                raise UserError(f"{self.folder}: too long a name; choose a shorter one") from None
             try:
                 handle, mine = self._opened()
             except FileNotFoundError:  # another, which gave up, has just removed it

@@ -18,6 +18,7 @@ from engine import lock as locks
 from engine.lock import LOCK, Holder, Lock, Taken
 from engine.run import Run
 from tests.helpers import REPO, fail, train
+from utils import UserError
 
 HOLDS = "import sys, time; from pathlib import Path; from engine.lock import Lock\n"
 HOLDS += "lock = Lock(Path(sys.argv[1])); lock.take(); print('held', flush=True); time.sleep(60)"
@@ -124,6 +125,17 @@ def test_a_lock_that_says_nothing_is_one_all_the_same(
     (tmp_path / LOCK).write_text(content)
     with pytest.raises(Taken, match="begun this moment"):
         second.take()
+
+
+def test_a_folder_that_can_not_be_made_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="too long a name; choose a shorter one"):
+        Lock(tmp_path / ("x" * 300)).take()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere" / "at all")
+    with pytest.raises(UserError, match="can't be made; choose another place"):
+        Lock(tmp_path / "link").take()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is no folder"):
+        Lock(tmp_path / "file").take()
 
 
 # ------------------------------------------------------------------------------------------- a run
