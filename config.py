@@ -224,6 +224,7 @@ class TrainConfig(Section):
     track: Annotated[Literal["wandb", "mlflow"] | None, OFF] = None
     save_epoch: Count | Auto = "auto"
     save_steps: Annotated[Count | Auto | None, OFF] = "auto"
+    keep_last: Count = 2
     save: Literal["all", "trained"] = "all"
 
     @property

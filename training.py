@@ -16,22 +16,22 @@ from typing import Any
 from torch import nn
 
 from config import Config, ConfigError
-from config_file import check_config, dump_config, load_config
+from config_file import check_config, load_config
 from dataset import make_loaders
 from engine.again import settings_of_run, take_search
 from engine.checkpoint import Keeper, Progress
 from engine.job import Diverged, Job
 from engine.look import first_look
+from engine.metrics_log import MetricsLog
 from engine.nonfinite import check_taken, leave_out
 from engine.outcome import Clock, conclude, write_report
 from engine.overfit import overfit, repeated_batch
 from engine.position import Position
 from engine.preview import preview
 from engine.resume import check_early, saved_state, settings_to_resume
-from engine.run import MetricsLog
 from engine.search import search
 from engine.side import branch
-from engine.start import Work, begin, open_run, set_up
+from engine.start import Work, begin, open_run, set_up, write_config
 from engine.stop import before_training, resumable
 from engine.track import Tracker, settings_of, tracking
 from engine.verdict import Judge
@@ -40,7 +40,7 @@ from model import Tail
 from overrides import arguments
 from tokens.builder import open_cache
 from tokens.cache import Loaders
-from utils import command_line, end_log, log, progress_bar, seed_everything, write_text
+from utils import command_line, end_log, log, progress_bar, seed_everything
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -82,6 +82,7 @@ def fit(config: Config, notes: Iterable[str] | None = None) -> dict[str, Any]:
                 write_report(run.folder)
     finally:
         end_log()
+        run.close()
     return summary | {"folder": str(run.folder), "weights_file": str(run.best)}
 
 
@@ -113,7 +114,7 @@ def learn(work: Work) -> dict[str, Any]:
         if state:
             job.load_state_dict(state, run)
         if run.resumes:  # not before its checkpoint is known to fit
-            write_text(run.folder / "config.yaml", dump_config(config))
+            write_config(run, config)
         tracker.settings(settings_of(work.config, train))
         with Keeper(run, job, progress, work.config, work.augmentation) as keeper:
             for row in keeper.metrics.rows:  # it was told most of them before the stop

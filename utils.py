@@ -24,13 +24,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from tqdm import tqdm
 
-from filenames import fitting, shown
+from durable import flush, temporary_of
+from filenames import shown
 from stopping import stopping
 from streams import any_streams, silence
 
 log = logging.getLogger("vit")
+
+LEAST_FREE = 1 << 16  # bytes of a disk that is not full
 
 
 class UserError(Exception):
@@ -95,21 +99,41 @@ def of_the_disk(error: OSError) -> str | None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, need_bytes: int = 0) -> Iterator[Path]:
+def replacing(
+    path: Path, need_bytes: int = 0, durable: bool = True, earlier: Path | None = None
+) -> Iterator[Path]:
     """Give a temporary name beside `path`, renamed to it when the block ends well, else removed.
+
+    The file is on the disk before it has its name, and its name before this returns: after a power
+    cut there is the old file or the new one. Without `durable` that is left to the system, for what
+    can be made again. The file that is replaced is renamed to `earlier`, where that is given.
 
     Raises UserError beforehand where the disk has less than `need_bytes` left: the writers of
     large files report a full disk in many shapes, and some of them not at all.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     check_disk(path.parent, need_bytes, f"{path}")
-    temporary = path.with_name(fitting(f".{path.name}", f".{os.getpid()}.tmp"))
+    temporary = temporary_of(path)
     try:
         yield temporary
         # Some writers make files for their owner's eyes alone; give it what open() would have.
         os.umask(umask := os.umask(0))
         temporary.chmod(0o666 & ~umask)
+        if durable:
+            flush(temporary)
+        if earlier is not None and path.exists():
+            os.replace(path, earlier)
         os.replace(temporary, path)
+        if durable:
+            flush(path.parent)
+    except (RuntimeError, ValueError, SafetensorError) as error:
+        written = temporary.stat().st_size if temporary.exists() else 0
+        if free_bytes(path.parent) < max(LEAST_FREE, need_bytes - written):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a write doesn't say it
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -162,9 +186,9 @@ def check_disk(folder: Path, need_bytes: int, what: str) -> None:
         )
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, durable: bool = True) -> None:
     """Write a text file, whole or not at all."""
-    with replacing(path) as temporary:
+    with replacing(path, durable=durable) as temporary:
         temporary.write_text(shown(text), encoding="utf-8")
 
 
@@ -174,11 +198,17 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 
 
 def write_csv(
-    path: Path, rows: Iterable[Mapping[str, Any]], columns: Iterable[str] | None = None
+    path: Path,
+    rows: Iterable[Mapping[str, Any]],
+    columns: Iterable[str] | None = None,
+    durable: bool = True,
 ) -> None:
     """Write a table, whole or not at all, under the columns named, or those of its first row."""
     rows = list(rows)
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with (
+        replacing(path, durable=durable) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.DictWriter(file, list(rows[0] if columns is None else columns))
         writer.writeheader()
         writer.writerows(

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.machine import RESULTS, ROOT
-from engine.run import read_metrics
+from engine.metrics_log import read_metrics
 from utils import command_line, replacing
 
 # What it was measured with; a search would choose each run's own setting.

@@ -28,7 +28,8 @@ from config import Config, ConfigError, ViTConfig
 from config_file import dump_config, load_config
 from csv_files import read_csv
 from engine.job import Setting
-from engine.run import Run, read_metrics
+from engine.metrics_log import read_metrics
+from engine.run import Run
 from images import read_image
 from inspection.record import read_run
 from layout.decisions import read_decisions

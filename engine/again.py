@@ -13,8 +13,9 @@ from csv_files import read_csv
 from engine.answers import PREDICTIONS
 from engine.job import SEARCH
 from engine.run import Run, find_run
+from engine.written import changed, rewriting
 from metrics import paired_chance, said_chance
-from utils import UserError, log
+from utils import UserError, log, replacing, some
 
 NEEDED = ("config.yaml", "split.csv", "summary.json", PREDICTIONS)
 
@@ -34,6 +35,12 @@ def settings_of_run(config: Config, overrides: Sequence[str]) -> tuple[Config, l
             f"train.from_run: {run} is not a finished run, it has no {', '.join(lacking)}; "
             "finish it, or name another"
         )
+    others = [name for name in changed(run) if name in (*NEEDED, SEARCH)]
+    if "split.csv" in others:
+        raise UserError(
+            f"train.from_run: {run / 'split.csv'} is not as that run wrote it, and what it held "
+            "out must stay so; put it back, or go on from another run"
+        )
     kept = [o for o in overrides if o.partition("=")[0] not in ("train.from_run", "train.split")]
     ours = [f"train.from_run={run}", f"train.split={run / 'split.csv'}", "train.new_images=train"]
     ours += ["vit.num_classes=auto"]
@@ -42,15 +49,17 @@ def settings_of_run(config: Config, overrides: Sequence[str]) -> tuple[Config, l
     if not named:
         new = found.train.model_copy(update={"run_name": None})
         found = found.model_copy(update={"train": new})
-    return found, [f"settings: those of {run}, and its split", *notes]
+    said = [f"{some(others)} of {run}: not as that run wrote them"] if others else []
+    return found, [f"settings: those of {run}, and its split", *said, *notes]
 
 
 def take_search(config: Config, run: Run) -> None:
     """The setting that the earlier run found: nothing is tried again."""
-    if config.train.from_run and not run.resumes:
+    if config.train.from_run and not (run.folder / SEARCH).exists():
         there = Path(config.train.from_run) / SEARCH
         if there.is_file():
-            shutil.copyfile(there, run.folder / SEARCH)
+            with rewriting(run.folder, SEARCH), replacing(run.folder / SEARCH) as temporary:
+                shutil.copyfile(there, temporary)
             log.info("the setting is what %s found (%s)", there.parent.name, SEARCH)
 
 

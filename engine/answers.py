@@ -9,6 +9,7 @@ from torch import Tensor
 
 from csv_files import read_csv
 from dataset import Split
+from engine.written import rewriting
 from utils import write_csv
 
 PREDICTED = ("part", "path", "label", "predicted", "probability", "label_probability")
@@ -34,7 +35,8 @@ def rows_of(split: Split, part: str, logits: Tensor, labels: Tensor) -> list[dic
 
 def write_unseen(folder: Path, split: Split, logits: Tensor, labels: Tensor) -> None:
     """out_of_fold.csv, of the logits (n, C) for the training part in the split's order."""
-    write_csv(folder / OUT_OF_FOLD, rows_of(split, "train", logits, labels), PREDICTED)
+    with rewriting(folder, OUT_OF_FOLD):
+        write_csv(folder / OUT_OF_FOLD, rows_of(split, "train", logits, labels), PREDICTED)
 
 
 def unseen_accuracy(folder: Path) -> float | None:

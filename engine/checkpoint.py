@@ -14,8 +14,9 @@ from torch import Tensor
 from config import Config, TrainConfig
 from config_file import dump_config
 from engine.job import Diverged, Job
+from engine.metrics_log import COLUMNS, MetricsLog
 from engine.position import Position
-from engine.run import COLUMNS, MetricsLog, Run
+from engine.run import Run
 from model import Tail, VisionTransformer
 from pretrained.write import save_model, save_trained
 from stopping import unbroken
@@ -164,7 +165,7 @@ class Keeper:
             epoch = str(self.progress.best_epoch)
             keep(self.run.best, self.job.net, self.config, self.best, epoch=epoch)
         if self.last is not None:
-            self.run.save_last(self.last)
+            self.run.save_last(self.last | {"rows": self.metrics.rows})
         self.best = self.last = None
         self.written = time.monotonic()
 

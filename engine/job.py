@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchvision.transforms import v2
 
 from config import TrainConfig
+from csv_files import read_csv
 from engine.position import Position
 from engine.run import Run
 from model import Tokens, VisionTransformer
@@ -332,13 +332,17 @@ class Setting:
         """The setting that a search.csv says was chosen; None where there is no such file."""
         if not path.exists():
             return None
-        with open(path, newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
+        try:
+            for row in read_csv(path, kind="table of settings that were tried"):
                 if row["chosen"] == "1":
                     rate, decay = float(row["lr"]), float(row["weight_decay"])
                     scale, head = float(row.get("scale") or 1), row.get("head") or None
                     views = int(row.get("views") or 0) or None
                     return cls(row["part"], row["optim"], rate, decay, scale, head, views)
+        except (ValueError, KeyError) as error:
+            raise UserError(
+                f"{path} can't be read ({error}); remove it, and the settings are tried again"
+            ) from None
         return None
 
     def __str__(self) -> str:

@@ -29,12 +29,14 @@ from engine.certain import make_certain
 from engine.checkpoint import Progress, keep
 from engine.heads import add_layers_head, by_layer, each_can_be_left_out, told_apart_from
 from engine.job import SEARCH, Average, Job, Setting
+from engine.metrics_log import METRICS
 from engine.plots import plot_layers
 from engine.refit import measured, refit
 from engine.run import Run
 from engine.start import Work
 from engine.track import log_outcome, reached, settings_of
 from engine.verdict import Judge
+from engine.written import rewriting
 from filenames import name_of
 from images import greys_of
 from metrics import balanced_interval, confusion, evaluate, predict, score_lines, scores, wilson
@@ -86,8 +88,9 @@ def conclude(
     rows = [row for p, (z, y) in given.items() for row in rows_of(split, p, z / temperature, y)]
     found["against_run"] = compare_with_run(work.config, part, rows)
     summary = summarise(job, judge, progress, clock, found | learned, split)
-    write_json(run.folder / "summary.json", summary)
-    write_csv(run.folder / PREDICTIONS, rows, PREDICTED)
+    with rewriting(run.folder, "summary.json", PREDICTIONS, METRICS):
+        write_json(run.folder / "summary.json", summary)
+        write_csv(run.folder / PREDICTIONS, rows, PREDICTED)
     reported = [row for row in rows if row["part"] == part]
     tell_comparison(summary["against_run"])
     to_tensorboard(work, job.train, summary, reported)
@@ -144,7 +147,8 @@ def tell_layers(net: VisionTransformer, training: TokenLoader, run: Run, estimat
         estimate,
     )
     log.info("by layer: %s", by_block)
-    write_csv(run.folder / "layers.csv", rows)
+    with rewriting(run.folder, "layers.csv"):
+        write_csv(run.folder / "layers.csv", rows)
     plot_layers(rows, largest, run.folder / "layers.png")
 
 

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from config import TrainConfig
 from dataset import make_loaders
 from engine.job import Job
-from engine.run import COLUMNS, MetricsLog
+from engine.metrics_log import COLUMNS, MetricsLog
 from engine.start import Work
 from model import Tail, Tokens, VisionTransformer
 from tokens.trunk import Trunk

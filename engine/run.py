@@ -1,9 +1,8 @@
-"""A run: its two folders, its metrics.csv, and how one is found."""
+"""A run: its two folders, its checkpoints, and how one is found."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import difflib
 import os
 import re
@@ -12,23 +11,22 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from config import ConfigError
 from config_file import load_config
-from engine.plots import plot_curves
-from engine.track import TensorBoard
+from durable import TEMPORARY, remove_left
+from engine.last import read_last, write_last
+from engine.lock import LOCK, Lock, Taken
+from engine.metrics_log import COLUMNS, METRICS
 from filenames import name_of
 from pretrained.files import metadata_in, weights_in
 from pretrained.names import WEIGHTS
 from pretrained.near import find_local
-from utils import UserError, go_on, log_to, replacing, write_csv
+from utils import UserError, go_on, log, log_to, write_csv
 from yaml_files import section_of
 
-PLOT_SECONDS = 10
 LONGEST = 40  # letters of a folder's name in a run's
 BEST = "best.safetensors"  # the network of a run that is kept
-LEFT_BY_A_RUN = ("config.yaml", "summary.json", "metrics.csv")
+LEFT_BY_A_RUN = ("config.yaml", "summary.json", METRICS)
 
 
 def runs(log_path: str | Path) -> list[Path]:
@@ -89,28 +87,80 @@ class Run:
         self.best = self.weights / BEST
         self.last = self.weights / "last.pt"
         self.split = self.folder / "split.csv"
+        self.locks: list[Lock] = []
+        self.keep_last = 2  # checkpoints
+        self.needs_best = False  # whether going on needs the kept network's file
+        self.spoiled = False  # whether last.pt is damaged
 
     @classmethod
     def create(
         cls, name: str | None, log_path: str, save_path: str, pictures: str, kind: str = ""
     ) -> Run:
-        """A new run; without a name, one made of the folder of `pictures`, the time and the kind
-        of run, where it is no training. Raises UserError where it exists: results are never
-        overwritten."""
-        run = cls(name or default_name(pictures, kind), log_path, save_path)
-        number = 1
-        while name is None and (run.folder.exists() or run.weights.exists()):
-            number += 1  # begun in the same second
-            run = cls(f"{default_name(pictures, kind)}-{number}", log_path, save_path)
-        for folder in (run.folder, run.weights):
-            if folder.exists() and any(folder.iterdir()) and not run.is_half_born:
-                if (run.folder / "summary.json").exists():
-                    way = "a finished run: choose another train.run_name, or remove it"
-                else:
-                    way = "choose another train.run_name, remove it, or go on with it: "
-                    way += go_on(run.folder)
-                raise UserError(f"{folder} exists: {way}")
+        """A new run, claimed; without a name, one made of the folder of `pictures`, the time and
+        the kind of run, where it is no training. Raises UserError where it exists: results are
+        never overwritten."""
+        number = 0
+        while name is None:  # several may begin in the same second
+            number += 1
+            end = f"-{number}" if number > 1 else ""
+            run = cls(default_name(pictures, kind) + end, log_path, save_path)
+            if run.folder.exists() or run.weights.exists():
+                continue
+            with contextlib.suppress(Taken):
+                run.claim(trains=not kind)
+                if run.is_empty:
+                    return run
+                run.close()
+        run = cls(name, log_path, save_path)
+        try:
+            run.claim(trains=not kind)
+            run.must_be_new()
+        except Taken as taken:
+            raise Taken(f"{taken}, or choose another train.run_name") from None
+        except BaseException:
+            run.close()
+            raise
         return run
+
+    def must_be_new(self) -> None:
+        """Raise UserError where the run has begun before."""
+        for folder in (self.folder, self.weights):
+            if folder.exists() and _there(folder) and not self.is_half_born:
+                if (self.folder / "summary.json").exists():
+                    way = "a finished run: choose another train.run_name, or remove it"
+                elif self.split.exists() and (self.folder / "config.yaml").exists():
+                    way = "choose another train.run_name, remove it, or go on with it: "
+                    way += go_on(self.folder)
+                else:
+                    way = "choose another train.run_name, or remove it"
+                raise UserError(f"{folder} exists: {way}")
+
+    def claim(self, trains: bool = True) -> None:
+        """Lock the run's folders until `close`, or the end of the process, and remove what a killed
+        writer left there; nothing stays locked where one of them is another's. Raises Taken."""
+        folders = (self.folder, self.weights) if trains else (self.folder,)
+        self.locks = [Lock(folder) for folder in folders]
+        try:
+            for lock in self.locks:
+                lock.take()
+        except BaseException:
+            self.close()
+            raise
+        for folder in folders:  # a report may be written into the logs at any time
+            for path in remove_left(folder, others_write=folder == self.folder):
+                log.debug("removed what a killed writer had left: %s", path)
+
+    def close(self) -> None:
+        """Let go of the folders, and remove them where nothing was written."""
+        for lock in reversed(self.locks):
+            lock.release()
+        self.locks = []
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.close()
 
     @classmethod
     def reopen(cls, source: str | bool, name: str | None, log_path: str, save_path: str) -> Run:
@@ -137,23 +187,36 @@ class Run:
                     f"{path} is not a run under {log_path} and {save_path}; {way}, or set "
                     "train.log_path and train.save_path"
                 )
-        if run.is_half_born:
-            raise UserError(
-                f"{run.folder} was stopped before it began; leave train.from_checkpoint out"
-            )
-        if not run.split.exists():
-            near = difflib.get_close_matches(run.name, [f.name for f in runs(log_path)], n=1)
-            meant = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(f"{run.split} is not there: no run to go on with by that name{meant}")
+        if not run.folder.is_dir():
+            raise run.no_such(log_path)
+        run.claim()
+        try:
+            if run.is_half_born:
+                run.resumes = False
+                log.info("%s was stopped before it had begun: it begins now", run.folder)
+            elif not run.split.exists():
+                raise run.no_such(log_path)
+        except BaseException:
+            run.close()
+            raise
         return run
+
+    def no_such(self, log_path: str) -> UserError:
+        """There is nothing to go on with."""
+        near = difflib.get_close_matches(self.name, [f.name for f in runs(log_path)], n=1)
+        meant = f"; did you mean {near[0]}?" if near and near[0] != self.name else ""
+        if self.folder.is_dir():
+            meant = "; remove the folder, or begin under another train.run_name"
+        return UserError(f"{self.split} is not there: no run to go on with by that name{meant}")
+
+    @property
+    def is_empty(self) -> bool:
+        return not (_there(self.folder) or _there(self.weights))
 
     @property
     def is_half_born(self) -> bool:
-        """Whether it was killed before it had drawn its split: nothing in it is worth keeping."""
-        begun = self.weights.exists() and any(self.weights.iterdir())
-        names = [p.name for p in self.folder.iterdir()] if self.folder.is_dir() else []
-        left = [name for name in names if not (name[0] == "." and name.endswith(".tmp"))]
-        return not begun and "config.yaml" in left and set(left) <= {"config.yaml", "run.log"}
+        """Whether it was stopped before it had drawn its split: nothing in it is worth keeping."""
+        return not _there(self.weights) and _there(self.folder) <= {"config.yaml", "run.log"}
 
     def open(self) -> None:
         """Make the folder and begin its log."""
@@ -161,133 +224,24 @@ class Run:
         log_to(self.folder / "run.log")
 
     def save_last(self, state: dict[str, Any]) -> None:
-        """Write all that going on needs: tensors and plain values only, read with weights_only."""
-        with replacing(self.last, _tensor_bytes(state)) as temporary:
-            torch.save(state, temporary)
+        """Write all that going on needs; the checkpoints before stay as `keep_last` says."""
+        write_last(self.last, state, self.keep_last, self.spoiled)
+        self.spoiled = False
 
     def load_last(self) -> dict[str, Any] | None:
-        """What `save_last` wrote, on the CPU; None where the run stopped before its first save."""
-        if not self.last.exists():
-            return None
-        try:
-            return torch.load(self.last, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise UserError(
-                f"{self.last} can't be read ({error}); remove it to start over"
-            ) from error
+        """What `save_last` wrote, on the CPU, or the newest before it that is whole; None where the
+        run stopped before its first save. Its rows of metrics.csv are written again: whatever has
+        become of that file, they are as they were."""
+        state, self.spoiled = read_last(self.last, self.best if self.needs_best else None)
+        if state is not None and "rows" in state:  # older files don't say
+            write_csv(self.folder / METRICS, state["rows"], COLUMNS)
+        return state
 
 
-def _tensor_bytes(state: Any) -> int:
-    if isinstance(state, torch.Tensor):
-        return state.numel() * state.element_size()
-    if isinstance(state, dict):
-        return sum(_tensor_bytes(value) for value in state.values())
-    if isinstance(state, (list, tuple)):
-        return sum(_tensor_bytes(value) for value in state)
-    return 0
-
-
-class MetricsLog:
-    """metrics.csv, a row an epoch, the same numbers as TensorBoard events, and curves.png.
-
-    After a stop, `rows` holds what was kept: those up to `last_epoch`. The events are written
-    anew from them, so that a resumed run leaves the same files as an uninterrupted one.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        columns: tuple[str, ...],
-        last_epoch: int = 0,
-        best_epoch: int | None = None,
-        kept: str = "kept: the best",
-    ) -> None:
-        self.path = folder / "metrics.csv"
-        self.plot = folder / "curves.png"
-        self.columns = columns
-        self.best_epoch = best_epoch or None
-        self.kept = kept  # what the epoch that is marked in curves.png is
-        self.drawn = time.monotonic()  # a run of seconds is drawn at its end
-        self.rows = [row for row in read_metrics(self.path) if row["epoch"] <= last_epoch]
-        self.events = TensorBoard(folder, self.rows)
-
-    def write(self, best_epoch: int | None, **row: float | None) -> None:
-        """Add an epoch: a value a column, None where it was not measured."""
-        self.rows.append(row)
-        self.best_epoch = best_epoch
-        write_csv(self.path, self.rows, self.columns)
-        self.events.epoch(row)
-        # Drawing takes 0.3 s, longer than an epoch of the cached mode may.
-        if time.monotonic() > self.drawn + PLOT_SECONDS:
-            self._draw()
-
-    @property
-    def _validations(self) -> list[tuple[float, float]]:
-        """Accuracy and loss, negative, of each epoch that was validated: the larger the better."""
-        there = [row for row in self.rows if row.get("val_accuracy") is not None]
-        return [(row["val_accuracy"], -row["val_loss"]) for row in there]
-
-    @property
-    def last_accuracy(self) -> float | None:
-        """That of the last validation; None before the first."""
-        return self._validations[-1][0] if self._validations else None
-
-    @property
-    def images_per_second(self) -> float:
-        """Of all epochs: one alone takes milliseconds where tokens are cached, too few to tell."""
-        timed = [row for row in self.rows if row.get("seconds") and row.get("images_per_second")]
-        took = [(row["seconds"], row["images_per_second"]) for row in timed]
-        return sum(s * rate for s, rate in took) / max(sum(s for s, _ in took), 1e-9)
-
-    def improved(self) -> bool:
-        """Whether the last epoch's validation is better than every earlier one's."""
-        if self.rows[-1].get("val_accuracy") is None:
-            return False
-        *earlier, now = self._validations
-        return all(now > one for one in earlier)
-
-    def _draw(self) -> None:
-        plot_curves(self.rows, self.best_epoch, self.plot, self.kept)
-        self.drawn = time.monotonic()
-
-    def close(self) -> None:
-        """Draw the curves as they are now; nothing more is written."""
-        if self.rows:
-            self._draw()
-        self.events.close()
-
-    def __enter__(self) -> MetricsLog:
-        return self
-
-    def __exit__(self, *reason: object) -> None:
-        self.close()
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.csv as numbers, None where a cell is empty; [] without a file."""
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        rows: list[dict[str, Any]] = []
-        for row in csv.DictReader(file):
-            values: dict[str, Any] = {k: float(v) if v else None for k, v in row.items()}
-            rows.append(values | {"epoch": int(row["epoch"])})
-        return rows
-
-
-COLUMNS = (
-    "epoch",
-    "train_loss",
-    "train_accuracy",
-    "val_loss",
-    "val_accuracy",
-    "val_balanced_accuracy",
-    "lr",
-    "grad_norm_mean",
-    "grad_norm_max",
-    "seconds",
-    "images_per_second",
-)
+def _there(folder: Path) -> set[str]:
+    """The names in a folder, but for a lock and what a killed writer left."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return {n for n in names if not (n.startswith(LOCK) or TEMPORARY.fullmatch(n))}
 
 
 def trained(wanted: str, log_path: str = "logs", save_path: str = "weights") -> Path | None:

@@ -25,6 +25,7 @@ from engine.trials import (
     stratified_folds,
     try_settings,
 )
+from engine.written import rewriting
 from model import VisionTransformer
 from tokens.cache import TokenLoader
 from utils import log, progress_bar, write_csv
@@ -171,4 +172,5 @@ def write_search(folder: Path, trials: list[Trial], finals: list[Trial], chosen:
     ]
     if len(rows) > 1:
         plot_search(rows, folder / "search.png")
-    write_csv(folder / SEARCH, rows, SEARCH_COLUMNS)
+    with rewriting(folder, SEARCH):
+        write_csv(folder / SEARCH, rows, SEARCH_COLUMNS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,10 +13,13 @@ from torchvision.transforms import v2
 from config import RECIPES, Config, TrainConfig
 from config_file import dump_config
 from dataset import PARTS, Split, load_split, write_split
+from engine.answers import OUT_OF_FOLD, PREDICTIONS
 from engine.heads import read_depths
 from engine.job import SEARCH
+from engine.metrics_log import METRICS
 from engine.run import Run
 from engine.track import check_tracker
+from engine.written import changed, forget, rewriting, was_written
 from images import FileIndex, ImageDataset, greys_of
 from model import VisionTransformer
 from pretrained.build import build_for
@@ -74,18 +78,21 @@ class Work:
     def open(self) -> None:
         """See that the disk has room, make the run's folders, and write what it begins with."""
         run, train = self.run, self.train
+        run.keep_last, run.needs_best = train.keep_last, train.keep == "best"
         if self.known is not None and self.plan is not None:
             self.plan.check_disk()
             self.known.update(self.split.samples)
         elif self.known is not None:  # every epoch needs the pictures, decoded as far as they fit
             self.split = load_split(train, run.split if run.resumes else None)
         if not self.config.overfit_one_batch.overfit:
-            checkpoints = checkpoint_bytes(train, self.net)
-            check_disk(run.weights, checkpoints, f"the checkpoints in {run.weights}")
+            there = sum(path.stat().st_size for path in run.weights.glob("*"))
+            more = max(0, checkpoint_bytes(train, self.net) - there)
+            check_disk(run.weights, more, f"the checkpoints in {run.weights}")
         run.open()
         if not run.resumes:
-            write_text(run.folder / "config.yaml", dump_config(self.config))
-            write_split(run.split, self.split)
+            with rewriting(run.folder, "config.yaml", run.split.name):
+                write_text(run.folder / "config.yaml", dump_config(self.config))
+                write_split(run.split, self.split)
         self.net.to(self.device)
 
 
@@ -109,6 +116,53 @@ def open_run(config: Config) -> Run:
     return Run.create(train.run_name, train.log_path, train.save_path, train.base_dir, kind)
 
 
+def write_config(run: Run, config: Config) -> None:
+    """The settings that a run goes on with, in the place of those that it had."""
+    with rewriting(run.folder, "config.yaml"):
+        write_text(run.folder / "config.yaml", dump_config(config))
+
+
+OF_THE_END = ("summary.json", PREDICTIONS, METRICS)  # written anew
+
+
+def drop_changed(run: Run) -> None:
+    """See which files are not as the run wrote them, and say so: what a search left is removed, to
+    be made again, and so is the split; the settings may be meant so."""
+    for name in changed(run.folder):
+        path = run.folder / name
+        if name == "config.yaml":
+            log.warning("%s is not as the run wrote it: was it changed on purpose?", path)
+        elif name in (SEARCH, OUT_OF_FOLD):
+            log.warning("%s is not as the run wrote it: the settings are tried again", path)
+            for one in (SEARCH, OUT_OF_FOLD):
+                (run.folder / one).unlink(missing_ok=True)
+            forget(run.folder, SEARCH, OUT_OF_FOLD)
+    forget(run.folder, *OF_THE_END)
+
+
+def split_of(train: TrainConfig, run: Run, known: FileIndex | None) -> Split:
+    """The pictures in their parts: for a run that goes on as its split.csv has them. A file that is
+    not as the run wrote it is drawn again; UserError where that would be another."""
+    if not run.resumes:
+        return load_split(train, None, known)
+    if run.split.name not in changed(run.folder):
+        return load_split(train, run.split, known)
+    split = load_split(train, None, known)
+    again = run.split.with_name(".split-again.csv")
+    write_split(again, split)
+    try:
+        if not was_written(run.folder, run.split.name, again):
+            raise UserError(
+                f"{run.split} is not as the run wrote it, and the pictures, drawn again, would not "
+                "be in the same parts; put that file back, or train again under another name"
+            )
+        log.warning("%s is not as the run wrote it: it is drawn again, the same", run.split)
+        os.replace(again, run.split)
+    finally:
+        again.unlink(missing_ok=True)
+    return load_split(train, run.split, known)
+
+
 def set_up(config: Config, run: Run, device: torch.device, fetch: bool = True) -> Work:
     """Read the pictures, build the network, and settle what is `auto`; nothing is written yet, but
     for weights that are fetched."""
@@ -116,7 +170,9 @@ def set_up(config: Config, run: Run, device: torch.device, fetch: bool = True) -
     asked = config.train.model_copy(update={"run_name": run.name, "from_checkpoint": None})
     caches = asked.may_cache and not config.overfit_one_batch.overfit
     known = known_files(asked) if caches else None
-    split = load_split(asked, run.split if run.resumes else None, known)
+    if run.resumes:
+        drop_changed(run)
+    split = split_of(asked, run, known)
     report_data(split)
     own = asked.transform and try_transform(asked.transform, split, asked.seed)
     seed_everything(asked.seed)
@@ -215,8 +271,10 @@ def moment_bytes(train: TrainConfig, trainable: int) -> int:
 
 
 def checkpoint_bytes(train: TrainConfig, net: VisionTransformer) -> int:
-    """The size of best.safetensors and last.pt together."""
+    """The room that checkpoints take: best.safetensors, those to go on from, and the larger of them
+    once more: a file that is replaced is there until the new one is whole."""
     total, trainable = net.parameter_counts()
     more = moment_bytes(train, trainable) + (4 * trainable if train.ema else 0)
     kept = trainable if train.save == "trained" and train.mode == "finetune" else total
-    return 4 * kept + 4 * trainable + more
+    best, last = 4 * kept, 4 * trainable + more
+    return best + train.keep_last * last + max(best, last)

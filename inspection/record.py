@@ -15,7 +15,9 @@ from config import Config, ConfigError
 from config_file import load_config
 from csv_files import read_csv
 from engine.answers import OUT_OF_FOLD, PREDICTIONS
-from engine.run import BEST, read_metrics
+from engine.metrics_log import read_metrics
+from engine.run import BEST
+from engine.written import changed
 from metrics import confusion
 from utils import UserError
 
@@ -132,13 +134,18 @@ class Record:
         )
 
 
+CHANGED = (
+    "{} is not as the run wrote it, changed since or damaged: what is shown of it may be wrong."
+)
+
+
 def read_run(folder: Path) -> Record:
     """Read what is there of a run's files; a damaged one becomes a note."""
-    notes: list[str] = []
+    notes = [CHANGED.format(name) for name in changed(folder)]
     config, text = _config(folder, notes)
     try:
         metrics = read_metrics(folder / "metrics.csv")
-    except (ValueError, KeyError, TypeError):
+    except UserError:
         metrics = []
         notes.append("metrics.csv can't be read, so there are no curves.")
     predictions = _predictions(folder / PREDICTIONS, notes)
@@ -189,7 +196,7 @@ def _summary(path: Path, notes: list[str]) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         notes.append("summary.json can't be read, so the scores are missing.")
@@ -249,7 +256,12 @@ def _search(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
     numbers = ("lr", "weight_decay", "steps", "accuracy", "loss")
     try:
         return [
-            {**row, **{key: float(row[key]) for key in numbers}, "chosen": row["chosen"] == "1"}
+            {
+                **row,
+                **{name: row[name] for name in ("part", "optim")},
+                **{key: float(row[key]) for key in numbers},
+                "chosen": row["chosen"] == "1",
+            }
             for row in _rows(folder / "search.csv")
             if row["accuracy"]  # a head over layers alone is not tried
         ]

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.serialization import safe_globals
 
+from pretrained.checksums import check_seal, check_sums
 from pretrained.claims import (
     MOST_PICKLE,
     check_arrays,
@@ -152,7 +153,9 @@ def _by_content(path: Path, start: bytes) -> tuple[dict[str, Tensor], dict[str, 
             names = list(file.keys())
             check_names(names, path)
             arrays = {name: file.get_tensor(name).clone() for name in names}
-            return arrays, own_metadata(file.metadata() or {}, str(path))
+            said = file.metadata() or {}
+            check_sums(path, arrays, said)
+            return arrays, own_metadata(said, str(path))
     if start[:1] == b"\x80":
         return _read_torch(path, path.stat().st_size)
     what = "is empty" if not start else f"begins with {start!r}"
@@ -263,6 +266,7 @@ ALLOWED = [*((Unused, name) for name in UNUSED), *((PlainDict, name) for name in
 
 
 def _read_torch(path: Path, size: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    check_seal(path)
     try:
         with safe_globals(ALLOWED), memory_for(size), warnings.catch_warnings():  # type: ignore[arg-type]
             warnings.simplefilter("ignore")  # of the pickle's protocol

@@ -14,6 +14,7 @@ from torch import Tensor
 from certainty.certainty import PREFIX
 from model import VisionTransformer
 from pretrained.build import build
+from pretrained.checksums import with_checksums
 from pretrained.files import digest_of
 from pretrained.layouts import LAYOUTS
 from pretrained.read import Weights
@@ -103,7 +104,7 @@ def _write(path: Path, arrays: Mapping[str, Tensor], metadata: dict[str, str]) -
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in arrays.items()}
     size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     with replacing(path, size) as temporary:
-        save_file(state, temporary, metadata)
+        save_file(state, temporary, with_checksums(state, metadata))
         sort_metadata(temporary)
 
 

@@ -23,7 +23,7 @@ from config import ConfigError, ViTConfig
 from config_file import load_config
 from dataset import load_split
 from engine.job import Job
-from engine.run import COLUMNS, read_metrics
+from engine.metrics_log import COLUMNS, read_metrics
 from images import FileIndex
 from model import VisionTransformer
 from pretrained.read import read_arrays

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,3 +60,59 @@ def test_a_bar_is_for_those_who_look(capsys: pytest.CaptureFixture[str]) -> None
     for file, drawn in ((io.StringIO(), False), (Terminal(), True)):
         assert list(utils.progress_bar(range(3), "counting", file=file)) == [0, 1, 2]
         assert ("counting" in file.getvalue()) is drawn
+
+
+def test_a_writer_that_words_a_full_disk_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch's and safetensors' writers raise their own errors."""
+    with pytest.raises(RuntimeError, match="of another kind"), utils.replacing(tmp_path / "a"):
+        raise RuntimeError("of another kind")
+    monkeypatch.setattr(utils, "free_bytes", lambda folder: 100)
+    with pytest.raises(OSError, match="No space left") as caught, utils.replacing(tmp_path / "a"):
+        raise RuntimeError("unexpected pos 64 vs 0")
+    assert caught.value.filename == str(tmp_path / "a") and not list(tmp_path.iterdir())
+
+
+def test_what_is_replaced_may_stay_under_another_name(tmp_path: Path) -> None:
+    for text in ("one", "two", "three"):
+        with utils.replacing(tmp_path / "a", earlier=tmp_path / "b") as temporary:
+            temporary.write_text(text)
+    assert (tmp_path / "a").read_text() == "three" and (tmp_path / "b").read_text() == "two"
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    synced, renamed = utils.flush, os.replace
+    monkeypatch.setattr(utils, "flush", lambda p: (done.append(f"flush {p.name}"), synced(p)))
+    monkeypatch.setattr(os, "replace", lambda *p: (done.append("rename"), renamed(*p)))
+    with utils.replacing(tmp_path / "a") as temporary:
+        temporary.write_text("x")
+    assert done == [f"flush {temporary.name}", "rename", f"flush {tmp_path.name}"]
+    done.clear()
+    with utils.replacing(tmp_path / "a", durable=False) as temporary:
+        temporary.write_text("x")
+    assert done == ["rename"]
+
+
+def test_a_disk_that_can_not_be_told_to_flush_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(error: int) -> Any:
+        def fail(handle: int) -> None:
+            raise OSError(error, os.strerror(error))
+
+        return fail
+
+    monkeypatch.setattr(os, "fsync", refused(errno.EINVAL))
+    with utils.replacing(tmp_path / "a") as temporary:
+        temporary.write_text("x")
+    monkeypatch.setattr(os, "fsync", refused(errno.ENOSPC))
+    with (
+        pytest.raises(OSError, match="No space left"),
+        utils.replacing(tmp_path / "a") as temporary,
+    ):
+        temporary.write_text("y")
+    assert (tmp_path / "a").read_text() == "x" and len(list(tmp_path.iterdir())) == 1

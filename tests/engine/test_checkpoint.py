@@ -18,7 +18,8 @@ import pretrained
 import training
 from dataset import make_loaders
 from engine.job import Job
-from engine.run import MetricsLog, Run, read_metrics
+from engine.metrics_log import MetricsLog, read_metrics
+from engine.run import Run
 from metrics import evaluate
 from pretrained.read import read_arrays
 from tests.engine.test_job import net_and_job

@@ -17,7 +17,7 @@ from config_file import load_config
 from dataset import load_split, make_loaders
 from engine.heads import read_depths, together, told_apart_from
 from engine.job import Job, Setting
-from engine.run import read_metrics
+from engine.metrics_log import read_metrics
 from engine.verdict import verdict
 from model import VisionTransformer
 from pretrained import load_model

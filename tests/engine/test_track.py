@@ -17,7 +17,7 @@ import pytest
 from config import Config
 from engine import track
 from engine.job import Job
-from engine.run import read_metrics
+from engine.metrics_log import read_metrics
 from engine.track import Tracker, check_tracker, scalars, settings_of, tracking
 from tests.helpers import fail, summary, train
 from utils import UserError

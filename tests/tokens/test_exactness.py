@@ -14,7 +14,7 @@ import torch
 import pretrained
 from config import ViTConfig
 from dataset import make_loaders
-from engine.run import read_metrics
+from engine.metrics_log import read_metrics
 from metrics import evaluate
 from model import VisionTransformer
 from pretrained.build import FOUND

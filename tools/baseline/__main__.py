@@ -59,17 +59,18 @@ def main(argv: list[str] | None = None) -> int:
     run = Run.create(
         train.run_name, train.log_path, train.save_path, train.base_dir, f"baseline-{args.name}"
     )
-    train = train.model_copy(update={"run_name": run.name})
-    device = begin(train, notes)
-    known = known_files(train) if mode == "finetune" else None
-    split = load_split(train, None, known)
-    log.info("%s", said_of(split))
-    seed_everything(train.seed)
-    train = train.settled(len(split.part("train")))
-    config = config.model_copy(update={"train": train})
-    task = Task(args.name, config, split, known, device, args.weights)
-    outcome = way(task)
-    conclude(args.name, outcome, task.config, split, run, device)
+    with run:
+        train = train.model_copy(update={"run_name": run.name})
+        device = begin(train, notes)
+        known = known_files(train) if mode == "finetune" else None
+        split = load_split(train, None, known)
+        log.info("%s", said_of(split))
+        seed_everything(train.seed)
+        train = train.settled(len(split.part("train")))
+        config = config.model_copy(update={"train": train})
+        task = Task(args.name, config, split, known, device, args.weights)
+        outcome = way(task)
+        conclude(args.name, outcome, task.config, split, run, device)
     return 0
 
 

@@ -17,7 +17,7 @@ from certainty.certainty import Certainty
 from classifier import Classifier
 from config import Config
 from config_file import dump_config, load_config
-from engine.run import read_metrics
+from engine.metrics_log import read_metrics
 from filenames import name_of
 from layout.split_file import read_split
 from metrics import wilson

@@ -101,7 +101,7 @@ def _put(step: Step) -> str | None:
     """Do a step; what stopped it, where the file itself did."""
     try:
         if step.how == "copy":
-            with replacing(Path(step.target)) as temporary:
+            with replacing(Path(step.target), durable=False) as temporary:
                 shutil.copy2(step.source, temporary)
         elif step.how == "link":
             os.symlink(step.source, step.target)

@@ -45,7 +45,7 @@ KNOWN: tuple[str, ...] = (
     "epoch",
     "certainty",
 )
-KNOWN += ("seen", "measured", "base", "frozen", "provenance")
+KNOWN += ("seen", "measured", "base", "frozen", "provenance", "checksums")
 ERRORS = ("calibration_error", "calibration_error_calibrated")
 OF_AN_EXPORT = ("format", "run", "exported", "training", "notes")  # of its manifest.json
 TRAINED = ("mode", "base_dir", "checkpoint", "seed")  # of a config's `train`
