@@ -70,12 +70,8 @@ class Holder:
 def ticks_of(pid: int) -> str | None:
     """When a process began, in the clock ticks of Linux: its number may be another's by now."""
     with contextlib.suppress(OSError, IndexError):
-        return (
-            Path(f"/proc/{pid}/stat")
-            .read_text(encoding="utf-8", errors="replace")
-            .rpartition(")")[2]
-            .split()[19]
-        )
+        said = Path(f"/proc/{pid}/stat").read_bytes()
+        return said.rpartition(b")")[2].split()[19].decode()
     return None
 
 

@@ -6,8 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from config import Config
 from config_file import READ, dump_config, load_config
 from dataset import Split
@@ -17,6 +15,7 @@ from filenames import same_name
 from layout.split_file import read_split
 from pretrained.files import digest_of
 from utils import UserError, go_on, log, some
+from yaml_files import section_of
 
 # What makes a run the one that it is. vit's keys do as well, but for dropout.
 FIXED = (
@@ -75,8 +74,8 @@ def newest(log_path: str) -> Path:
     """The folder of the newest run that was begun and is not finished."""
     for folder in reversed(runs(log_path)):
         begun = (folder / "split.csv").exists() and not (folder / "summary.json").exists()
-        settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        if begun and not settings.get("overfit_one_batch", {}).get("overfit"):
+        text = (folder / "config.yaml").read_text(encoding="utf-8", errors="replace")
+        if begun and not section_of(text, "overfit_one_batch").get("overfit"):
             return folder
     done = "every run there is finished" if runs(log_path) else "there is none"
     raise UserError(
@@ -90,7 +89,8 @@ def check_early(run: Run, config: Config) -> None:
     own = run.folder / "config.yaml"
     if not (run.resumes and own.is_file()):
         return
-    changes = changed(yaml.safe_load(own.read_text(encoding="utf-8")), asked(config))
+    text = own.read_text(encoding="utf-8", errors="replace")
+    changes = changed(settings_in(text), asked(config))
     settled = {key for key, both in changes.items() if "auto" in both} | {"train.finetune_blocks"}
     refuse(run, {key: both for key, both in changes.items() if key not in settled})
 
@@ -134,8 +134,8 @@ def check_settings(run: Run, config: Config, state: Mapping[str, Any] | None) ->
     """Say what is new in a run's settings; UserError where it would be another run with them."""
     text = (state or {}).get("config")  # that of older files is beside the logs
     if text is None and (run.folder / "config.yaml").is_file():
-        text = (run.folder / "config.yaml").read_text(encoding="utf-8")
-    changes = changed(yaml.safe_load(text or "") or {}, asked(config))
+        text = (run.folder / "config.yaml").read_text(encoding="utf-8", errors="replace")
+    changes = changed(settings_in(text or ""), asked(config))
     by_digest = config.train.mode == "finetune" and state is not None and "frozen" in state
     refuse(run, changes, {"train.checkpoint"} if by_digest else set())
     done = state["progress"]["epoch"] if state else 0
@@ -164,7 +164,12 @@ def said(changes: Changes) -> list[str]:
 
 
 def asked(config: Config) -> dict[str, Any]:
-    return yaml.safe_load(dump_config(config))
+    return settings_in(dump_config(config))
+
+
+def settings_in(text: str) -> dict[str, dict[str, Any]]:
+    """The settings in a config's text, those that are understood: it may be damaged."""
+    return {section: section_of(text, section) for section in ("vit", "train")}
 
 
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

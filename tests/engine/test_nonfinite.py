@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from engine.job import Diverged, Job
+from engine.metrics_log import read_metrics
 from engine.nonfinite import began_in
-from engine.run import read_metrics
 from tests.engine.test_job import net_and_job
 from tests.helpers import fail, summary, train
 

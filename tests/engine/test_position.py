@@ -14,8 +14,8 @@ import yaml
 from dataset import make_loaders
 from engine.checkpoint import Keeper
 from engine.job import Job
+from engine.metrics_log import read_metrics
 from engine.position import Position
-from engine.run import read_metrics
 from pretrained.read import read_arrays
 from tests.helpers import CPU, picture, prepared, random_weights, train, without_clocks
 from tokens.builder import open_cache

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from csv_files import read_csv
 from engine.again import settings_of_run
 from engine.written import CHECKSUMS, changed, rewriting
 from inspection.record import read_run
 from tests.helpers import fail, flip, quick, train
-from utils import UserError, read_csv, write_csv
+from utils import UserError, write_csv
 
 ROWS = [{"path": "a/1.png", "label": "a"}, {"path": "b/ü;2.png", "label": "b"}]
 

@@ -25,7 +25,7 @@ from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from config import ConfigError
 from engine.job import Job
-from engine.run import read_metrics
+from engine.metrics_log import read_metrics
 from pretrained.read import read_arrays
 from tests.helpers import flip, pictures_of, random_weights, train, without_clocks
 from utils import UserError
