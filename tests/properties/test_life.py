@@ -106,6 +106,11 @@ class Life(RuleBasedStateMachine):
             flip(path, int(share * path.stat().st_size))
             self.damaged = True
 
+    @precondition(lambda self: self.ended or self.refused)
+    @rule()
+    def rests(self) -> None:
+        """There must always be something that can be done."""
+
     def teardown(self) -> None:
         try:
             while not self.ended and not self.refused:
@@ -160,7 +165,7 @@ def test_a_run_ends_alike_however_it_was_stopped(tmp_path: Path) -> None:
     run_machine(
         Life,
         settings=settings(
-            max_examples=12,
+            max_examples=6,
             stateful_step_count=6,
             deadline=None,
             derandomize=True,
