@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from certainty.certainty import PREFIX, Certainty, certainty_in, faults_of
 from classifier import MIN_CONFIDENCE, UNLIKE
@@ -23,17 +22,10 @@ from pretrained.manifest import manifest_of
 from pretrained.names import missing
 from pretrained.read import MOST_BLOCKS, NOT_UNDERSTOOD, layers_head
 from utils import UserError, progress_bar, sha256_of, shell
+from yaml_files import section_of
 
 # What a text raises that is no YAML, or none of ours: a date of a 13th month is a ValueError.
-UNREADABLE = (
-    yaml.YAMLError,
-    LookupError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    OverflowError,
-    RecursionError,
-)
+UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 OURS = ("num_heads", "gelu", "eps")  # a file's own metadata has them where it is ours
 # What our files say of themselves; any other key is another program's.
 KNOWN: tuple[str, ...] = (
@@ -224,7 +216,8 @@ def measured(said: Any) -> dict[str, Any] | None:
 def trained_by(header: Mapping[str, str]) -> dict[str, Any] | None:
     """What the config in a file's metadata says of its training; None without one."""
     with contextlib.suppress(*UNREADABLE):
-        train = yaml.safe_load(header["config"])["train"]
+        if not (train := section_of(header["config"], "train")):
+            return None
         found: dict[str, Any] = {key: train.get(key) for key in TRAINED}
         if found["mode"] == "scratch":
             found["checkpoint"] = None
