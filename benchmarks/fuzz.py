@@ -39,8 +39,9 @@ from benchmarks.readers import READERS, Reader
 from csv_files import read_csv
 from utils import UserError, command_line, progress_bar, shell, write_csv
 
-HANGS_AFTER = 5  # seconds
-GRACE = 10  # seconds more, after which what doesn't come back from a library is killed
+HANGS_AFTER = 5  # seconds of its own: beside other programs they last longer
+GRACE = 60  # seconds by the clock, after which it waits for something
+KILLED_AFTER = 90  # and doesn't come back from a library
 MEMORY = 2 << 30  # bytes more than at the beginning
 MOST_KEPT = 100  # inputs a reader
 AT_A_TIME = 500  # inputs that a worker is given
@@ -158,7 +159,7 @@ def kept(folder: Path, reader: Reader, number: int, seed: int, outcome: str) -> 
 def answer(pipe: Connection) -> tuple[int, str, str, float] | None:
     """What a worker says next; None where it says nothing in time, or has died."""
     try:
-        return pipe.recv() if pipe.poll(HANGS_AFTER + GRACE) else None
+        return pipe.recv() if pipe.poll(KILLED_AFTER) else None
     except (EOFError, OSError):
         return None
 
@@ -194,8 +195,9 @@ def work(reader: Reader, seed: int, pipe: Connection) -> None:
     sys.stdout = io.StringIO()
     logging.disable()
     warnings.simplefilter("ignore")
-    signal.signal(signal.SIGALRM, ring)
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    for way in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(way, ring)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     seeds = reader.seeds()
@@ -226,7 +228,8 @@ def input_of(reader: Reader, seeds: list[bytes], seed: int, number: int) -> byte
 
 def outcome_of(reader: Reader, path: Path) -> tuple[str, str]:
     """What a reader does with a file, and where it was that it should not have been."""
-    signal.alarm(HANGS_AFTER)
+    signal.setitimer(signal.ITIMER_PROF, HANGS_AFTER)
+    signal.alarm(GRACE)
     try:
         reader.read(path)
         return "accepted", ""
@@ -239,6 +242,7 @@ def outcome_of(reader: Reader, path: Path) -> tuple[str, str]:
     except Exception as error:
         return "undocumented", f"{type(error).__name__} {where(error)}"
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
 
 

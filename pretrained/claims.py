@@ -90,8 +90,13 @@ def check_names(names: Mapping[str, Any] | list[str], path: Path) -> None:
     if longest := next((name for name in names if len(name) > MOST_LETTERS), None):
         raise UserError(
             f"{path} has an array whose name is {len(longest):,} letters long "
-            f"({longest[:40]}...), and a network's are under {MOST_LETTERS}; it is damaged, or no "
-            "network: name other weights"
+            f"({longest[:40]!r}...), and a network's are under {MOST_LETTERS}; it is damaged, or "
+            "no network: name other weights"
+        )
+    if unprinted := next((name for name in names if not name.isprintable()), None):
+        raise UserError(
+            f"{path} has an array {unprinted!r}, which is no network's; it is damaged: fetch it "
+            "again"
         )
 
 

@@ -329,7 +329,11 @@ def _side(size: Any, place: str) -> int | None:
         sides = sides or ([] if edge is None else [edge])
     elif isinstance(size, list):
         sides = size
-    if not sides or any(type(side) is not int or side < 1 for side in sides) or len(sides) > 2:
+    if (
+        not sides
+        or any(type(side) is not int or not 1 <= side < 1_000_000 for side in sides)
+        or len(sides) > 2
+    ):
         raise UserError(f"{place} is {brief(size)}, which is no size in pixels")
     if len(set(sides)) > 1:
         raise UserError(f"{place} is {brief(size)}: not a square, and this project's pictures are")

@@ -345,8 +345,10 @@ def shards_of(index: Path) -> dict[str, list[str]]:
     files: dict[str, list[str]] = {}
     for name, file in listed.items():
         beside = isinstance(file, str) and Path(file).name == file and file != ".."
-        if not beside or file.endswith(".index.json"):
-            raise UserError(f"{index}: {name[:80]} is in {brief(file)}, which is no file beside it")
+        if not beside or file.endswith(".index.json") or not f"{file}{name}".isprintable():
+            raise UserError(
+                f"{index}: {brief(name)} is in {brief(file)}, which is no file beside it"
+            )
         files.setdefault(file, []).append(str(name))
     if not 1 <= len(files) <= MOST_SHARDS:
         raise UserError(f"{index} lists {len(files):,} shards; fetch it again")

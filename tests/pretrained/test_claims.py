@@ -125,7 +125,9 @@ def test_more_arrays_and_longer_names_than_a_network_has(tmp_path: Path) -> None
     many = json.dumps({f"a{i}": none for i in range(claims.MOST_ARRAYS + 1)}).encode()
     assert "has 20,001 arrays" in refused(safetensors(tmp_path / "m.safetensors", many))
     save_file(good() | {"x_" * 5000: torch.zeros(1)}, tmp_path / "n.safetensors")
-    assert "10,000 letters long (x_x_" in refused(tmp_path / "n.safetensors")
+    save_file(good() | {"a\nb": torch.zeros(1)}, tmp_path / "l.safetensors")
+    assert r"has an array 'a\nb'" in refused(tmp_path / "l.safetensors")
+    assert "10,000 letters long ('x_x_" in refused(tmp_path / "n.safetensors")
 
 
 def test_more_blocks_than_a_network_has(tmp_path: Path) -> None:

@@ -172,6 +172,7 @@ def test_a_shard_that_lacks_an_array(tmp_path: Path) -> None:
         '{"weight_map": {"a": "../w.bin"}}',
         '{"weight_map": {"a": "/etc/passwd"}}',
         '{"weight_map": {"a": 3}}',
+        '{"weight_map": {"a\\nb": "a.safetensors"}}',
         '{"weight_map": {"a": "model.safetensors.index.json"}}',
         "[" * 100_000,
     ],
