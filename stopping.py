@@ -50,6 +50,17 @@ class Stopping:
         threading.Timer(0.01, os.kill, (self.process, self.number)).start()
 
 
+def while_importing() -> None:
+    """Let the signals that end a program end it at once, with one word: nothing is begun yet."""
+    for number in _heard():
+        signal.signal(number, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    print("\nstopped", file=sys.stderr, flush=True)
+    os._exit(128 + number)
+
+
 @contextlib.contextmanager
 def stopping() -> Iterator[Stopping]:
     """Let the signals that end a program raise KeyboardInterrupt in the block; one that is ignored,

@@ -11,6 +11,11 @@ program can do, PASS or FAIL; the exit status is 1 where one fails. Saves table.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # PyTorch takes seconds to import: Ctrl-C is no traceback by then, too
+    import stopping
+
+    stopping.while_importing()
+
 import argparse
 import math
 from pathlib import Path

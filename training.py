@@ -8,6 +8,11 @@ python training.py --check                        say what would be done, and ex
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # PyTorch takes seconds to import: Ctrl-C is no traceback by then, too
+    import stopping
+
+    stopping.while_importing()
+
 import argparse
 import logging
 from collections.abc import Iterable

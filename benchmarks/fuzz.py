@@ -197,7 +197,7 @@ def work(reader: Reader, seed: int, pipe: Connection) -> None:
     warnings.simplefilter("ignore")
     for way in (signal.SIGALRM, signal.SIGPROF):
         signal.signal(way, ring)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     most = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     seeds = reader.seeds()

@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,8 @@ from config import Config, ConfigError, ViTConfig
 from config_file import dump_config, load_config
 from csv_files import read_csv
 from engine.job import Setting
-from engine.metrics_log import read_metrics
+from engine.last import write_last
+from engine.metrics_log import COLUMNS, read_metrics
 from engine.run import Run
 from images import read_image
 from inspection.record import read_run
@@ -112,6 +114,21 @@ def of_torch(as_zip: bool) -> list[bytes]:
         torch.save(content, file, _use_new_zipfile_serialization=as_zip)
         found.append(file.getvalue())
     return found
+
+
+def of_checkpoints() -> list[bytes]:
+    """A run's last.pt after an epoch, as it is written and as an older version wrote it."""
+    net = small(hidden_dim=64, num_heads=1)
+    model = {name: array.detach() for name, array in net.state_dict().items()}
+    state = {"model": model, "optimizer": {}, "scheduler": {"last_epoch": 3}, "classes": ["a", "b"]}
+    state["progress"] = {"epoch": 1, "best_epoch": 1}
+    row = dict.fromkeys(COLUMNS, 0.5) | {"epoch": 1}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "last.pt"
+        write_last(path, state | {"rows": [row]}, 1)
+        old = io.BytesIO()
+        torch.save(state, old)
+        return [path.read_bytes(), old.getvalue()]
 
 
 def of_pictures() -> list[bytes]:
@@ -244,7 +261,7 @@ READERS = (
     ),
     Reader("PyTorch, zip", "w.pth", lambda: of_torch(True), ZIP, pretrained.read),
     Reader("PyTorch, legacy", "w.pth", lambda: of_torch(False), (), pretrained.read),
-    Reader("last.pt", "r/last.pt", lambda: of_torch(True), ZIP, gone_on_with),
+    Reader("last.pt", "r/last.pt", of_checkpoints, ZIP, gone_on_with),
     Reader(
         "index.json",
         "model.safetensors.index.json",

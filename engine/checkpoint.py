@@ -98,10 +98,11 @@ class Keeper:
     An epoch of the cached mode can take less time than writing the whole network, so with
     `save_epoch: auto` it is written every half minute at most; until then it is kept, beside the
     device, in the CPU's memory. Where an epoch takes longer, `save_steps: auto` writes last.pt from
-    its middle as often.
+    its middle as often. Writing takes no more than a fiftieth of the time: the half minute becomes
+    longer where a file takes longer than 0.6 s.
     """
 
-    SECONDS = 30
+    SECONDS, SHARE = 30, 0.02
 
     def __init__(
         self, run: Run, job: Job, progress: Progress, config: Config, augmentation: str | None
@@ -113,7 +114,7 @@ class Keeper:
         self.metrics = MetricsLog(run.folder, COLUMNS, progress.epoch, progress.best_epoch, kept)
         self.best: dict[str, Tensor] | None = None
         self.last: dict[str, Any] | None = None
-        self.written = time.monotonic()
+        self.written, self.took = time.monotonic(), 0.0
 
     def keep(self, row: dict[str, Any]) -> None:
         """Keep an epoch: its row of metrics.csv, its state, and its network where it is to be kept.
@@ -149,7 +150,8 @@ class Keeper:
     def _is_due(self, every: int | str | None, done: int) -> bool:
         if isinstance(every, int):
             return done % every == 0
-        return every == "auto" and time.monotonic() > self.written + self.SECONDS
+        pause = self.SECONDS and max(self.SECONDS, self.took / self.SHARE)
+        return every == "auto" and time.monotonic() > self.written + pause
 
     def _state(self) -> dict[str, Any]:
         state = self.job.state_dict() | {"progress": self.progress.state_dict()}
@@ -161,13 +163,14 @@ class Keeper:
 
     def write(self) -> None:
         """The best first: what goes on from last.pt must find it."""
+        began = time.monotonic()
         if self.best is not None:
             epoch = str(self.progress.best_epoch)
             keep(self.run.best, self.job.net, self.config, self.best, epoch=epoch)
         if self.last is not None:
             self.run.save_last(self.last | {"rows": self.metrics.rows})
         self.best = self.last = None
-        self.written = time.monotonic()
+        self.written, self.took = time.monotonic(), time.monotonic() - began
 
     def __enter__(self) -> Keeper:
         return self

@@ -32,7 +32,7 @@ FREE = (
     *("keep", "early_stopping", "eval_epoch", "on_nonfinite", "verdict", "refit", "report"),
     *("base_dir", "labels", "on_bad_image", "max_pixels", "cache", "cache_dtype"),
     *("device", "bf16", "compile", "deterministic", "num_workers", "eval_batch_size"),
-    *("log_epoch", "save_epoch", "save_steps", "save", "track"),
+    *("log_epoch", "save_epoch", "save_steps", "keep_last", "save", "track"),
 )
 # Where it lies, and which it is: not worth a word.
 PLACES = ("from_checkpoint", "from_run", "data", "run_name", "save_path", "log_path")
@@ -108,7 +108,7 @@ def saved_state(work: Work) -> dict[str, Any] | None:
         log.info("%s has no checkpoint yet: starting at epoch 1", run.folder)
         return None
     if state["classes"] != list(net.classes or ()):
-        raise UserError(f"{run.last} was trained on other classes: {', '.join(state['classes'])}")
+        raise UserError(f"{run.last} was trained on other classes: {some(state['classes'])}")
     frozen = {n: p for n, p in net.named_parameters() if n not in state["model"]}
     if "frozen" in state and state["frozen"] != digest_of(frozen):  # older files don't say
         raise UserError(

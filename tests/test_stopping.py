@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import signal
 import subprocess
@@ -149,3 +150,21 @@ def test_a_loader_s_process_leaves_the_answer_to_the_first(number: int) -> None:
     code = f"import time; from stopping import {quiet_worker.__name__} as quiet\n"
     code += "quiet(0); print('ready', flush=True); time.sleep(0.5)"
     assert child(code, number) == (0, "")
+
+
+def test_a_signal_while_the_program_is_imported_is_one_word() -> None:
+    code = (
+        "import stopping, os, signal\n"
+        "stopping.while_importing()\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "print('not reached')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (143, "", "stopped")
+
+
+@pytest.mark.parametrize("program", ["training.py", "test.py"])
+def test_the_programs_hear_signals_before_they_import_pytorch(program: str) -> None:
+    tree = ast.parse((REPO / program).read_text(encoding="utf-8"))
+    first = [node for node in tree.body if not isinstance(node, (ast.Expr, ast.ImportFrom))][0]
+    assert "stopping.while_importing()" in ast.unparse(first)

@@ -15,7 +15,6 @@ from benchmarks.readers import READERS, Reader
 
 SLOW = {"safetensors", "tools.show", "config.json", "preprocessor_config.json", "config.yaml"}
 SLOW |= {reader.name for reader in READERS if reader.name.startswith(("npz", "PyTorch"))}
-PENDING = {"metrics.csv", "search.csv", "last.pt"}  # their errors are being documented
 
 
 def reader_of(name: str) -> Reader:
@@ -45,7 +44,7 @@ def test_what_is_right_is_accepted(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", [r.name for r in READERS if r.name not in PENDING])
+@pytest.mark.parametrize("name", [reader.name for reader in READERS])
 def test_what_is_wrong_ends_in_documented_errors(tmp_path: Path, name: str) -> None:
     reader, found = reader_of(name), []
     path = tmp_path / "r" / reader.file

@@ -184,3 +184,14 @@ def test_two_runs_of_one_seed_are_bit_identical(config_file: Path) -> None:
     for arrays, rows in found[1:]:
         assert rows == found[0][1]
         assert all(torch.equal(arrays[n], found[0][0][n]) for n in arrays)
+
+
+def test_writing_takes_a_fiftieth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper = Keeper.__new__(Keeper)
+    keeper.written, keeper.took = 100.0, 2.0
+    for now, due in ((131.0, False), (199.0, False), (201.0, True)):
+        monkeypatch.setattr("engine.checkpoint.time.monotonic", lambda now=now: now)
+        assert keeper._is_due("auto", 1) is due
+    keeper.took = 0.1
+    monkeypatch.setattr("engine.checkpoint.time.monotonic", lambda: 131.0)
+    assert keeper._is_due("auto", 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,11 @@ def test_a_split_that_is_cut_is_drawn_again(
     assert "split.csv is not as the run wrote it: it is drawn again" in capsys.readouterr().out
     assert read_csv(split) == rows
     cut(split)
-    said = fail(config_file, "train.from_checkpoint=true", "train.seed=3")
+    first = config_file.parent / "images" / rows[0]["path"]
+    shutil.copy2(first, first.with_name("more.png"))
+    with open(first.with_name("more.png"), "ab") as file:
+        file.write(b"another")
+    said = fail(config_file, "train.from_checkpoint=true")
     assert "would not be in the same parts; put that file back" in said
     assert sorted(p.name for p in split.parent.glob(".*")) == []
 

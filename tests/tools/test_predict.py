@@ -330,6 +330,33 @@ def test_a_stop_leaves_a_valid_file_that_is_finished(
     assert not Path(f"{file}.unfinished").exists()
 
 
+@pytest.mark.parametrize(
+    ("kind", "damage"),
+    [
+        ("csv", b"\xff\n"),
+        ("jsonl", b"\xff\n"),
+        ("jsonl", b"[" * 9999 + b"\n"),
+        ("jsonl", b"3\n"),
+        ("jsonl", b"{}\n"),
+    ],
+)
+def test_a_damaged_file_of_answers_is_a_sentence(
+    kind: str, damage: bytes, here: Path, capsys: Capture
+) -> None:
+    file = Path(f"a.{kind}")
+    assert run("pictures", "--out", str(file)) == 0
+    whole = file.read_bytes()
+    file.write_bytes(whole + damage)
+    beside = Path(f"{file}.unfinished")
+    beside.write_text('{"top": 1, "truth": false}', encoding="utf-8")
+    assert run("pictures", "--out", str(file), "--resume") == 2
+    assert f"error: {file} " in capsys.readouterr().err
+    assert file.read_bytes() == whole + damage
+    beside.write_text("[3", encoding="utf-8")
+    assert run("pictures", "--out", str(file), "--resume") == 2
+    assert f"error: {beside} is damaged" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("small_batches")
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 @pytest.mark.parametrize("bytes_lost", [1, 40, 900])

@@ -20,6 +20,7 @@ from stopping import unbroken
 from utils import UserError, write_json
 
 KINDS = (".csv", ".jsonl")
+NEEDED = ("path", "answer", "label", "problem")  # of a row, to go on
 
 
 class AnswersFile:
@@ -103,14 +104,23 @@ class AnswersFile:
                 yield line.decode("utf-8")
 
         columns = self._columns()
-        with open(self.path, "rb") as file:
-            if not self._is_csv:
-                for line in lines(file):
-                    yield json.loads(line), end
-                return
-            for place, cells in enumerate(csv.reader(lines(file))):
-                if place and len(cells) == len(columns):
-                    yield dict(zip(columns, cells, strict=True)), end
+        try:
+            with open(self.path, "rb") as file:
+                if not self._is_csv:
+                    for line in lines(file):
+                        found = dict.fromkeys(NEEDED) | json.loads(line)
+                        if not isinstance(found["path"], str):
+                            raise ValueError("a row without a path")
+                        yield found, end
+                    return
+                for place, cells in enumerate(csv.reader(lines(file))):
+                    if place and len(cells) == len(columns):
+                        yield dict(zip(columns, cells, strict=True)), end
+        except (ValueError, TypeError, RecursionError, csv.Error) as error:
+            raise UserError(
+                f"{self.path} is damaged behind byte {end:,} ({error}); put it back as it was, or "
+                "remove it to begin again"
+            ) from None
 
     def _end_of(self, batch_size: int) -> int:
         """Where the last whole batch ends."""
@@ -129,7 +139,7 @@ class AnswersFile:
             way = "finish it with --resume, " if self.beside.exists() else ""
             raise UserError(f"{self.path} exists: {way}remove it, or name another file")
         if self.beside.exists():
-            begun, when = json.loads(self.beside.read_text(encoding="utf-8")), "begun"
+            begun, when = self._begun_with(), "begun"
         else:
             begun, when = self._finished_with(), "finished"
         differ = [key for key in self.settings if begun.get(key, ...) != self.settings[key]]
@@ -145,6 +155,15 @@ class AnswersFile:
                 "into another file"
             )
 
+    def _begun_with(self) -> dict[str, Any]:
+        """The settings beside an unfinished file."""
+        try:
+            return dict(json.loads(self.beside.read_text(encoding="utf-8")))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise UserError(
+                f"{self.beside} is damaged ({error}); remove it and {self.path} to begin again"
+            ) from None
+
     def _finished_with(self) -> dict[str, Any]:
         """The settings that a finished file's columns tell; UserError where it is not ours."""
         stranger = UserError(f"{self.path} was not written by this command: name another file")
@@ -159,7 +178,7 @@ class AnswersFile:
                         columns, top = list(record), max(top, len(record["top"]))
         except (ValueError, TypeError, KeyError, csv.Error):
             raise stranger from None
-        if columns[0] != "path" or columns[-1] != "problem":
+        if columns[:1] != ["path"] or columns[-1] != "problem":
             raise stranger
         if len(columns) == 2:  # empty
             return {}
