@@ -26,11 +26,14 @@ quickstart: $(VENV)/main.done
 		$(PY) training.py --config configs/quickstart.yaml; \
 	fi
 
+# A process a core, of one thread each: what is tested is small.
+TESTS := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses=8
+
 test: $(VENV)/dev.done
-	$(PY) -m pytest -m "not slow"
+	$(TESTS) -m "not slow"
 
 test-slow: $(VENV)/dev.done
-	$(PY) -m pytest -m slow
+	$(TESTS) -m slow
 
 check: $(VENV)/dev.done
 	$(PY) -m ruff check .

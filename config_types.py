@@ -34,6 +34,8 @@ def _path(value: Any) -> str:
     if not isinstance(value, str) or "\0" in value:
         raise ValueError("not a path")
     path = value if os.name == "nt" else name_of(shown(value))
+    if "\0" in path:  # written \x00
+        raise ValueError("not a path")
     if "://" in path or os.path.exists(path):
         return path
     return os.path.expanduser(os.path.expandvars(path))

@@ -31,7 +31,7 @@ def test_epochs_are_counted_in_steps(mode: str, images: int, epochs: int) -> Non
     assert settled.max_epochs == epochs and settled.warmup_epochs == round(0.05 * epochs, 2)
     left = [name for name in TrainConfig.model_fields if getattr(settled, name) == "auto"]
     own = ["head", "cache", "fit", "greys", "num_workers", "views", "clip_grad", "refit", "device"]
-    assert left == [*own, "log_epoch", "save_epoch"]
+    assert left == [*own, "log_epoch", "save_epoch", "save_steps"]
 
 
 def test_what_is_written_is_not_settled_otherwise() -> None:

@@ -297,6 +297,6 @@ def test_a_program_in_a_package_is_known_by_its_relative_imports(here: Path) -> 
 
 
 def test_a_notebook_s_own_function_has_no_file(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(sys.modules["__main__"], "__file__")
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
     with pytest.raises(NotUsable, match="write it to a file, such as my_transforms.py"):
         load("__main__:f")
