@@ -285,7 +285,7 @@ def build_scheduler(optimizer: torch.optim.Optimizer, train: TrainConfig, steps:
     total, an_epoch = steps, steps / train.max_epochs
     warmup = round(train.warmup_epochs * an_epoch)
     decay_epochs = 0.2 * train.max_epochs if train.decay_epochs is None else train.decay_epochs
-    decay = max(1, round(decay_epochs * an_epoch))
+    decay = max(1, min(round(decay_epochs * an_epoch), total - warmup))
 
     def factor(step: int) -> float:
         if step < warmup:

@@ -85,6 +85,7 @@ def test_what_is_not_as_it_should_be_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fuzz, "GRACE", 1)
+    monkeypatch.setattr(fuzz, "MOST_KEPT", 200)
     reader = Reader("fragile", "f", lambda: [b"a"], (), fragile)
     tally = fuzz.fuzz(reader, 200, seed=0, keep=tmp_path)
     assert tally.inputs == 200 and tally.hangs and tally.deaths and tally.undocumented
