@@ -1,7 +1,7 @@
 """The life of a run: trained, killed anywhere, gone on with, as often as may be; and damaged.
 
 However it is stopped, at a step or in the middle of writing a file, it ends bit by bit as a run
-that was not. With DAMAGE, a byte of one of its files is flipped now and then: the run then ends
+that was not. A byte of one of its files is flipped now and then: the run then ends
 alike, or says in one sentence what is wrong; never otherwise in silence, never with a traceback.
 """
 
@@ -30,8 +30,6 @@ from pretrained.read import read_arrays
 from tests.helpers import flip, pictures_of, random_weights, train, without_clocks
 from utils import UserError
 
-# Whether files are damaged: what no checksum holds yet would be something else in silence.
-DAMAGE = os.environ.get("VIT_DAMAGE") == "1"
 FILES = (
     "weights/a/last.pt",
     "weights/a/best.safetensors",
@@ -98,7 +96,7 @@ class Life(RuleBasedStateMachine):
             assert self.damaged, f"refused without a reason: {error}"
             self.refused = True
 
-    @precondition(lambda self: DAMAGE and not self.ended)
+    @precondition(lambda self: not self.ended)
     @rule(file=st.sampled_from(FILES), share=st.floats(0, 1, exclude_max=True))
     def is_damaged(self, file: str, share: float) -> None:
         path = self.home / file
