@@ -239,10 +239,11 @@ class Trial:
         if process.ended():
             return self._ended(process.wait(), seen)
         started = time.monotonic()
-        send = (
-            os.killpg if seen["kills"] % 2 else os.kill
-        )  # to its loader processes as well, or not
-        send(process.pid, getattr(signal, f"SIG{name}"))
+        number = getattr(signal, f"SIG{name}")
+        try:  # its loader processes as well, or not
+            (os.killpg if seen["kills"] % 2 else os.kill)(process.pid, number)
+        except ProcessLookupError:  # it is no group of its own yet
+            os.kill(process.pid, number)
         status = process.wait()
         self.seconds = time.monotonic() - started
         if status == 0:  # it was through
