@@ -37,7 +37,7 @@ from engine.resume import check_early, saved_state, settings_to_resume
 from engine.search import search
 from engine.side import branch
 from engine.start import Work, begin, open_run, set_up, write_config
-from engine.stop import before_training, resumable
+from engine.stop import before_all, before_training, resumable
 from engine.track import Tracker, settings_of, tracking
 from engine.verdict import Judge
 from metrics import evaluate
@@ -50,12 +50,13 @@ from utils import command_line, end_log, log, progress_bar, seed_everything
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    if args.resume is not None:
-        config, notes = settings_to_resume(args.config, args.resume, args.overrides)
-    else:
-        config, notes = load_config(args.config, args.overrides)
-    if config.train.from_run and not config.train.from_checkpoint:
-        config, notes = settings_of_run(config, args.overrides)
+    with before_all():
+        if args.resume is not None:
+            config, notes = settings_to_resume(args.config, args.resume, args.overrides)
+        else:
+            config, notes = load_config(args.config, args.overrides)
+        if config.train.from_run and not config.train.from_checkpoint:
+            config, notes = settings_of_run(config, args.overrides)
     if args.check:
         preview(config, notes)
         return 0
@@ -70,9 +71,10 @@ def fit(config: Config, notes: Iterable[str] | None = None) -> dict[str, Any]:
     config may be made in Python; `notes` are what `load_config` said of one that was read. Raises
     ConfigError and UserError, each with one sentence; after Ctrl-C KeyboardInterrupt, all saved.
     """
-    config, advice = check_config(config)
-    device = begin(config.train, advice if notes is None else notes)
-    run = open_run(config)
+    with before_all():
+        config, advice = check_config(config)
+        device = begin(config.train, advice if notes is None else notes)
+        run = open_run(config)
     try:
         with before_training(run):
             check_early(run, config)

@@ -13,6 +13,15 @@ from utils import UserError, go_on, write_json
 
 
 @contextlib.contextmanager
+def before_all() -> Iterator[None]:
+    """Around what comes before a run has its folders: nothing is there to go on with."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("stopped before it began; the same command begins again") from None
+
+
+@contextlib.contextmanager
 def before_training(run: Run) -> Iterator[None]:
     """Around what comes before: the pictures are read, the network is built, folders are made."""
     try:
