@@ -100,6 +100,9 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or (lacking := [k for k in OF_A_RUN if k not in state]):
         what = ", ".join(lacking) if isinstance(state, dict) else "a checkpoint's parts"
         raise UserError(f"{path} is no checkpoint of a run: it lacks {what}")
+    progress = state["progress"] if isinstance(state["progress"], dict) else {}
+    if not all(isinstance(progress.get(name), int) for name in ("epoch", "best_epoch")):
+        raise UserError(f"{path} is no checkpoint of a run: it doesn't say how far it is")
     return state
 
 

@@ -162,3 +162,11 @@ def test_metrics_csv_is_made_again(
     path.write_bytes(content)
     train(config_file.parent / "logs/tiny/config.yaml", "train.from_checkpoint=true")
     assert path.read_bytes().startswith(before)
+
+
+@pytest.mark.parametrize("progress", [None, [], {}, {"epoch": 1}, {"epoch": "1", "best_epoch": 0}])
+def test_one_that_does_not_say_how_far_it_is(tmp_path: Path, progress: object) -> None:
+    """As an older version wrote it, without a checksum."""
+    torch.save(state(1) | {"progress": progress}, tmp_path / "last.pt")
+    with pytest.raises(UserError, match="doesn't say how far it is; no checkpoint before it"):
+        read_last(tmp_path / "last.pt", None)
