@@ -49,8 +49,8 @@ from utils import command_line, end_log, log, progress_bar, seed_everything
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
     with before_all():
+        args = parse(argv)
         if args.resume is not None:
             config, notes = settings_to_resume(args.config, args.resume, args.overrides)
         else:
