@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 from config import Config
 from config_file import READ, dump_config, load_config
 from dataset import Split
+from engine import written
 from engine.run import BEST, Run, config_of, find_run, runs
 from engine.start import Work
 from filenames import same_name
 from layout.split_file import read_split
 from pretrained.files import digest_of
-from utils import UserError, go_on, log, some
+from utils import UserError, go_on, log, shell, some
 from yaml_files import section_of
 
 # What makes a run the one that it is. vit's keys do as well, but for dropout.
@@ -57,10 +59,13 @@ def settings_to_resume(
         folder = path
     else:
         config = config_of(path / BEST, str(path), train.log_path) if path.is_dir() else None
-        folder = config.parent if config else find_run(path.name, train.log_path)
+        folder = config.parent if config else _found(path, train.log_path)
     own = folder / "config.yaml"
     if not own.is_file():
-        raise UserError(f"{own} is not there: name its settings with --config and train.run_name=")
+        raise UserError(
+            f"{own} is not there: name its settings with --config, train.run_name= and "
+            "train.from_checkpoint=true, without --resume"
+        )
     found, notes = load_config(own, list(overrides))
     update = {"from_checkpoint": folder.name, "run_name": folder.name}
     update |= {"log_path": str(folder.parent)}
@@ -68,6 +73,11 @@ def settings_to_resume(
     if not (Path(found.train.save_path) / folder.name).exists() and there.exists():
         update["save_path"] = str(there.parent)
     return found.model_copy(update={"train": found.train.model_copy(update=update)}), notes
+
+
+def _found(path: Path, log_path: str) -> Path:
+    """The run's folder; one that is named by its path may lack config.yaml, which is said then."""
+    return path if (path / "split.csv").is_file() else find_run(path.name, log_path)
 
 
 def newest(log_path: str) -> Path:
@@ -88,6 +98,8 @@ def check_early(run: Run, config: Config) -> None:
     """Refuse what would be another run before pictures are read and weights are fetched for it."""
     own = run.folder / "config.yaml"
     if not (run.resumes and own.is_file()):
+        return
+    if own.name in written.changed(run.folder):  # last.pt tells what it said
         return
     text = own.read_text(encoding="utf-8", errors="replace")
     changes = changed(settings_in(text), asked(config))
@@ -152,11 +164,26 @@ Changes = Mapping[str, tuple[Any, Any]]
 def refuse(run: Run, changes: Changes, seen_later: Collection[str] = ("train.checkpoint",)) -> None:
     """Raise UserError where a setting is new that makes the run the one that it is."""
     wrong = {k: both for k, both in changes.items() if is_fixed(k) and k not in seen_later}
+    if "train.optim" in wrong and "train.lr" in changes:  # which settles what auto is
+        wrong["train.lr"] = changes["train.lr"]
     if wrong:
+        own = run.folder / "config.yaml"
+        edited = settings_in(own.read_text(encoding="utf-8", errors="replace"))
+        back = "".join(" " + shell(word) for word in put_back(wrong, edited))
         raise UserError(
             f"{some(said(wrong))}: that would be another run than {run.folder}; leave it out and "
-            f"go on with: {go_on(run.folder)}, or begin a new one"
+            f"go on with: {go_on(run.folder)}{back}, or begin a new one"
         )
+
+
+def put_back(changes: Changes, edited: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The overrides that undo what was edited in a run's own config.yaml, which says `edited`."""
+    found = []
+    for key, (old, _) in changes.items():
+        section, _, name = key.partition(".")
+        if edited[section].get(name, old) != old:
+            found.append(f"{key}={old if isinstance(old, str) else json.dumps(old)}")
+    return found
 
 
 def said(changes: Changes) -> list[str]:

@@ -11,10 +11,11 @@ import yaml
 
 import training
 from config import TrainConfig
-from engine.resume import FIXED, FREE, PLACES, is_same_place
+from engine.resume import FIXED, FREE, PLACES, is_same_place, put_back
 from engine.run import Run
 from engine.stop import before_training
 from tests.helpers import fail, picture, summary, train
+from utils import go_on
 
 
 def resume(*words: str) -> int:
@@ -128,7 +129,20 @@ def test_what_is_new_is_said_and_what_would_be_another_run_is_refused(
 def test_an_edit_of_the_run_s_own_settings_is_seen(stopped: Path, config_file: Path) -> None:
     own = stopped / "config.yaml"
     own.write_text(own.read_text().replace("seed: 0", "seed: 3"))
-    assert "train.seed: 0 -> 3: that would be another run" in fail(config_file, "--resume", "tiny")
+    said = fail(config_file, "--resume", "tiny")
+    assert "train.seed: 0 -> 3: that would be another run" in said
+    assert f"{go_on(stopped)} train.seed=0, or begin a new one" in said, "a way that leads on"
+    assert resume(str(stopped), "train.seed=0") == 0
+
+
+def test_what_puts_edits_back_is_what_was_edited() -> None:
+    wrong = {
+        "train.lr": ("auto", 0.5),
+        "train.optim": ("auto", "adamw"),
+        "train.classes": (None, 2),
+    }
+    written = {"vit": {}, "train": {"lr": 0.5, "optim": "auto", "classes": 2}}
+    assert put_back(wrong, written) == ["train.lr=auto", "train.classes=null"]
 
 
 def test_labels_that_were_edited_meanwhile_are_another_run(
@@ -176,3 +190,13 @@ def test_a_stop_before_the_training_says_what_is_there(tmp_path: Path) -> None:
     assert said().startswith("stopped before the training; go on with: python")
     run.resumes = True
     assert f"{run.folder} is as it was; go on with: python" in said()
+
+
+def test_a_split_that_was_deleted_is_drawn_again(
+    stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (stopped / "split.csv").read_bytes()
+    (stopped / "split.csv").unlink()
+    assert resume(str(stopped)) == 0
+    assert "it is drawn again, the same" in capsys.readouterr().out
+    assert (stopped / "split.csv").read_bytes() == before
