@@ -37,7 +37,7 @@ from engine.resume import check_early, saved_state, settings_to_resume
 from engine.search import search
 from engine.side import branch
 from engine.start import Work, begin, open_run, set_up, write_config
-from engine.stop import before_all, before_training, resumable
+from engine.stop import after_training, before_all, before_training, resumable
 from engine.track import Tracker, settings_of, tracking
 from engine.verdict import Judge
 from metrics import evaluate
@@ -85,8 +85,9 @@ def fit(config: Config, notes: Iterable[str] | None = None) -> dict[str, Any]:
             summary = overfit(work, repeated_batch(work))
         else:
             summary = learn(work)
-            if config.train.report:
-                write_report(run.folder)
+            with after_training(run):
+                if config.train.report:
+                    write_report(run.folder)
     finally:
         end_log()
         run.close()

@@ -44,7 +44,7 @@ from model import VisionTransformer
 from pretrained.build import FOUND
 from pretrained.read import read_arrays
 from tokens.cache import Loaders, TokenLoader
-from utils import git_commit, log, minutes, shell, versions, write_csv, write_json
+from utils import git_commit, log, minutes, versions, write_csv, write_json
 
 
 class Clock:
@@ -264,11 +264,7 @@ def write_report(folder: Path) -> None:
     code = f"import runpy, sys; sys.path[0] = {here!r}; runpy.run_module('tools.report', "
     code += "run_name='__main__', alter_sys=True)"
     command = [sys.executable, "-c", code, str(folder)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
-    except KeyboardInterrupt:
-        again = shell("python", "-m", "tools.report", folder)
-        raise KeyboardInterrupt(f"stopped; the run is complete, its report: {again}") from None
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if done.returncode == 0:
         log.info("report: %s", folder / "report.html")
     else:

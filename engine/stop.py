@@ -9,7 +9,7 @@ from engine.checkpoint import Progress
 from engine.job import Diverged
 from engine.run import Run
 from engine.verdict import NOT_LEARNED
-from utils import UserError, go_on, write_json
+from utils import UserError, go_on, shell, write_json
 
 
 @contextlib.contextmanager
@@ -34,6 +34,17 @@ def before_training(run: Run) -> Iterator[None]:
         else:
             said = "the same command begins again"
         raise KeyboardInterrupt(f"stopped before the training; {said}") from None
+
+
+@contextlib.contextmanager
+def after_training(run: Run) -> Iterator[None]:
+    """Around what comes after: all is there but the report."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        again = shell("python", "-m", "tools.report", run.folder)
+        said = str(stop) or f"stopped; the run is complete, its report: {again}"
+        raise KeyboardInterrupt(said) from None
 
 
 @contextlib.contextmanager
