@@ -200,3 +200,15 @@ def test_a_split_that_was_deleted_is_drawn_again(
     assert resume(str(stopped)) == 0
     assert "it is drawn again, the same" in capsys.readouterr().out
     assert (stopped / "split.csv").read_bytes() == before
+
+
+def test_a_stop_while_the_report_is_written_names_its_command(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*words: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "write_report", stop)
+    with pytest.raises(KeyboardInterrupt, match="the run is complete, its report: python -m tools"):
+        train(config_file, "train.max_epochs=1", "train.report=true")
+    assert summary(config_file)["epochs"] == 1
