@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 
+from engine.metrics_log import COLUMNS
 from pretrained.checksums import check_seal, seal
 from pretrained.files import metadata_in, read_arrays
 from utils import UserError, log, replacing
 
+NAMES = {*COLUMNS}
 OF_A_RUN = ("model", "optimizer", "scheduler", "classes", "progress")  # among others
 
 
@@ -103,7 +105,14 @@ def _read(path: Path) -> dict[str, Any]:
     progress = state["progress"] if isinstance(state["progress"], dict) else {}
     if not all(isinstance(progress.get(name), int) for name in ("epoch", "best_epoch")):
         raise UserError(f"{path} is no checkpoint of a run: it doesn't say how far it is")
+    if not are_rows(state.get("rows", [])):
+        raise UserError(f"{path} is no checkpoint of a run: its rows are none of metrics.csv")
     return state
+
+
+def are_rows(rows: Any) -> bool:
+    """Whether they can be written as metrics.csv."""
+    return isinstance(rows, list) and all(isinstance(r, dict) and r.keys() <= NAMES for r in rows)
 
 
 def _fault_of(best: Path, wanted: int, now: int) -> str | None:

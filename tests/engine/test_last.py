@@ -170,3 +170,10 @@ def test_one_that_does_not_say_how_far_it_is(tmp_path: Path, progress: object) -
     torch.save(state(1) | {"progress": progress}, tmp_path / "last.pt")
     with pytest.raises(UserError, match="doesn't say how far it is; no checkpoint before it"):
         read_last(tmp_path / "last.pt", None)
+
+
+@pytest.mark.parametrize("rows", [None, {}, [3], [{"epoch": 1, "other": 2}], [{3: 4}]])
+def test_one_whose_rows_are_none(tmp_path: Path, rows: object) -> None:
+    torch.save(state(1) | {"rows": rows}, tmp_path / "last.pt")
+    with pytest.raises(UserError, match="its rows are none of metrics.csv"):
+        read_last(tmp_path / "last.pt", None)
