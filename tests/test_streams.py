@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,7 @@ def status(
     code = PROGRAM.format(repo=str(REPO), then=then)
     (folder / "program.py").write_text(code, encoding="utf-8")
     done = subprocess.run(
-        ["sh", "-c", f"{sys.executable} program.py {streams}"],
+        ["sh", "-c", f"{shlex.quote(sys.executable)} program.py {streams}"],
         cwd=folder,
         env=os.environ | {"PYTHONUNBUFFERED": ""} | environment,
         capture_output=True,
