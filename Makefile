@@ -27,7 +27,7 @@ quickstart: $(VENV)/main.done
 	fi
 
 # A process a core, of one thread each: what is tested is small.
-TESTS := OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses=8
+TESTS := OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses=8 --dist=loadfile
 
 test: $(VENV)/dev.done
 	$(TESTS) -m "not slow"
