@@ -205,7 +205,6 @@ def test_decide_and_train_again_in_a_browser(browser: Any, server: Server) -> No
 def test_training_waits_for_the_last_decision(browser: Any, server: Server) -> None:
     page = browser.new_context().new_page()
     page.goto(server.address)
-    page.wait_for_function("document.querySelector('#state').textContent.trim() !== ''")
     own = server.desk.decide
 
     def slow(*words: Any) -> None:
