@@ -6,10 +6,11 @@ import codecs
 import contextlib
 import io
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
+
+from plain_files import kind_of, without_waiting
 
 MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # what Windows calls Unicode
 
@@ -22,9 +23,9 @@ class NoText(ValueError):
 def opened(path: Path, most_bytes: int, errors: str = "strict") -> Iterator[TextIO]:
     """A file open to be read, line ends as they are. Raises NoText for what is no file of at most
     so many bytes, at the latest when a line is read that is none; OSError as `open` does."""
-    with open(path, "rb", opener=_without_waiting) as raw:
+    with open(path, "rb", opener=without_waiting) as raw:
         found = os.fstat(raw.fileno())
-        if not stat.S_ISREG(found.st_mode):
+        if kind_of(found.st_mode):
             raise NoText("it is a pipe or a device, no file")
         if found.st_size > most_bytes:
             size = f"{found.st_size / 1e6:,.1f} MB"
@@ -34,11 +35,6 @@ def opened(path: Path, most_bytes: int, errors: str = "strict") -> Iterator[Text
             yield io.TextIOWrapper(raw, encoding, errors, newline="")
         except UnicodeError:
             raise NoText(f"{_odd_byte(path, encoding)}; save it as text in UTF-8") from None
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """A pipe that nobody writes to would be waited for."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _odd_byte(path: Path, encoding: str) -> str:

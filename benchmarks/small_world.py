@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ import training
 from config import ConfigError, ViTConfig
 from csv_files import read_csv
 from model import VisionTransformer
-from utils import UserError
+from utils import UserError, of_the_disk
 
 EPOCHS, STOPPED = 4, 2
 TINY = {"patch_dim": 8, "hidden_dim": 32, "num_heads": 2, "num_layers": 2, "ff_dim": 32, "dim": 16}
@@ -169,10 +168,9 @@ def _done(job: Callable[[], Any]) -> Outcome:
         except (UserError, ConfigError) as error:
             found.kind, found.error = "sentence", str(error)
         except OSError as error:  # as utils.command_line has it
-            full = error.errno in (28, 122)
-            found.kind = "sentence" if full else "traceback"
-            where = f" while writing {error.filename}" if error.filename else ""
-            found.error = f"no space left on the disk{where}" if full else traceback.format_exc()
+            sentence = of_the_disk(error)
+            found.kind = "sentence" if sentence else "traceback"
+            found.error = sentence or traceback.format_exc()
         except BaseException:
             found.kind, found.error = "traceback", traceback.format_exc()
     found.said = said.getvalue()
@@ -186,7 +184,3 @@ def restored(home: Path, pristine: Path) -> Iterator[None]:
         shutil.rmtree(home / name, ignore_errors=True)
         shutil.copytree(pristine / name, home / name)
     yield
-
-
-def minutes_since(started: float) -> str:
-    return f"{(time.monotonic() - started) / 60:.1f} min"

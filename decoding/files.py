@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import UnidentifiedImageError
 
 from decoding.formats import LARGE, LARGE_ONES, MAX_PIXELS, begins_as_picture
+from plain_files import kind_of, without_waiting
 
 MOST_BYTES = 4 * MAX_PIXELS  # of one file
-KINDS = {
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFDIR: "a folder",
-}
 
 
 def content_of(path: Path) -> bytes:
@@ -28,9 +21,7 @@ def content_of(path: Path) -> bytes:
     try:
         _check_regular(path.stat())
         # What has taken its place meanwhile is not waited for either.
-        opened = os.open(
-            path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        )
+        opened = without_waiting(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
         raise ValueError("a link to nothing" if path.is_symlink() else "no such file") from None
     with open(opened, "rb") as file:
@@ -46,8 +37,8 @@ def content_of(path: Path) -> bytes:
 
 
 def _check_regular(status: os.stat_result) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"{KINDS.get(stat.S_IFMT(status.st_mode), 'no file')}, not a file")
+    if kind := kind_of(status.st_mode):
+        raise ValueError(f"{kind}, not a file")
 
 
 @contextlib.contextmanager

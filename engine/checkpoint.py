@@ -150,7 +150,7 @@ class Keeper:
     def _is_due(self, every: int | str | None, done: int) -> bool:
         if isinstance(every, int):
             return done % every == 0
-        pause = self.SECONDS and max(self.SECONDS, self.took / self.SHARE)
+        pause = max(self.SECONDS, self.took / self.SHARE)
         return every == "auto" and time.monotonic() > self.written + pause
 
     def _state(self) -> dict[str, Any]:

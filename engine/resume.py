@@ -10,9 +10,9 @@ from typing import Any
 from config import Config
 from config_file import READ, dump_config, load_config
 from dataset import Split
-from engine import written
 from engine.run import BEST, Run, config_of, find_run, runs
 from engine.start import Work
+from engine.written import is_changed
 from filenames import same_name
 from layout.split_file import read_split
 from pretrained.files import digest_of
@@ -84,7 +84,7 @@ def newest(log_path: str) -> Path:
     """The folder of the newest run that was begun and is not finished."""
     for folder in reversed(runs(log_path)):
         begun = (folder / "split.csv").exists() and not (folder / "summary.json").exists()
-        text = (folder / "config.yaml").read_text(encoding="utf-8", errors="replace")
+        text = text_of(folder / "config.yaml")
         if begun and not section_of(text, "overfit_one_batch").get("overfit"):
             return folder
     done = "every run there is finished" if runs(log_path) else "there is none"
@@ -99,10 +99,9 @@ def check_early(run: Run, config: Config) -> None:
     own = run.folder / "config.yaml"
     if not (run.resumes and own.is_file()):
         return
-    if own.name in written.changed(run.folder):  # last.pt tells what it said
+    if is_changed(run.folder, own.name):  # last.pt tells what it said
         return
-    text = own.read_text(encoding="utf-8", errors="replace")
-    changes = changed(settings_in(text), asked(config))
+    changes = changed(settings_in(text_of(own)), asked(config))
     settled = {key for key, both in changes.items() if "auto" in both} | {"train.finetune_blocks"}
     refuse(run, {key: both for key, both in changes.items() if key not in settled})
 
@@ -146,7 +145,7 @@ def check_settings(run: Run, config: Config, state: Mapping[str, Any] | None) ->
     """Say what is new in a run's settings; UserError where it would be another run with them."""
     text = (state or {}).get("config")  # that of older files is beside the logs
     if text is None and (run.folder / "config.yaml").is_file():
-        text = (run.folder / "config.yaml").read_text(encoding="utf-8", errors="replace")
+        text = text_of(run.folder / "config.yaml")
     changes = changed(settings_in(text or ""), asked(config))
     by_digest = config.train.mode == "finetune" and state is not None and "frozen" in state
     refuse(run, changes, {"train.checkpoint"} if by_digest else set())
@@ -168,7 +167,7 @@ def refuse(run: Run, changes: Changes, seen_later: Collection[str] = ("train.che
         wrong["train.lr"] = changes["train.lr"]
     if wrong:
         own = run.folder / "config.yaml"
-        edited = settings_in(own.read_text(encoding="utf-8", errors="replace"))
+        edited = settings_in(text_of(own))
         back = "".join(" " + shell(word) for word in put_back(wrong, edited))
         raise UserError(
             f"{some(said(wrong))}: that would be another run than {run.folder}; leave it out and "
@@ -192,6 +191,11 @@ def said(changes: Changes) -> list[str]:
 
 def asked(config: Config) -> dict[str, Any]:
     return settings_in(dump_config(config))
+
+
+def text_of(page: Path) -> str:
+    """A config's text, whatever has become of it."""
+    return page.read_text(encoding="utf-8", errors="replace")
 
 
 def settings_in(text: str) -> dict[str, dict[str, Any]]:

@@ -17,7 +17,7 @@ from durable import TEMPORARY, remove_left
 from engine.last import read_last, write_last
 from engine.lock import LOCK, Lock, Taken
 from engine.metrics_log import COLUMNS, METRICS
-from engine.written import changed
+from engine.written import is_changed
 from filenames import name_of
 from pretrained.files import metadata_in, weights_in
 from pretrained.names import WEIGHTS
@@ -195,7 +195,7 @@ class Run:
             if run.is_half_born:
                 run.resumes = False
                 log.info("%s was stopped before it had begun: it begins now", run.folder)
-            elif run.split.name not in changed(run.folder) and not run.split.exists():
+            elif not (run.split.exists() or is_changed(run.folder, run.split.name)):
                 raise run.no_such(log_path)
         except BaseException:
             run.close()

@@ -19,7 +19,7 @@ from engine.job import SEARCH
 from engine.metrics_log import METRICS
 from engine.run import Run
 from engine.track import check_tracker
-from engine.written import changed, forget, rewriting, was_written
+from engine.written import changed, forget, is_changed, rewriting, was_written
 from images import FileIndex, ImageDataset, greys_of
 from model import VisionTransformer
 from pretrained.build import build_for
@@ -145,7 +145,7 @@ def split_of(train: TrainConfig, run: Run, known: FileIndex | None) -> Split:
     not as the run wrote it is drawn again; UserError where that would be another."""
     if not run.resumes:
         return load_split(train, None, known)
-    if run.split.name not in changed(run.folder):
+    if not is_changed(run.folder, run.split.name):
         return load_split(train, run.split, known)
     split = load_split(train, None, known)
     again = run.split.with_name(".split-again.csv")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from csv_files import cells_of
+from text_files import NoText
 from utils import write_json
 
 CHECKSUMS = "checksums.json"
@@ -37,11 +37,13 @@ def changed(folder: Path) -> list[str]:
     """The files that are not as the run wrote them, or gone; of what it noted nothing of, as an
     older version did of all, nothing is said. A table that a spreadsheet has saved with the same
     cells is the same."""
-    found = []
-    for name, digest in _known(folder).items():
-        if not (folder / name).is_file() or digest_of_file(folder / name) != digest:
-            found.append(name)
-    return found
+    return [name for name in _known(folder) if is_changed(folder, name)]
+
+
+def is_changed(folder: Path, name: str) -> bool:
+    """Whether that is so of one file; the others are not read."""
+    digest, path = _known(folder).get(name), folder / name
+    return digest is not None and not (path.is_file() and digest_of_file(path) == digest)
 
 
 def was_written(folder: Path, name: str, path: Path) -> bool:
@@ -51,17 +53,11 @@ def was_written(folder: Path, name: str, path: Path) -> bool:
 
 def digest_of_file(path: Path) -> str:
     """Of a table's cells, whatever separates them; of the lines of another text."""
-    content = path.read_bytes()
-    text = content.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
+    text = path.read_bytes().removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
     if path.suffix == ".csv":
-        with contextlib.suppress(UnicodeDecodeError, csv.Error):
-            text = json.dumps(_cells(text.decode())).encode()
+        with contextlib.suppress(NoText):
+            text = json.dumps([cells for _, cells in cells_of(path)]).encode()
     return hashlib.sha256(text).hexdigest()
-
-
-def _cells(text: str) -> list[list[str]]:
-    separator = ";" if ";" in text.partition("\n")[0] else ","
-    return [row for row in csv.reader(io.StringIO(text, ""), delimiter=separator) if any(row)]
 
 
 def _known(folder: Path) -> dict[str, str]:

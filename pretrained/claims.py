@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
-import stat
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plain_files import kind_of
 from utils import UserError
 
 MOST_ARRAYS = 20_000  # of a network: a ViT-H has 400, with its optimiser 1,200
@@ -30,23 +30,15 @@ MOST_DIRECTORY = 8 << 20  # of a zip: 20,000 members are 2 MB
 # Arrays of what a file of this size can hold. Weights hardly compress, those that were bfloat16
 # to half; what is smaller than this is no danger, however well it does.
 SMALL, DENSEST = 256 << 20, 8
-KINDS = {
-    stat.S_ISFIFO: "a FIFO",
-    stat.S_ISSOCK: "a socket",
-    stat.S_ISCHR: "a device",
-    stat.S_ISBLK: "a device",
-    stat.S_ISDIR: "a folder",
-}
 
 
 def special(path: Path) -> str | None:
     """What a path leads to that is no ordinary file: reading it may never end. None for a file, and
     for what is not there."""
     try:
-        mode = path.stat().st_mode
+        return kind_of(path.stat().st_mode)
     except (OSError, ValueError):
         return None
-    return next((kind for is_one, kind in KINDS.items() if is_one(mode)), None)
 
 
 def ordinary(path: Path) -> None:

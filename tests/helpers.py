@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -161,3 +162,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def settings(root: Path, **changes: Any) -> TrainConfig:
     return TrainConfig(base_dir=str(root), **changes)
+
+
+def no_files(folder: Path) -> list[tuple[Path, str]]:
+    """What is no text of a sane size, in a folder that it is put into, and why it can't be read;
+    `huge`, beside it, has 100 GB of nothing."""
+    os.mkfifo(folder / "pipe")
+    with open(folder / "huge", "wb") as file:
+        file.truncate(10**11)
+    waits = "it is a pipe or a device"
+    return [(folder, "Is a directory"), (folder / "pipe", waits), (Path("/dev/zero"), waits)]

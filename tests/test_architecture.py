@@ -19,7 +19,7 @@ import own_code
 
 REPO = Path(__file__).resolve().parents[1]
 FLOORS = (  # from the ground up
-    "filenames stopping",
+    "filenames plain_files stopping",
     "config_types text_files streams durable",
     "utils config own_code decoding yaml_files",
     "config_rules overrides csv_files drawing filing certainty duplicates",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ import csv_files
 from csv_files import appended, read_csv
 from layout.decisions import read_decisions
 from layout.split_file import read_split
+from tests.helpers import no_files
 from text_files import NoText
 from utils import UserError
 
@@ -65,13 +65,8 @@ def test_what_is_no_table_is_one_sentence(tmp_path: Path, text: str | bytes, why
 
 
 def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    with open(tmp_path / "huge", "wb") as file:
-        file.truncate(10**11)
     for path, why in (
-        (tmp_path, "Is a directory"),
-        (tmp_path / "pipe", "it is a pipe or a device"),
-        (Path("/dev/zero"), "it is a pipe or a device"),
+        *no_files(tmp_path),
         (tmp_path / "none", "No such file"),
         (tmp_path / "huge", "it has 100,000.0 MB, and 500 MB are the most"),
     ):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import os
 import tracemalloc
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from config import ConfigError
 from config_file import load_config
+from tests.helpers import no_files
 from text_files import NoText, opened
 from yaml_files import section_of
 
@@ -115,13 +115,8 @@ def test_what_is_no_yaml_is_one_sentence(tmp_path: Path, text: str | bytes, sent
 
 
 def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    with open(tmp_path / "huge", "wb") as file:
-        file.truncate(10**11)
     for path, why in (
-        (tmp_path, "Is a directory"),
-        (tmp_path / "pipe", "it is a pipe or a device"),
-        (Path("/dev/zero"), "it is a pipe or a device"),
+        *no_files(tmp_path),
         (tmp_path / "huge", "it has 100,000.0 MB, and 1 MB are the most"),
         (tmp_path / ("x" * 5000), "File name too long"),
     ):

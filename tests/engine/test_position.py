@@ -165,6 +165,7 @@ def test_save_steps_says_when(config_file: Path, monkeypatch: pytest.MonkeyPatch
     for every, expected in (("auto", [1, 2, 3, 4, 0]), ("null", [0])):
         saved.clear()
         monkeypatch.setattr(Keeper, "SECONDS", 0)
+        monkeypatch.setattr(Keeper, "SHARE", float("inf"))
         more = ["train.max_epochs=1", f"train.save_steps={every}", f"train.run_name={every}"]
         train(config_file, *options[1:], *more)
         assert saved == expected, every
