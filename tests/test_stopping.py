@@ -19,9 +19,18 @@ from utils import command_line
 
 @pytest.fixture(autouse=True)
 def handlers_stay() -> Iterator[None]:
+    """Whatever the tests were started from: under nohup, and behind a shell's &, some are ignored."""
+    given = {number: signal.getsignal(number) for number in ENDING}
+    for number, how in given.items():
+        if how is signal.SIG_IGN:
+            default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, default)
     before = {number: signal.getsignal(number) for number in ENDING}
     yield
-    assert {number: signal.getsignal(number) for number in ENDING} == before
+    after = {number: signal.getsignal(number) for number in ENDING}
+    for number, how in given.items():
+        signal.signal(number, how)
+    assert after == before
 
 
 def send(number: int) -> None:
