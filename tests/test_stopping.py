@@ -19,7 +19,7 @@ from utils import command_line
 
 @pytest.fixture(autouse=True)
 def handlers_stay() -> Iterator[None]:
-    """Whatever the tests were started from: under nohup, and behind a shell's &, some are ignored."""
+    """Whatever the tests were started from: under nohup, and behind a &, some are ignored."""
     given = {number: signal.getsignal(number) for number in ENDING}
     for number, how in given.items():
         if how is signal.SIG_IGN:
