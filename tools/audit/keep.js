@@ -69,6 +69,7 @@ function problem(text) {
 }
 
 async function before() {
+  show(); // at once: a key may be pressed before the answer is here
   try {
     const kept = token ? (await ask("/decisions")).decisions : stored() ?? [];
     take([...kept, ...decisions]);

@@ -204,15 +204,19 @@ def test_decide_and_train_again_in_a_browser(browser: Any, server: Server) -> No
 
 def test_training_waits_for_the_last_decision(browser: Any, server: Server) -> None:
     page = browser.new_context().new_page()
-    page.goto(server.address)
-    own = server.desk.decide
+    own, listed = server.desk.decide, server.desk.listed
 
     def slow(*words: Any) -> None:
         time.sleep(0.3)
         own(*words)
 
-    server.desk.decide = slow  # type: ignore[method-assign]
-    page.keyboard.press("x")
+    def late() -> list[Any]:
+        time.sleep(1)
+        return listed()
+
+    server.desk.decide, server.desk.listed = slow, late  # type: ignore[method-assign]
+    page.goto(server.address)
+    page.keyboard.press("x")  # before it is known what was decided
     page.keyboard.press("x")
     page.click("#again")
     page.wait_for_selector("#scores .big")
