@@ -56,6 +56,13 @@ def while_importing() -> None:
         signal.signal(number, _end)
 
 
+def while_found() -> None:
+    """The same from the first line of a package, where one of its modules is started by `python -m`
+    (which calls the program so until it has found the module); nothing where it is imported."""
+    if sys.argv[:1] == ["-m"]:
+        while_importing()
+
+
 def _end(number: int, frame: FrameType | None) -> None:
     print("\nstopped", file=sys.stderr, flush=True)
     os._exit(128 + number)
