@@ -24,6 +24,7 @@ from config_file import load_config
 from engine.run import config_of
 from filenames import name_of
 from layout.split_file import read_split
+from tools.export.causes import CLIPPED, HALF_A_PIXEL, PADDED_FIRST, TRANSPARENT, cause
 from utils import UserError, command_line, setup_log, write_csv
 
 CSV = RESULTS / "exports.csv"
@@ -81,12 +82,13 @@ def main(argv: list[str] | None = None) -> int:
             subprocess.run([*export, "--out", str(folder)], check=True, cwd=ROOT)
             found = asked(folder, paths)
             head = answers(folder, paths) if form in READ_BACK else own
+            tell_others(found["answers"], head, paths, checkpoint)
             row = (
                 form,
                 found["differs"],
                 len(paths),
-                same(found["answers"], head),
-                same(found["answers"], own),
+                same(found["answers"], [a.label for a in head]),
+                same(found["answers"], [a.label for a in own]),
                 same(found["answers"], truth.values()),
                 round(sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e6, 1),
                 round(found["rate"], 2),
@@ -109,8 +111,18 @@ def held_out(checkpoint: Path, wanted: str) -> dict[str, str]:
     return {str(root / name_of(path)): row["label"] for path, row in rows.items()}
 
 
-def answers(weights: Path, paths: list[str]) -> list[str]:
-    return [answer.label for answer in Classifier(weights, device="cpu")(paths)]
+def answers(weights: Path, paths: list[str]) -> list[Any]:
+    return Classifier(weights, device="cpu")(paths)
+
+
+def tell_others(theirs: list[str], head: list[Any], paths: list[str], checkpoint: Path) -> None:
+    """Each picture that a form answers otherwise, how sure of it the classifier is, and why."""
+    how = Classifier(checkpoint, device="cpu").preprocessing
+    for path, other, answer in zip(paths, theirs, head, strict=True):
+        if other != answer.label:
+            why = cause(Path(path), (CLIPPED, TRANSPARENT, HALF_A_PIXEL, PADDED_FIRST), how)
+            name = "/".join(Path(path).parts[-2:])
+            print(f"  {name}: {other}, not {answer.label} ({answer.probability:.3f}): {why}")
 
 
 def asked(folder: Path, paths: list[str]) -> dict[str, Any]:
