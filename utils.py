@@ -32,7 +32,7 @@ from durable import flush, temporary_of
 from filenames import shown
 from parallel import is_first, rank, tell_torchrun, world_size
 from stopping import stopping
-from streams import any_streams, silence
+from streams import LogFile, any_streams, silence
 
 log = logging.getLogger("vit")
 
@@ -358,24 +358,6 @@ class _BarFriendlyHandler(logging.Handler):
             log.warning("standard output takes no more (%s); the log goes on", error.strerror)
 
 
-class _LogFile(logging.FileHandler):
-    """The log as a file; of a disk that takes no more, one line is said on the terminal."""
-
-    full = False
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        error = sys.exc_info()[1]
-        if not isinstance(error, OSError):
-            super().handleError(record)
-        elif not self.full:
-            self.full = True
-            log.warning("%s takes no more (%s)", self.baseFilename, error.strerror)
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            super().close()
-
-
 def setup_log() -> None:
     """Send the log to the terminal, kind to progress bars, and remember it until a file is open."""
     log.setLevel(logging.DEBUG)
@@ -391,7 +373,7 @@ def setup_log() -> None:
 
 def log_to(path: Path) -> None:
     """Append the log, what was remembered of it first, to a file."""
-    file = _LogFile(path, encoding="utf-8")
+    file = LogFile(path, encoding="utf-8")
     file.setFormatter(_Readable("%(asctime)s %(levelname)s %(message)s"))
     for handler in list(log.handlers):
         if isinstance(handler, MemoryHandler):
