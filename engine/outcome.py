@@ -25,10 +25,11 @@ from engine.answers import (
     unseen_accuracy,
     write_unseen,
 )
+from engine.average import Average
 from engine.certain import make_certain
 from engine.checkpoint import Progress, keep
 from engine.heads import add_layers_head, by_layer, each_can_be_left_out, told_apart_from
-from engine.job import SEARCH, Average, Job, Setting
+from engine.job import SEARCH, Job, Setting
 from engine.metrics_log import METRICS
 from engine.plots import plot_layers
 from engine.refit import measured, refit
