@@ -61,6 +61,10 @@ class Sample:
         if not self.group:
             object.__setattr__(self, "group", self.sha256)
 
+    def content(self) -> bytes:
+        """The bytes of its file. Raises OSError or ValueError where it can't be read."""
+        return content_of(self.path)
+
 
 def read_image(
     source: Path | BinaryIO, greys: Greys | None = None, most: int | None = MAX_PIXELS
@@ -332,7 +336,7 @@ def greys_of(samples: Iterable[Sample]) -> Greys | None:
 def read_unchanged(sample: Sample) -> np.ndarray:
     """A sample's pixels; UserError where the file is no longer what was split."""
     with contextlib.suppress(OSError, ValueError):
-        content = content_of(sample.path)
+        content = sample.content()
         if hashlib.sha256(content).hexdigest() == sample.sha256:
             return pixels_of(open_picture(content, sample.path.name, None), sample.greys)
     raise UserError(f"{sample.path} was changed while it was in use; run again")
@@ -348,7 +352,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
 
     def __init__(
         self,
-        samples: list[Sample],
+        samples: Sequence[Sample],
         transform: v2.Compose,
         decoded: dict[Path, Tensor],
         seed: int,
