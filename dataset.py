@@ -24,7 +24,15 @@ from layout.draw import assign_parts
 from layout.groups import copies_notes, with_groups
 from layout.labels import decide
 from layout.parts import Found, Layout, lay_out
-from layout.split_file import COLUMNS, PARTS, Asked, apply_split, first_change, read_split, text_below
+from layout.split_file import (
+    COLUMNS,
+    PARTS,
+    Asked,
+    apply_split,
+    first_change,
+    read_split,
+    text_below,
+)
 from shards.load import load as load_shards
 from shards.packed import Packed
 from shards.place import names_shards
@@ -110,10 +118,12 @@ def load_split(
 
 
 def _of_shards(train: TrainConfig, split_file: Path | None) -> Split:
-    """The split that shards have; UserError where it is another than that of `split_file`."""
+    """The split that shards have; UserError where it is another than that of `split_file`, or of
+    train.split."""
     found = load_shards(train)
     split = Split(found.root, found.classes, found.samples, tuple(found.unused), ())
     split = replace(split, notes=(*found.notes, *_missing_classes(split)))
+    split_file = split_file or (Path(train.split) if train.split else None)
     if split_file is not None and (row := first_change(split_file, rows_of_split(split))):
         raise UserError(
             f"{train.base_dir} does not hold what {split_file} lists: {row}; put the shards back, "

@@ -209,6 +209,8 @@ class FileIndex:
 
     def update(self, samples: Sequence[Sample]) -> None:
         """Remember, and write down, what was asked for in vain and is an image."""
+        if not self.unknown:
+            return
         names = {str(sample.path.absolute()) for sample in samples}
         new = {n: self.unknown[n] for n in names & self.unknown.keys() if len(self.unknown[n]) == 9}
         if new:

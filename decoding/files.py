@@ -40,6 +40,11 @@ def content_of(path: Path) -> bytes:
         return file.read(status.st_size)
 
 
+def is_there(path: Path) -> bool:
+    """Whether a picture's file is there; one in a tar is, where that is."""
+    return path.is_file() or within(path) is not None
+
+
 def _check_regular(status: os.stat_result) -> None:
     if kind := kind_of(status.st_mode):
         raise ValueError(f"{kind}, not a file")

@@ -22,8 +22,8 @@ def drawn(
         different, first = np.unique(place[order], return_index=True)
         if len(order) and len(different) <= len(cuts):
             raise UserError(
-                f"class {name} has {len(different)} different image(s): it needs {len(cuts) + 1} or "
-                f"more, one to train on and one for {' and one for '.join(cuts)}"
+                f"class {name} has {len(different)} different image(s): it needs {len(cuts) + 1} "
+                f"or more, one to train on and one for {' and one for '.join(cuts)}"
             )
         ends, used = [*first[1:], len(order)], 0  # of the groups of copies
         for i, (part, share) in enumerate(cuts.items()):

@@ -66,8 +66,8 @@ class Fetcher:
 
 
 def fetch(one: Wanted, tries: int = TRIES) -> None:
-    """Fetch a file to its place, so many times where it comes broken. Raises UserError where it can't
-    be had, or is not what the index says."""
+    """Fetch a file to its place, so many times where it comes broken. Raises UserError where it
+    can't be had, or is not what the index says."""
     source = one.source
     assert source.remote is not None
     shown = source.remote if len(source.remote) < 200 else f"{source.remote[:200]}..."

@@ -58,19 +58,21 @@ def scan(
     name = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:24]
     rows, about = kept / f"{name}.npy", kept / f"{name}.json"
     if not (rows.is_file() and about.is_file()):
-        found = _read(tar, size, most_pixels, passed)
-        write_rows(rows, rows_of(found.rows))
-        values = found.values and [*found.values]
-        said = {"of": text_of(known_as), "count": len(found.rows), "classes": found.classes}
-        write_json(about, said | {"values": values, "bad": found.bad})
+        _keep(_read(tar, size, most_pixels, passed), rows, about, known_as)
     try:
         said = json.loads(about.read_text(encoding="utf-8"))
         shard = Shard(tar.name, _part(tar.name), int(said["count"]), size)
-        values = said["values"] and Values(*said["values"])
+        values = Values(*said["values"]) if said["values"] else None
         bad = tuple((str(name), str(reason)) for name, reason in said["bad"])
         return Scanned(shard, rows, tuple(map(str, said["classes"])), values, bad)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{about} is damaged ({error}); remove it: it is made anew") from None
+
+
+def _keep(found: _Found, rows: Path, about: Path, known_as: str) -> None:
+    write_rows(rows, rows_of(found.rows))
+    said = {"of": text_of(known_as), "count": len(found.rows), "classes": found.classes}
+    write_json(about, said | {"values": found.values, "bad": found.bad})
 
 
 def _part(name: str) -> str:
@@ -87,9 +89,7 @@ class _Found:
     bad: list[tuple[str, str]] = field(default_factory=list)
 
 
-def _read(
-    tar: Path, size: int, most_pixels: int | None, passed: Callable[[int], object]
-) -> _Found:
+def _read(tar: Path, size: int, most_pixels: int | None, passed: Callable[[int], object]) -> _Found:
     found, numbers, at = _Found(), dict[str, int](), 0
     with open(tar, "rb", opener=without_waiting) as file:
         try:

@@ -23,7 +23,7 @@ from shards.place import Source, fetched_folder, root_of, sources_of
 from utils import UserError, log, progress_bar, sha256_of, some
 
 # What is decided when shards are made, by tools.shard, of a folder.
-OF_A_FOLDER = ("split", "labels", "groups", "new_images", "from_run")
+OF_A_FOLDER = ("from_run", "labels", "groups", "new_images")
 AT_ONCE = 4  # shards that are read, or asked for, at a time
 T = TypeVar("T")
 
@@ -239,7 +239,7 @@ def _only(
 def _with_parts(
     samples: Packed, classes: tuple[str, ...], train: TrainConfig, notes: list[str]
 ) -> Packed:
-    """The shards' own parts; val, and test where it is asked for, are drawn where they have none."""
+    """The shards' own parts; val, and test where it is asked for, are drawn where there is none."""
     there = {PARTS[number] for number in np.unique(samples.parts)}
     fractions = {"test": train.test_fraction, "val": train.val_fraction}
     if "test" in there and train.test_fraction:

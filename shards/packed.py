@@ -45,9 +45,7 @@ class Tars:
     their position.
     """
 
-    def __init__(
-        self, places: Sequence[Place], fetch: Callable[[int], None] | None = None
-    ) -> None:
+    def __init__(self, places: Sequence[Place], fetch: Callable[[int], None] | None = None) -> None:
         self.places = tuple(places)
         self.fetch = fetch
         self._forget()

@@ -24,7 +24,7 @@ PIPE = "pipe:"
 MOST_SHARDS = 1_000_000
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
-_FILE = re.compile(r"[^/\\\s'\"=]+\.tar(?=$|[\s'\"?#&|;)>])")  # a tar's name in an address, a command
+_FILE = re.compile(r"[^/\\\s'\"=]+\.tar(?=$|[\s'\"?#&|;)>])")  # a tar's, in a command
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,10 @@ def root_of(base_dir: str, data: str) -> Path:
         return Path(base_dir)
     folders = [os.path.dirname(one) or "." for one in base_dir.split("::")]
     plain = [re.split(r"[{*?\[]", folder)[0] for folder in folders]
-    whole = [p if p == f else os.path.dirname(p) or "." for p, f in zip(plain, folders, strict=True)]
+    whole = [
+        before if before == folder else os.path.dirname(before) or "."
+        for before, folder in zip(plain, folders, strict=True)
+    ]
     return Path(os.path.commonpath(whole) if len(whole) > 1 else whole[0])
 
 

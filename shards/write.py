@@ -44,7 +44,7 @@ class Entry:
         return str(self.sample.label).encode()
 
     @property
-    def bytes(self) -> int:
+    def taken(self) -> int:
         """What it takes in a tar, its label, too."""
         return 3 * BLOCK + _padded(self.size)
 
@@ -64,7 +64,7 @@ class Planned:
 
     @property
     def bytes(self) -> int:
-        return sum(entry.bytes for entry in self.entries) + len(END)
+        return sum(entry.taken for entry in self.entries) + len(END)
 
     def rows(self) -> np.ndarray:
         """Its rows (see `index.row_type`)."""
@@ -74,7 +74,7 @@ class Planned:
             sums = bytes.fromhex(sample.sha256), bytes.fromhex(sample.group)[:8]
             deep = sample.greys is not None
             found.append((at, entry.size, sample.label, *sums, deep, name))
-            at += entry.bytes
+            at += entry.taken
         return rows_of(found)
 
 
@@ -94,7 +94,7 @@ def plan(samples: Sequence[Sample], classes: Sequence[str], size: int, seed: int
 def _entry(number: int, sample: Sample, label: str) -> Entry:
     size = sample.path.stat().st_size
     if size >= MOST:
-        raise UserError(f"{sample.path} has {size:,} bytes, and a shard's picture less than {MOST:,}")
+        raise UserError(f"{sample.path} has {size:,} bytes; {MOST:,} are too many for a shard")
     key = f"{number:08}-{_plain(label)}-{_plain(sample.path.stem)}"
     return Entry(sample, key, _extension(sample.path), size)
 
@@ -119,11 +119,11 @@ def _filled(entries: Iterator[Entry], size: int) -> Iterator[tuple[Entry, ...]]:
     some: list[Entry] = []
     taken = len(END)
     for entry in entries:
-        if some and taken + entry.bytes > size:
+        if some and taken + entry.taken > size:
             yield tuple(some)
             some, taken = [], len(END)
         some.append(entry)
-        taken += entry.bytes
+        taken += entry.taken
     if some:
         yield tuple(some)
 
@@ -156,7 +156,7 @@ def write(shard: Planned, folder: Path, passed: Callable[[int], object]) -> Shar
             content = _content(entry.sample)
             put(picture + content.ljust(_padded(len(content)), b"\0"))
             put(label + entry.label.ljust(BLOCK, b"\0"))
-            passed(entry.bytes)
+            passed(entry.taken)
         put(END)
     return Shard(shard.name, shard.part, len(shard.entries), shard.bytes, digest.hexdigest())
 
@@ -178,7 +178,7 @@ def check(shard: Planned, file: Path, passed: Callable[[int], object]) -> Shard:
     with open(file, "rb") as tar:
         for entry in shard.entries:
             _compare(tar, entry, digest.update)
-            passed(entry.bytes)
+            passed(entry.taken)
         rest = tar.read(len(END) + 1)
         digest.update(rest)
         if rest != END:
@@ -187,11 +187,11 @@ def check(shard: Planned, file: Path, passed: Callable[[int], object]) -> Shard:
 
 
 def _compare(tar: BinaryIO, entry: Entry, update: Callable[[bytes], object]) -> None:
-    content = tar.read(entry.bytes)
+    content = tar.read(entry.taken)
     update(content)
     picture, label = entry.headers()
     inner, end = content[BLOCK : BLOCK + entry.size], BLOCK + _padded(entry.size)
-    if len(content) < entry.bytes:
+    if len(content) < entry.taken:
         raise ValueError(f"it was cut at {entry.key}")
     filled = content[BLOCK + entry.size : end]
     framed = content[:BLOCK] == picture and not filled.strip(b"\0")

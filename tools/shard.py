@@ -1,9 +1,9 @@
 """A folder of pictures as shards: WebDataset tars of some size, with an index.
 
-    python -m tools.shard FOLDER OUT                  train-000000.tar ..., val-..., test-..., index.json
-    python -m tools.shard FOLDER OUT --size 1GB       larger ones; 256MB where nothing is said
-    python -m tools.shard FOLDER OUT --verify         read all of them and compare with the folder
-    python -m tools.shard FOLDER OUT train.seed=1     what decides about parts, as training.py takes it
+    python -m tools.shard FOLDER OUT                OUT/train-000000.tar, ..., and an index.json
+    python -m tools.shard FOLDER OUT --size 1GB     larger ones; 256MB where nothing is said
+    python -m tools.shard FOLDER OUT --verify       read all of them and compare with the folder
+    python -m tools.shard FOLDER OUT train.seed=1   what decides about parts, as for training.py
 
 The parts are the folder's own, or drawn as a training would draw them. Ctrl-C keeps what is whole,
 and the same command goes on. Then: python training.py train.base_dir=OUT
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from config import ConfigError, TrainConfig
+from config import ConfigError
 from config_file import load_config
 from dataset import PARTS, Split, load_split
 from durable import remove_left
@@ -121,17 +121,16 @@ def see_that_it_is_ours(planned: list[Planned], out: Path) -> None:
     others = sorted(path.name for path in out.iterdir() if path.name not in ours)
     if others:
         raise UserError(
-            f"{out} holds what is not of these shards ({some(others, 5)}): name an empty folder, or "
-            "remove that (other settings, another --size or pictures give others)"
+            f"{out} holds what is not of these shards ({some(others, 5)}): name an empty folder, "
+            "or remove that (other settings, another --size or pictures give others)"
         )
 
 
 def verify(planned: list[Planned], split: Split, out: Path) -> None:
     """Read every shard and compare it with the index and with the folder."""
-    index = read_index(out / INDEX) if (out / INDEX).is_file() else None
-    if index is None:
-        raise UserError(f"{out} has no {INDEX}: they are not finished; the command without --verify "
-                        "goes on")  # fmt: skip
+    if not (out / INDEX).is_file():
+        raise UserError(f"{out} has no {INDEX}: it is not finished; without --verify it is gone on")
+    index = read_index(out / INDEX)
     names = [shard.name for shard in planned]
     if index.classes != split.classes or [shard.name for shard in index.shards] != names:
         raise UserError(
