@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -93,13 +94,11 @@ def _pieces(train: TrainConfig, notes: list[str]) -> list[Piece]:
     without: list[Source] = []
     for folder in dict.fromkeys(source.path.parent for source in sources):
         here = [source for source in sources if source.path.parent == folder]
-        index = _index(here[0])
+        index = _index(here[0], notes)
         if index is None:
             without += here
             continue
         found += _of_index(index, here, notes)
-    if any(source.path.name == INDEX for source in without):
-        raise UserError(f"{without[0].remote or without[0].path} has no {INDEX}")
     found += _scanned(without, train)
     if not any(piece.shard.count for piece in found):
         raise UserError(
@@ -109,17 +108,23 @@ def _pieces(train: TrainConfig, notes: list[str]) -> list[Piece]:
     return found
 
 
-def _index(of: Source) -> Index | None:
+def _index(of: Source, notes: list[str]) -> Index | None:
     """The index beside a shard; None where there is none."""
     source = of.sibling(INDEX)
     if source.remote is None:
         return read_index(source.path) if source.path.is_file() else None
-    source.path.unlink(missing_ok=True)  # what is there may be another by now
+    new = Source(source.path.with_name(f".new-{INDEX}"), source.remote)
     try:
-        fetch(Wanted(source), tries=1)
+        fetch(Wanted(new), tries=1)
+        os.replace(new.path, source.path)
     except UserError as error:
-        log.debug("no index: %s", error)
-        return None
+        if source.path.is_file():
+            notes.append(f"{error}; the index that was fetched before is used")
+        elif of.path.name == INDEX:
+            raise
+        else:
+            log.debug("no index: %s", error)
+            return None
     return read_index(source.path, source.remote)
 
 

@@ -68,7 +68,7 @@ class Tars:
             place = self.places[number]
             try:
                 self._rows[number] = read_rows(place.rows, place.shard, place.own_classes)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, EOFError) as error:
                 raise UserError(
                     f"{place.rows} can't be used: {error}; make the shards again"
                 ) from None

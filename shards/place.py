@@ -37,8 +37,8 @@ class Source:
 
     def sibling(self, name: str) -> Source:
         """Another file of the same place."""
-        remote = None if self.remote is None else _FILE.sub(lambda _: name, self.remote, count=1)
-        return Source(self.path.with_name(name), remote)
+        before, _, after = (self.remote or "").rpartition(self.path.name)
+        return Source(self.path.with_name(name), self.remote and f"{before}{name}{after}")
 
 
 def is_remote(base_dir: str) -> bool:
@@ -139,15 +139,14 @@ def _sources(spelled: str, data: str) -> list[Source]:
 
 def _remote(address: str, data: str) -> Source:
     """A tar, or the index of a folder, of elsewhere, and where it will lie here."""
-    if not address.startswith(PIPE) and not _FILE.search(address):
-        address = re.sub(r"/?([?#].*)?$", rf"/{INDEX}\1", address, count=1)
-        found = re.search(re.escape(INDEX), address)
-    else:
-        found = _FILE.search(address)
-    if found is None:
+    names = _FILE.findall(address)
+    if not names and not address.startswith(PIPE):  # a folder
+        address = re.sub(r"/*([?#].*)?$", rf"/{INDEX}\1", address, count=1)
+        names = [INDEX]
+    if not names:
         raise UserError(f"{address:.200} names no tar; a name that ends in .tar tells shards apart")
-    name = found[0]
-    around = address[: found.start()] + "\0" + address[found.end() :]
+    name = names[-1]
+    around = "\0".join(address.rpartition(name)[::2])
     folder = hashlib.sha256(around.encode("utf-8", "surrogateescape")).hexdigest()[:12]
     return Source(fetched_folder(data) / folder / name, address)
 
