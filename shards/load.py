@@ -138,7 +138,8 @@ def _of_index(index: Index, here: list[Source], notes: list[str]) -> list[Piece]
     found = []
     for source in here:
         if (shard := by_name.get(source.path.name)) is None:
-            raise UserError(f"{source.path.parent / INDEX} does not name {source.path.name}")
+            own = source.sibling(INDEX)
+            raise UserError(f"{own.remote or own.path} does not name {source.path.name}")
         rows = source.sibling(shard.rows)
         found.append(Piece(source, shard, rows.path, index.classes, greys=index.greys))
     _several(_see_that_it_is_there, found)

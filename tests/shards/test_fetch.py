@@ -82,7 +82,7 @@ def test_what_came_broken_is_fetched_again_and_then_a_sentence(
         split_of(f"{server.url}/set", tmp_path / "other")
     with pytest.raises(UserError, match="none/index.json: the server answered 404"):
         split_of(f"{server.url}/none", tmp_path / "other")
-    with pytest.raises(UserError, match=r"x-1.tar: the server answered 404"):
+    with pytest.raises(UserError, match=r"set/index.json does not name x-1.tar"):
         split_of(f"{server.url}/set/x-1.tar", tmp_path / "none")
 
 
