@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -94,8 +94,10 @@ def load_split(
     unused, notes = layout.unused, layout.notes
     if wanted is not None and (left := sorted(layout.names - wanted)):
         notes.append(f"left out by train.classes: {some(left)}")
-    reading = read_all([item.path for item in layout.found], known, train.max_pixels)
-    samples = _samples(layout.found, classes, reading, unused, train.on_bad_image)
+    paths = [item.path for item in layout.found]
+    reading = read_all(paths, known, train.max_pixels)
+    found = zip(layout.found, paths, strict=True)
+    samples = _samples(found, classes, reading, unused, train.on_bad_image)
     given = split_file or (Path(train.split) if train.split else None)
     if given is not None:
         takes_new = split_file is None and train.new_images == "train"
@@ -171,7 +173,7 @@ def unreadable(bad: list[tuple[Path, str]]) -> str:
 
 
 def _samples(
-    found: list[Found],
+    found: Iterable[tuple[Found, Path]],
     classes: tuple[str, ...],
     reading: Reading,
     unused: list[tuple[Path, str]],
@@ -184,9 +186,9 @@ def _samples(
     unused += [(path, f"unreadable: {reason}") for path, reason in bad]
     digests, index = reading.digests, {name: i for i, name in enumerate(classes)}
     samples = [
-        Sample(item.path, index[item.class_name], item.part or "", digests[item.path])
-        for item in found
-        if item.path in digests
+        Sample(path, index[item.class_name], item.part or "", digests[path])
+        for item, path in found
+        if path in digests
     ]
     left = {sample.label for sample in samples}
     gone = [name for i, name in enumerate(classes) if i not in left]

@@ -82,7 +82,7 @@ class Bench:
             self.take("start, folder", "start", self.home / name, count)
             self.take("start again, folder", "start", self.home / name, count)
             self.take("start, shards", "start", self.home / f"{name}-shards", count)
-        for _ in range(3):
+        for _ in range(2):
             for name, count in (("many", self.pictures), ("few", few)):
                 self.take("epoch, folder", "epoch", self.home / name, count)
                 self.take("epoch, shards", "epoch", self.home / f"{name}-shards", count)
