@@ -118,7 +118,7 @@ def draw(folder: Path, count: int) -> None:
     for number in progress_bar(range(count), desc=f"drawing {folder.name}"):
         coarse = rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)
         picture = Image.fromarray(coarse).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-        part = "train" if number % HELD_OUT else "val"
+        part = "val" if number // CLASSES % HELD_OUT == 0 else "train"
         picture.save(folder / part / f"class{number % CLASSES}" / f"{number:07}.jpg", quality=85)
 
 
