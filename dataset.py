@@ -70,6 +70,19 @@ class Split:
         return {name: {part: seen[name, part] for part in PARTS} for name in self.classes}
 
 
+class Paths(Sequence[str]):
+    """The paths of a part's samples, as `Split.path_of` has them, each made when it is asked for."""
+
+    def __init__(self, split: Split, part: str) -> None:
+        self.split, self.samples = split, split.part(part)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.split.path_of(self.samples[index])
+
+
 # ------------------------------------------------------------------------------- folder -> split
 
 

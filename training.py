@@ -22,7 +22,7 @@ from torch import nn
 
 from config import Config, ConfigError
 from config_file import check_config, load_config
-from dataset import make_loaders
+from dataset import Paths, make_loaders
 from engine.again import settings_of_run, take_search
 from engine.checkpoint import Keeper, Progress
 from engine.job import Diverged, Job
@@ -118,7 +118,7 @@ def learn(work: Work) -> dict[str, Any]:
             clock.lap("search")
         labels = [sample.label for sample in work.split.part("train")]
         job = Job(net, learner, train, labels)
-        job.pictures = [work.split.path_of(sample) for sample in work.split.part("train")]
+        job.pictures = Paths(work.split, "train")
         if state:
             job.load_state_dict(state, run)
         if run.resumes:  # not before its checkpoint is known to fit
