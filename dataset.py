@@ -71,7 +71,7 @@ class Split:
 
 
 class Paths(Sequence[str]):
-    """The paths of a part's samples, as `Split.path_of` has them, each made when it is asked for."""
+    """The paths of a part's samples (see `Split.path_of`), each made when it is asked for."""
 
     def __init__(self, split: Split, part: str) -> None:
         self.split, self.samples = split, split.part(part)
