@@ -16,6 +16,7 @@ import torch
 
 from config import Preprocessing, TrainConfig
 from dataset import Split, labels_of, make_loaders, write_split
+from engine.parts import Batches
 from images import read_unchanged
 from shards.index import Index, Shard, rows_of, write_rows
 from shards.packed import Packed
@@ -115,16 +116,31 @@ def test_an_epoch_shows_each_picture_once(tmp_path: Path, out: Path, window: int
         assert {draw for _, draw in keys} == {epoch}
         for first in (1, 7, len(keys) - 1):
             assert seen(split, train, epoch, first) == keys[first:]
-        for processes in (2, 4):  # each takes its part of each batch
-            shares: list[list[bytes]] = [[] for _ in range(processes)]
-            for begin in range(0, len(keys), 4):
-                batch = keys[begin : begin + 4]
-                for rank in range(processes):
-                    own = slice(*(len(batch) * r // processes for r in (rank, rank + 1)))
-                    shares[rank] += [content for content, _ in batch[own]]
-            assert Counter(c for share in shares for c in share) == expected
         orders.append([content for content, _ in keys])
     assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize("first", [0, 8])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_several_processes_show_each_picture_once_together(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch, processes: int, first: int
+) -> None:
+    """Also from the middle of an epoch on."""
+    train = TrainConfig(base_dir=str(out), mode="scratch", shuffle_buffer=5, batch_size=4)
+    split = split_of(out, tmp_path)
+    order = seen(split, train, 2)
+    samples, shares = split.part("train"), []
+    for name, value in (("MASTER_ADDR", "localhost"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    for rank in range(processes):
+        monkeypatch.setenv("RANK", str(rank))
+        sampler = make_loaders(split, train, Preprocessing(), 3, CPU)["train"].sampler
+        sampler.begin(2, first)  # type: ignore[attr-defined]
+        batches = Batches(sampler, train.batch_size, False)  # type: ignore[arg-type]
+        shares += [samples[key[0]].content() for batch in batches for key in batch]
+    assert Counter(shares) == Counter(content for content, _ in order[first:])
+    assert max(Counter(shares).values()) == 1 and len(shares) == len(samples) - first
 
 
 def test_shards_are_read_one_after_the_other() -> None:
