@@ -3,13 +3,13 @@
     python -m benchmarks.shards [--pictures 100000] [--files 1000000] [--folder DIR]
 
 Makes JPEGs of 64 pixels (some 2 KB each) below --folder, where all of it is removed again, and
-measures each thing in a process of its own, on one core. `start` is what a run does before its
+measures each thing in a process of its own, with one thread. `start` is what a run does before its
 first batch: the folder or the index to classes, parts and samples, and a loader; `again` is the
-same with what the first start kept. `epoch` is a pass over the training pictures through the
-loader (read, decoded, cropped to 32 pixels), in this process, folder and shards in turns; in memory
-is the folder with all pictures kept decoded, as they are while they fit a quarter of it. The files
-are in the system's cache. Peak memory is the process's resident one, without what it shares with
-files (RssAnon), and beyond what it has after its imports. Writes results/shards.csv.
+same with what the first start kept. `loader` is 20,000 training pictures through the loader (read,
+decoded, cropped to 32 pixels), folder and shards in turns. The files are in the system's cache.
+Seconds are the processor's, which other programs on the machine change little; `wall` are the
+clock's. Memory is the most that the process held for itself (RssAnon, without what it shares with
+files) beyond what it has after its imports. Writes results/shards.csv.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ from tools import shard
 from utils import check_disk, command_line, pick_device, progress_bar, shell, write_csv
 
 CLASSES, SIDE, HELD_OUT = 10, 64, 50  # every so many-th picture is held out
-COLUMNS = ("what", "pictures", "seconds", "pictures_per_second", "peak_mb", "machine", "command")
+MOST = 20_000  # pictures through a loader
+COLUMNS = ["what", "pictures", "seconds", "wall", "pictures_per_second", "peak_mb"]
+COLUMNS += ["machine", "command"]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -50,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     check_disk(home, 12_000 * args.pictures, "the pictures")
     bench = Bench(home, args.pictures)
     try:
+        bench.make()
         bench.folder_and_shards()
         if args.files:
             empty_files(home / "empty", args.files)
@@ -69,24 +72,25 @@ class Bench:
         self.home, self.pictures = home, pictures
         self.rows: list[dict[str, Any]] = []
 
-    def folder_and_shards(self) -> None:
-        few = self.pictures // 10
-        for name, count in (("few", few), ("many", self.pictures)):
+    def make(self) -> None:
+        """The pictures, a tenth of them and all, and shards of both."""
+        for name, count in self.sets():
             draw(self.home / name, count)
-            started = time.perf_counter()
-            words = [f"train.data={self.home / 'data'}", "train.group_duplicates=false"]
+            words = [f"train.data={self.home / 'made'}", "train.group_duplicates=false"]
             shard.main([str(self.home / name), str(self.home / f"{name}-shards"), *words])
-            self.note("tools.shard", count, time.perf_counter() - started)
-        shutil.rmtree(self.home / "data")
-        for name, count in (("few", few), ("many", self.pictures)):
+
+    def sets(self) -> tuple[tuple[str, int], ...]:
+        return ("few", self.pictures // 10), ("many", self.pictures)
+
+    def folder_and_shards(self) -> None:
+        for name, count in self.sets():
             self.take("start, folder", "start", self.home / name, count)
             self.take("start again, folder", "start", self.home / name, count)
             self.take("start, shards", "start", self.home / f"{name}-shards", count)
         for _ in range(2):
-            for name, count in (("many", self.pictures), ("few", few)):
-                self.take("epoch, folder", "epoch", self.home / name, count)
-                self.take("epoch, shards", "epoch", self.home / f"{name}-shards", count)
-        self.take("epoch, folder in memory", "memory", self.home / "many", self.pictures)
+            for name, count in self.sets():
+                self.take("loader, folder", "loader", self.home / name, count)
+                self.take("loader, shards", "loader", self.home / f"{name}-shards", count)
 
     def take(self, what: str, how: str, of: Path, pictures: int) -> None:
         """Measure one thing in a process of its own."""
@@ -97,15 +101,11 @@ class Bench:
             command, cwd=ROOT, env={**os.environ, **quiet}, stdout=subprocess.PIPE, check=True
         )
         found = json.loads(done.stdout.decode().splitlines()[-1])
-        self.note(what, pictures, found["seconds"], found["peak_mb"], found["pictures"])
-
-    def note(
-        self, what: str, pictures: int, seconds: float, peak: float = 0, passed: int = 0
-    ) -> None:
-        rate = (passed or pictures) / seconds
-        row = {"what": what, "pictures": pictures, "seconds": round(seconds, 2)}
-        row |= {"pictures_per_second": round(rate), "peak_mb": round(peak) if peak else ""}
-        print("  ".join(f"{value:>24}" for value in row.values()), flush=True)
+        rate = found["pictures"] / found["seconds"]
+        row = {"what": what, "pictures": pictures, "seconds": round(found["seconds"], 2)}
+        row |= {"wall": round(found["wall"], 2), "pictures_per_second": round(rate)}
+        row["peak_mb"] = round(found["peak_mb"])
+        print("  ".join(f"{value:>20}" for value in row.values()), flush=True)
         self.rows.append(row)
 
 
@@ -170,34 +170,41 @@ def measured(how: str, of: Path, data: Path) -> dict[str, float]:
         num_workers=0,
         group_duplicates=False,
     )
-    if how == "scan":
-        with Peak() as peak:
-            started = time.perf_counter()
-            pictures = len(lay_out(of).found)
-            seconds = time.perf_counter() - started
-    else:
-        with Peak() as peak:
-            started = time.perf_counter()
-            split, pictures = begun(train, how), 0
-            loader = loader_of(split, train)
-            next(iter(loader))
-            seconds, pictures = time.perf_counter() - started, len(split.samples)
-            if how != "start":
-                if how == "epoch":
-                    split.decoded.clear()
-                started = time.perf_counter()
-                pictures = sum(len(labels) for _, labels in loader)
-                seconds = time.perf_counter() - started
-    return {"seconds": seconds, "pictures": pictures, "peak_mb": peak.most - peak.before}
+    with Peak() as peak:
+        clock = Clock()
+        if how == "scan":
+            return clock.said(len(lay_out(of).found), peak)
+        split = begun(train)
+        loader = loader_of(split, train)
+        next(iter(loader))
+        if how == "start":
+            return clock.said(len(split.samples), peak)
+        split.decoded.clear()
+        clock, pictures = Clock(), 0
+        for _, labels in loader:
+            pictures += len(labels)
+            if pictures >= MOST:
+                break
+        return clock.said(pictures, peak)
 
 
-def begun(train: TrainConfig, how: str) -> Split:
-    """The split as a run reads it: a file that was read before is not read again, but where all are
-    to be held in memory."""
-    known = None if how == "memory" else known_files(train)
+class Clock:
+    """Seconds of the processor, and of the clock, since it was made."""
+
+    def __init__(self) -> None:
+        self.cpu, self.wall = time.process_time(), time.perf_counter()
+
+    def said(self, pictures: int, peak: Peak) -> dict[str, float]:
+        seconds, wall = time.process_time() - self.cpu, time.perf_counter() - self.wall
+        most = max(peak.most, resident()) - peak.before
+        return {"pictures": pictures, "seconds": seconds, "wall": wall, "peak_mb": most}
+
+
+def begun(train: TrainConfig) -> Split:
+    """The split as a run reads it: what it read is kept."""
+    known = known_files(train)
     split = load_split(train, None, known)
-    if known is not None:
-        known.update(split.samples)
+    known.update(split.samples)
     return split
 
 
@@ -215,7 +222,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--pictures", type=int, default=100_000, help="JPEGs (100,000)")
     parser.add_argument("--files", type=int, default=1_000_000, help="empty files (1,000,000)")
     parser.add_argument("--folder", type=Path, default=None, help="where they are made (/tmp)")
-    parser.add_argument("--measure", choices=("start", "epoch", "memory", "scan"), help="one thing")
+    parser.add_argument("--measure", choices=("start", "loader", "scan"), help="one thing")
     parser.add_argument("--of", type=Path, help="of this folder")
     parser.add_argument("--data", type=Path, help="where what is kept lies")
     return parser.parse_args(argv)

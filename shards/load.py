@@ -121,7 +121,7 @@ def _index(of: Source, notes: list[str]) -> Index | None:
         if source.path.is_file():
             notes.append(f"{error}; the index that was fetched before is used")
         elif of.path.name == INDEX:
-            raise
+            raise UserError(str(error).replace(f".new-{INDEX}", INDEX)) from None
         else:
             log.debug("no index: %s", error)
             return None

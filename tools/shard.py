@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections import Counter
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -98,7 +99,8 @@ def make(planned: list[Planned], split: Split, out: Path) -> None:
             made.append(with_rows(found, sha256_of(rows)))
     index = Index(split.classes, tuple(made), greys_of(split.samples), split.counts())
     index.write(out)
-    counts = ", ".join(f"{sum(s.part == part for s in made)} {part}" for part in PARTS)
+    of = Counter(shard.part for shard in made)
+    counts = ", ".join(f"{of[part]} {part}" for part in PARTS if of[part])
     log.info("saved: %s: %d shards (%s), %.1f MB", out, len(made), counts, total / 1e6)
 
 
