@@ -297,9 +297,11 @@ def rows_of_split(split: Split) -> Iterator[dict[str, str]]:
 # ----------------------------------------------------------------------------------- loaders
 
 
-def labels_of(samples: Sequence[Sample]) -> Sequence[int]:
+def labels_of(samples: Sequence[Sample]) -> list[int]:
     """The class of each."""
-    return samples.labels if isinstance(samples, Packed) else [s.label for s in samples]  # type: ignore[return-value]
+    if isinstance(samples, Packed):
+        return samples.labels.tolist()
+    return [sample.label for sample in samples]
 
 
 def lots_of(samples: Sequence[Sample]) -> Sequence[int] | None:
