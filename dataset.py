@@ -102,7 +102,8 @@ def load_split(
     root = Path(train.base_dir)
     wanted = None if train.classes is None else {same_name(name) for name in train.classes}
     layout = lay_out(root, wanted)
-    decided = decide(layout, root, Path(train.labels), wanted) if train.labels else set()
+    grows = split_file is None and train.split is not None and train.new_images == "train"
+    decided = decide(layout, root, Path(train.labels), wanted, grows) if train.labels else set()
     classes = _classes(root, layout, wanted)
     unused, notes = layout.unused, layout.notes
     if wanted is not None and (left := sorted(layout.names - wanted)):
@@ -113,12 +114,11 @@ def load_split(
     samples = _samples(found, classes, reading, unused, train.on_bad_image)
     given = split_file or (Path(train.split) if train.split else None)
     if given is not None:
-        takes_new = split_file is None and train.new_images == "train"
-        asked = Asked(given, root, classes, wanted is not None, takes_new, decided)
+        asked = Asked(given, root, classes, wanted is not None, grows, decided)
         samples = apply_split(asked, samples, unused)
         notes += copies_notes(samples, root, "as the split says: what is held out was seen")
         samples = with_groups(samples, reading.descriptors, root, train, notes)
-        if takes_new:
+        if grows:
             samples = _with_new_classes(samples, given, classes, train, notes)
     else:
         notes += copies_notes(samples, root, "and in the last of these alone they are used")

@@ -31,15 +31,17 @@ from decoding.formats import (
     open_picture,
     why,
 )
-from decoding.greys import Greys, Values, describe, is_deep, scale, shown, values_of
+from decoding.greys import Greys, Values, describe, is_deep, scale, shown, usual, values_of
 from duplicates import descriptor
 from file_index import FileIndex, Read
-from utils import UserError, progress_bar
+from filenames import text_of
+from utils import UserError, progress_bar, some
 
 # Decoded images stay in memory while they take less than this share of what is free.
 CACHE_SHARE = 0.25
 AHEAD = 64  # files that are read while others are looked at
 BAND = 1 << 24  # pixels that are converted at once
+LEAST_LEVELS = 8  # of 256, of which a picture is made, or its set has no scale for it
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def pixels_of(picture: Image.Image, greys: Greys | None = None) -> np.ndarray:
     """A picture of any mode as `read_image` gives it."""
     if is_deep(picture):
         values = values_of(picture)
-        picture = Image.fromarray(shown(values, greys or scale([describe(values)])))
+        picture = Image.fromarray(shown(values, greys or usual(values)))
     width, height = picture.size
     if width * height <= BAND:
         return _rgb(picture)
@@ -262,11 +264,18 @@ def with_greys(
     held = [reading.values[sample.path] for sample in training]
     low, high = min(v.low for v in held), max(v.high for v in held)
     note = (
-        f"{len(deep)} pictures have greys of more than 8 bits ({low:g} to {high:g} in the training "
-        f"part): all are shown with {greys[0]:g} black and {greys[1]:g} white"
+        f"{len(deep)} pictures have greys or colours of more than 8 bits ({low:g} to {high:g} in "
+        f"the training part): all are shown with {greys[0]:g} black and {greys[1]:g} white"
     )
     note += "; train.greys=[black,white] sets others" if auto else ", as train.greys says"
     notes.append(note)
+    least = LEAST_LEVELS / 256 * (greys[1] - greys[0])
+    if flat := [s for s in deep if 0 < reading.values[s.path].reach < least]:
+        notes.append(
+            f"beware: {len(flat)} of them have less than 1/{256 // LEAST_LEVELS} of that, and are "
+            f"nearly of one grey: {some(sorted(text_of(str(s.path)) for s in flat), 3)}; give all "
+            "pictures one kind of values"
+        )
     return [replace(s, greys=greys) if s.path in reading.values else s for s in samples]
 
 

@@ -56,6 +56,13 @@ def while_importing() -> None:
         signal.signal(number, _end)
 
 
+def while_found() -> None:
+    """The same from the first line of a package, where one of its modules is started by `python -m`
+    (which calls the program so until it has found the module); nothing where it is imported."""
+    if sys.argv[:1] == ["-m"]:
+        while_importing()
+
+
 def _end(number: int, frame: FrameType | None) -> None:
     if os.environ.get("RANK", "0") == "0":  # of torchrun's processes the first speaks
         print("\nstopped", file=sys.stderr, flush=True)

@@ -1,5 +1,5 @@
 """Standard output and error as they may be: closed, a full disk, a pipe that nobody reads any more,
-a terminal that knows few letters."""
+a terminal that knows few letters; and the log's file on such a disk."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import contextlib
 import errno
 import functools
 import io
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -97,3 +98,23 @@ def _said(fault: OSError, error: OSError) -> int:
         with contextlib.suppress(OSError):
             print(f"error: standard output can't be written: {fault.strerror}", file=sys.stderr)
     return 2
+
+
+class LogFile(logging.FileHandler):
+    """The log as a file; of a disk that takes no more, one line is said on the terminal."""
+
+    full = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self.full:
+            self.full = True
+            logging.getLogger(record.name).warning(
+                "%s takes no more (%s)", self.baseFilename, error.strerror
+            )
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()

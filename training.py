@@ -17,17 +17,17 @@ if __name__ == "__main__":  # PyTorch takes seconds to import: Ctrl-C is no trac
 import argparse
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from config import Config, ConfigError
 from config_file import check_config, load_config
 from dataset import Paths, labels_of, make_loaders
-from engine.again import settings_of_run, take_search
+from engine.again import settings_of_run
 from engine.checkpoint import Keeper, Progress
-from engine.follow import Follower
+from engine.follow import keeper_of, opened
 from engine.job import Diverged, Job
 from engine.look import first_look
 from engine.memory import recompute
@@ -39,17 +39,17 @@ from engine.parts import evaluate_together, shared
 from engine.position import Position
 from engine.preview import preview
 from engine.restart import run_to_go_on_with
-from engine.resume import check_early, saved_state, settings_to_resume
-from engine.run import Run
+from engine.resume import saved_state, settings_to_resume
 from engine.search import search
+from engine.sharding import shared_out
 from engine.side import branch
-from engine.start import Work, begin, open_run, set_up, write_config
+from engine.start import Work, begin, open_run, write_config
 from engine.stop import after_training, before_all, before_training, resumable
 from engine.track import Tracker, settings_of, tracking
 from engine.verdict import Judge
 from model import Tail
 from overrides import arguments
-from parallel import by_first, heard, is_first, together, world_size
+from parallel import by_first, heard, is_first, together
 from tokens.builder import open_cache
 from tokens.cache import Loaders
 from utils import command_line, end_log, log, progress_bar, seed_everything
@@ -118,22 +118,6 @@ def fit(config: Config, notes: Iterable[str] | None = None) -> dict[str, Any]:
     return summary | {"folder": str(run.folder), "weights_file": str(run.best)}
 
 
-def opened(config: Config, run: Run, device: torch.device) -> Work:
-    """What the run works on, its folders made."""
-    made: list[Work] = []
-
-    def make() -> tuple[Work, bool]:
-        check_early(run, config)
-        work = set_up(config, run, device)
-        work.open()
-        take_search(config, run)
-        made.append(work)
-        return work.told() if world_size() > 1 else (work, True)
-
-    told, plans = by_first(make)
-    return made[0] if made else told.on(device, plans)
-
-
 def learn(work: Work) -> dict[str, Any]:
     """Train, keeping the chosen and the last checkpoint, then score and judge."""
     run, net, config = work.run, work.net, work.config
@@ -157,6 +141,7 @@ def learn(work: Work) -> dict[str, Any]:
             setting = by_first(search, work, loaders["train"], kind)
             train = setting.applied(net, work.train)
             clock.lap("search")
+        plain = shared_out(net, train)
         job = Job(net, learner, train, labels_of(work.split.part("train")))
         job.pictures = Paths(work.split, "train")
         if state:
@@ -171,18 +156,13 @@ def learn(work: Work) -> dict[str, Any]:
                 with job.in_parts():
                     train_epochs(job, shared(loaders, train), progress, keeper, tracker)
         clock.lap("train")
+        if plain is not None:
+            work, job = replace(work, net=plain), job.put_together(plain)
         if not is_first():
             return {}
         summary = conclude(work, job, loaders, Judge(before, setting), progress, clock)
         tracker.outcome(summary)
     return summary
-
-
-def keeper_of(work: Work, job: Job, progress: Progress) -> Keeper:
-    """The first process writes; the others count."""
-    if is_first():
-        return Keeper(work.run, job, progress, work.config, work.augmentation)
-    return Follower(work.run, job, progress)
 
 
 def train_epochs(

@@ -32,7 +32,7 @@ from durable import flush, temporary_of
 from filenames import shown
 from parallel import is_first, rank, tell_torchrun, world_size
 from stopping import stopping
-from streams import any_streams, silence
+from streams import LogFile, any_streams, silence
 
 log = logging.getLogger("vit")
 
@@ -375,7 +375,7 @@ def setup_log() -> None:
 
 def log_to(path: Path) -> None:
     """Append the log, what was remembered of it first, to a file."""
-    file = logging.FileHandler(path, encoding="utf-8")
+    file = LogFile(path, encoding="utf-8")
     file.setFormatter(_Readable("%(asctime)s %(levelname)s %(message)s"))
     for handler in list(log.handlers):
         if isinstance(handler, MemoryHandler):

@@ -1,0 +1,5 @@
+"""Measurements, python -m benchmarks.NAME."""
+
+import stopping
+
+stopping.while_found()  # PyTorch takes seconds to import: Ctrl-C is no traceback by then, too

@@ -1,11 +1,11 @@
 """Images a second of one classifier in each of its forms: a B/16, from picture files to answers.
 
-    python -m benchmarks.answering [--images 64] [--rounds 3] [--preset B]
+    python -m benchmarks.answering [--images 64] [--rounds 3] [--preset B] [--csv FILE]
 
 The same picture files (photos of noise, 500 x 375, JPEG) by `Classifier` (oneDNN's packed products,
-and without them), by its exports in ONNX Runtime (fp32, int8), by transformers' pipeline and by
-timm's model and own transform. Every round times all of them, one after the other; the median
-counts. Random weights: how fast a network is does not depend on what it knows.
+and without them), by its exports in ONNX Runtime (fp32, int8) and OpenVINO, by transformers'
+pipeline and by timm's model and own transform. Every round times all of them, one after the other;
+the median counts. Random weights: how fast a network is does not depend on what it knows.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--preset", default="B", choices=list(PRESETS))
+    parser.add_argument("--csv", type=Path, default=CSV, metavar="FILE")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
@@ -70,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{times:.2f} x the pipeline")
         row = (name, round(rate, 3), round(low, 3), round(high, 3), round(times, 3))
         rows.append(dict(zip(FIELDS, row, strict=True)))
-    write_csv(CSV, rows)
+    write_csv(args.csv, rows)
     return 0
 
 
@@ -104,6 +105,7 @@ def forms(checkpoint: Path, home: Path) -> dict[str, Way]:
         "ONNX Runtime, int8": onnx(
             exported(checkpoint, home, "onnx", "--precision", "int8", "--most-loss", "1")
         ),
+        "OpenVINO, fp32": openvino(exported(checkpoint, home, "openvino")),
         PIPELINE: pipeline(exported(checkpoint, home, "hf")),
         "timm": timm_loop(exported(checkpoint, home, "timm")),
     }
@@ -122,13 +124,27 @@ def onnx(folder: Path) -> Way:
     session = onnxruntime.InferenceSession(
         str(folder / "model.onnx"), providers=["CPUExecutionProvider"]
     )
+    return in_batches(lambda pixels: session.run(["probabilities"], {"pixels": pixels})[0])
+
+
+def openvino(folder: Path) -> Way:
+    import openvino
+
+    model = openvino.Core().compile_model(
+        folder / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    return in_batches(lambda pixels: model({"pixels": pixels})["probabilities"])
+
+
+def in_batches(graph: Callable[[np.ndarray], np.ndarray]) -> Way:
+    """A graph from pixels (n, h, w, 3) to probabilities (n, C), asked about picture files."""
 
     def answer(paths: list[str]) -> list[int]:
         found = []
         for start in range(0, len(paths), BATCH):  # all of one size: a batch at once
             some = paths[start : start + BATCH]
             pixels = np.stack([np.asarray(Image.open(p).convert("RGB")) for p in some])
-            found += session.run(["probabilities"], {"pixels": pixels})[0].argmax(1).tolist()
+            found += graph(pixels).argmax(1).tolist()
         return found
 
     return answer

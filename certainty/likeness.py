@@ -124,6 +124,13 @@ def fit_likeness(
     return found, ((both - found.usual[0]) / found.usual[1]).sum(1)
 
 
+def can_be_measured(labels: Tensor, groups: np.ndarray | None) -> bool:
+    """Whether `fit_likeness` has enough pictures in each of its fits: groups may be so large that
+    hardly one is left beside them."""
+    fits = [labels[fit] for fit, _ in _folds(labels, groups)]
+    return all(len(fit) - len(fit.unique()) >= 2 for fit in fits)
+
+
 def _folds(labels: Tensor, groups: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Fit and held-out rows; each class is dealt out in turn, and a group follows its first."""
     order = np.random.default_rng(0).permutation(len(labels))

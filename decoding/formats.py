@@ -19,6 +19,8 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from decoding.halves import LOWER, lower_of, tiles_of_lower, turned
+
 # They call a program to be drawn, hold no pictures that Pillow can draw, or open any other format.
 NO_PICTURES = {"EPS", "PDF", "WMF", "MPEG", "BUFR", "GRIB", "HDF5", "IPTC"}
 HEIC = (".heic", ".heif", ".hif")
@@ -131,7 +133,7 @@ def open_picture(content: bytes, name: str = "", most: int | None = MAX_PIXELS) 
     else:
         turn = _orientation(image, content)
     image.info["tags"] = {tag: value for tag, value in _tags(image) if tag in VALUE_TAGS}
-    return image.transpose(TURNS[turn]) if turn in TURNS else image
+    return turned(image, TURNS[turn]) if turn in TURNS else image
 
 
 def _tags(image: Image.Image) -> list[tuple[int, object]]:
@@ -152,7 +154,11 @@ def _loaded(content: bytes, name: str, most: int | None) -> Image.Image:
         with Image.open(io.BytesIO(content), formats=formats) as image:
             check_size(image.size, most)
             with one_by_one(image.size):
+                lower = tiles_of_lower(image)
                 image.load()
+                if lower and "transparency" not in image.info:
+                    with contextlib.suppress(Exception):  # the upper ones are a picture, too
+                        image.info[LOWER] = lower_of(content, formats, lower)
     finally:
         ASKED.most = None
     check_size(image.size, most)  # icons say it late

@@ -1,4 +1,4 @@
-"""Greys of more than 8 bits: which values are black and white, by one rule for a whole set.
+"""Greys and colours of more than 8 bits: which values are black and white, by one rule for a set.
 
 8 bits hold what a screen shows. Of a camera's 12 bits, of CT numbers, of floats, a file does not
 say which values are its black and white, and its own darkest and brightest are no measure: a dim
@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from decoding.formats import NO_DATA, SAMPLE_FORMAT
+from decoding.halves import LOWER, both
 
 Greys = tuple[float, float]  # the values that are shown black and white
 # Usual scales, the smallest first: bits of cameras and scanners, CT numbers of 12 bits.
@@ -34,14 +35,21 @@ class Values(NamedTuple):
     high: float
     whole: bool
 
+    @property
+    def reach(self) -> float:
+        return self.high - self.low
+
 
 def is_deep(picture: Image.Image) -> bool:
-    """Whether a picture's greys have more than 8 bits."""
-    return picture.mode.startswith("I") or picture.mode == "F"
+    """Whether a picture's greys, or colours, have more than 8 bits."""
+    return picture.mode.startswith("I") or picture.mode == "F" or LOWER in picture.info
 
 
 def values_of(picture: Image.Image) -> np.ndarray:
-    """A deep picture's values (h, w), as the file means them; NaN where it says there is none."""
+    """A deep picture's values (h, w), as the file means them, NaN where it says there is none; or
+    its colours (h, w, 3)."""
+    if LOWER in picture.info:
+        return both(picture)
     values, tags = np.asarray(picture), picture.info.get("tags", {})
     if values.dtype == np.int32 and tags.get(SAMPLE_FORMAT) in (1, (1,)) and values.min() < 0:
         values = values.view(np.uint32)  # Pillow has no such mode
@@ -53,7 +61,7 @@ def values_of(picture: Image.Image) -> np.ndarray:
 
 
 def describe(values: np.ndarray) -> Values:
-    """What the values (h, w) of a picture are like."""
+    """What the values of a picture are like."""
     some = values.reshape(-1)[:: 1 + values.size // SAMPLE]
     some = some[np.isfinite(some)]
     if not some.size:
@@ -68,16 +76,21 @@ def scale(pictures: Iterable[Values]) -> Greys:
     holds all of theirs, or where they are little of it, from the lowest to the highest."""
     each = list(pictures)
     low, high = min(v.low for v in each), max(v.high for v in each)
-    usual = WHOLE if all(v.whole for v in each) else FRACTIONS
-    for black, white in usual:
+    known = WHOLE if all(v.whole for v in each) else FRACTIONS
+    for black, white in known:
         fills = high == low or high - low >= LEAST_SHARE * (white - black)
         if black <= low and high <= white and fills:
             return float(black), float(white)
     return low, high if high > low else low + 1
 
 
+def usual(values: np.ndarray) -> Greys:
+    """The scale of one picture of which nothing else is known: colours use all of their bits."""
+    return WHOLE[-1] if values.ndim == 3 else scale([describe(values)])
+
+
 def shown(values: np.ndarray, greys: Greys) -> np.ndarray:
-    """Values (h, w) as uint8, black and white where `greys` says; NaN is black."""
+    """Values (h, w) or (h, w, 3) as uint8, black and white where `greys` says; NaN is black."""
     low, high = greys
     out = np.empty(values.shape, dtype=np.uint8)
     step = max(1, ROWS // max(1, values.shape[1]))

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from certainty.certainty import Certainty
-from certainty.likeness import Likeness, fit_likeness, share_below
+from certainty.likeness import Likeness, can_be_measured, fit_likeness, share_below
 from certainty.sure import calibration_error, fit_temperature, set_level, without_own
 from csv_files import read_csv
 from dataset import loader_options
@@ -118,11 +118,12 @@ def _alike(
     learned = [sample.label for sample in work.split.part("train")]
     groups = np.array([sample.group for sample in work.split.part("train")])
     chosen = some_of_each(np.array(learned), MOST_FITTED)
-    if not depths or len(set(learned)) < 2 or len(chosen) - len(set(learned)) < 2:
+    labels = torch.tensor(learned)[torch.from_numpy(chosen)]
+    few = len(set(learned)) < 2 or len(chosen) - len(set(learned)) < 2
+    if not depths or few or not can_be_measured(labels, groups[chosen]):
         return None, None
     features = _features(work, net, loaders, "train", chosen, depths)
     held_out = _features(work, net, loaders, "val", None, depths)
-    labels = torch.tensor(learned)[torch.from_numpy(chosen)]
     likeness, by_other_folds = fit_likeness(features, labels, depths, groups[chosen])
     known = likeness.scores(held_out)
     if by_folds and len(chosen) == len(learned):

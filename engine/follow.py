@@ -1,14 +1,22 @@
-"""What every process but the first does without: files."""
+"""Of several processes the first reads, writes and keeps; the others follow."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from config import Config
+from engine.again import take_search
 from engine.checkpoint import Keeper, Progress
 from engine.job import Job
 from engine.metrics_log import METRICS
+from engine.resume import check_early
 from engine.run import Run
+from engine.sharding import is_shared_out
+from engine.start import Work, set_up
+from parallel import by_first, is_first, world_size
 
 
 class Rows:
@@ -30,15 +38,43 @@ class Rows:
 class Follower(Keeper):
     """Counts as a Keeper does, and keeps nothing."""
 
-    def __init__(self, run: Run, job: Job, progress: Progress) -> None:
-        self.run, self.job, self.progress = run, job, progress
+    def __init__(self, run: Run, job: Job, progress: Progress, config: Config) -> None:
+        self.run, self.job, self.progress, self.config = run, job, progress, config
         self.metrics: Any = Rows(run.folder / METRICS)
 
     def _keep(self, kept: bool) -> None:
-        pass
+        if is_shared_out(self.job.net):  # the first needs this one's part of each array
+            if kept:
+                with self.job.average.in_place():
+                    self._trained()
+            self.job.state_dict()
 
     def keep_step(self) -> None:
-        pass
+        if is_shared_out(self.job.net) and self.step_is_due():
+            self.job.state_dict()
 
     def __exit__(self, *reason: object) -> None:
         pass
+
+
+def keeper_of(work: Work, job: Job, progress: Progress) -> Keeper:
+    """The first process writes; the others count."""
+    if is_first():
+        return Keeper(work.run, job, progress, work.config, work.augmentation)
+    return Follower(work.run, job, progress, work.config)
+
+
+def opened(config: Config, run: Run, device: torch.device) -> Work:
+    """What the run works on, its folders made."""
+    made: list[Work] = []
+
+    def make() -> tuple[Work, bool]:
+        check_early(run, config)
+        work = set_up(config, run, device)
+        work.open()
+        take_search(config, run)
+        made.append(work)
+        return work.told() if world_size() > 1 else (work, True)
+
+    told, plans = by_first(make)
+    return made[0] if made else told.on(device, plans)

@@ -183,6 +183,13 @@ class Lock:
         return Taken(f"{sentence}{stop}{'' if by_system else gone}")
 
 
+def running_here(folder: Path) -> Holder | None:
+    """The process of this machine that holds a folder's lock, as far as the lock says; None where
+    there is none: of another machine's the lock itself tells."""
+    holder = Holder.of(folder / LOCK)
+    return holder if holder is not None and holder.is_here and not holder.is_dead else None
+
+
 HELD: set[int] = set()
 
 

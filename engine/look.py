@@ -101,7 +101,11 @@ def views_that_pay(work: Work) -> int:
         log.info("views auto: one, as the tokens of %s would take %s", many, lacks)
         return 1
     labels = np.array([sample.label for sample in work.split.part("train")])
-    found = probe(work, some_of_each(labels, PROBED))
+    chosen = some_of_each(labels, PROBED)
+    log.info(
+        "views auto: %d training pictures get a second view, to see whether it pays", len(chosen)
+    )
+    found = probe(work, chosen)
     if not stratified_folds(found):
         return 1
     gains = []

@@ -10,6 +10,8 @@ from typing import Any
 from config import Config
 from config_file import READ, dump_config, load_config
 from dataset import Split
+from engine.lock import running_here
+from engine.mended import mend_settings
 from engine.run import BEST, Run, config_of, find_run, runs
 from engine.start import Work
 from engine.written import is_changed
@@ -35,7 +37,7 @@ FREE = (
     *("keep", "early_stopping", "eval_epoch", "on_nonfinite", "verdict", "refit", "report"),
     *("base_dir", "labels", "on_bad_image", "max_pixels", "cache", "cache_dtype"),
     *("device", "bf16", "compile", "deterministic", "num_workers", "eval_batch_size"),
-    *("accumulate", "recompute"),
+    *("accumulate", "recompute", "parallel"),
     *("log_epoch", "save_epoch", "save_steps", "keep_last", "save", "track"),
 )
 # Where it lies, and which it is: not worth a word.
@@ -55,8 +57,9 @@ def settings_to_resume(
     train = load_config(page, places)[0].train
     path = Path(wanted)
     path = path.parent if path.suffix == ".pt" else path
+    skipped: list[str] = []
     if not wanted:
-        folder = newest(train.log_path)
+        folder, skipped = newest(train.log_path)
     elif (path / "config.yaml").is_file():
         folder = path
     else:
@@ -68,13 +71,19 @@ def settings_to_resume(
             f"{own} is not there: name its settings with --config, train.run_name= and "
             "train.from_checkpoint=true, without --resume"
         )
+    saves = (
+        path,
+        *(p / folder.name for p in (Path(train.save_path), folder.parent / "../weights")),
+    )
+    mended = mend_settings(folder, saves)
     found, notes = load_config(own, list(overrides))
     update = {"from_checkpoint": folder.name, "run_name": folder.name}
     update |= {"log_path": str(folder.parent)}
     there = folder.absolute().parent.parent / found.train.save_path / folder.name
     if not (Path(found.train.save_path) / folder.name).exists() and there.exists():
         update["save_path"] = str(there.parent)
-    return found.model_copy(update={"train": found.train.model_copy(update=update)}), notes
+    found = found.model_copy(update={"train": found.train.model_copy(update=update)})
+    return found, [*skipped, *mended, *notes]
 
 
 def _found(path: Path, log_path: str) -> Path:
@@ -82,14 +91,20 @@ def _found(path: Path, log_path: str) -> Path:
     return path if (path / "split.csv").is_file() else find_run(path.name, log_path)
 
 
-def newest(log_path: str) -> Path:
-    """The folder of the newest run that was begun and is not finished."""
+def newest(log_path: str) -> tuple[Path, list[str]]:
+    """The folder of the newest run that was begun, is not finished and is no other process's at
+    this moment; lines on newer ones that are."""
+    running: list[str] = []
     for folder in reversed(runs(log_path)):
         begun = (folder / "split.csv").exists() and not (folder / "summary.json").exists()
         text = text_of(folder / "config.yaml")
-        if begun and not section_of(text, "overfit_one_batch").get("overfit"):
-            return folder
+        if not begun or section_of(text, "overfit_one_batch").get("overfit"):
+            continue
+        if (holder := running_here(folder)) is None:
+            return folder, running
+        running.append(f"{folder} is running ({holder}), and is left alone")
     done = "every run there is finished" if runs(log_path) else "there is none"
+    done = "; ".join(running) or done
     raise UserError(
         f"{log_path} holds no run that was stopped: {done}; --resume NAME train.max_epochs=... "
         "trains a finished one for longer"

@@ -75,8 +75,8 @@ def resumable(run: Run, progress: Progress, epochs: int | str) -> Iterator[None]
         if not is_first():
             raise SystemExit(2) from None
         raise UserError(
-            f"another process of this job has ended, which says why; {progress.said()} done, go on "
-            f"with: {go_on(run.folder)}"
+            "another process of this job has ended, with a sentence of its own unless it was "
+            f"killed; {progress.said()} done, go on with: {go_on(run.folder)}"
         ) from None
     except RuntimeError as error:
         if "deterministic implementation" not in str(error):

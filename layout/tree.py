@@ -102,7 +102,7 @@ def _there(root: Path) -> Path:
         with contextlib.suppress(OSError):
             there = [path.name for path in above.iterdir() if path.is_dir()]
         near = difflib.get_close_matches(root.name, there, 1)
-        hint = f"did you mean {above / near[0]}? " if near else ""
+        hint = f"did you mean {root.with_name(near[0])}? " if near and root.name else ""
         raise UserError(f"{root}: no such folder; {hint}{takes}") from None
     if not root.is_dir():
         raise UserError(f"{root} is a file; {takes}" + (_unpack(root) or ""))

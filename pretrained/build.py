@@ -175,7 +175,8 @@ def stand_in(absent: Missing) -> Weights:
     total, _ = net.parameter_counts()
     log.info("%s (about %.0f MB); nothing is fetched now", what, 4 * total / 1e6)
     known = Preprocessing(image_size=absent.vit.dim)
-    return Weights(net.state_dict(), net.vit, known, "google", absent.source)
+    state = {name: array for name, array in net.state_dict().items() if not name.startswith(HEADS)}
+    return Weights(state, net.vit, known, "google", absent.source)
 
 
 def _say(weights: Weights) -> None:

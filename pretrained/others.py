@@ -66,6 +66,9 @@ KINDS = (
 )
 # A convolution of depth, told by its neighbours: EfficientNet's and ConvNeXt's share a name.
 MOBILE = re.compile(r"(^|\.)(conv_stem|conv_pw|conv_pwl)\.")
+GATED = (
+    "its MLP is a SwiGLU, as in DINOv2's giant, and this project's has a GELU; name a smaller one"
+)
 # A Vision Transformer, yet not the one that this project computes.
 VARIANTS = (
     (
@@ -89,11 +92,7 @@ VARIANTS = (
         "it normalises before its first block, as CLIP's ViT does, and this project's network does "
         "not; name weights of an ordinary ViT",
     ),
-    (
-        r"\.mlp\.(w12|w3|w1|weights_in|fc1_g)\.",
-        "its MLP is a SwiGLU, as in DINOv2's giant, and this project's has a GELU; name a smaller "
-        "one",
-    ),
+    (r"\.mlp\.(w12|w3|w1|weights_in|gate_proj|fc1_g)\.", GATED),
     (
         r"\.(q_norm|k_norm)\.|(^|\.)rope|\.mlp\.norm\.|\.attn\.norm\.",
         "its blocks have parts that this project's have not; name weights of an ordinary ViT",

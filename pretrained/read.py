@@ -28,7 +28,7 @@ from pretrained.describe import brief, checked, json_metadata
 from pretrained.files import read_arrays, weights_in
 from pretrained.layouts import Layout
 from pretrained.manifest import export_metadata, unfolded
-from pretrained.others import kind_of, variant_of
+from pretrained.others import GATED, kind_of, variant_of
 from pretrained.unwrap import HEADS, peel
 from utils import UserError, some
 
@@ -247,6 +247,9 @@ def _infer(
     missing = [name for name in needed if name not in state]
     if missing:
         raise UserError(f"{source}: not a ViT with a class token: it lacks {', '.join(missing)}")
+    into, out = (state.get(f"blocks.0.mlp.{name}.weight") for name in ("fc1", "fc2"))
+    if into is not None and out is not None and len(into) == 2 * out.shape[-1]:  # timm packs it
+        raise UserError(f"{source}: {GATED}")
     _, channels, patch, _ = state["patch_embed.proj.weight"].shape
     D = state["cls_token"].shape[-1]
     state["cls_token"] = state["cls_token"].reshape(1, 1, D)

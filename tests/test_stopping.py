@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -177,3 +178,18 @@ def test_the_programs_hear_signals_before_they_import_pytorch(program: str) -> N
     tree = ast.parse((REPO / program).read_text(encoding="utf-8"))
     first = [node for node in tree.body if not isinstance(node, (ast.Expr, ast.ImportFrom))][0]
     assert "stopping.while_importing()" in ast.unparse(first)
+
+
+@pytest.mark.parametrize("program", ["tools.cache", "tools.predict", "benchmarks.cost"])
+def test_what_is_started_by_its_module_does_so_too(program: str, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("import os\nos.kill(os.getpid(), 2)\nimport nothing")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", program, "--help"]
+    done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "\nstopped\n")
+
+
+def test_importing_a_package_of_programs_changes_no_signal() -> None:
+    code = "import signal; before = signal.getsignal(2); import tools, benchmarks\n"
+    code += "assert signal.getsignal(2) == before"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPO).returncode == 0

@@ -116,3 +116,15 @@ def test_a_disk_that_can_not_be_told_to_flush_is_no_error(
     ):
         temporary.write_text("y")
     assert (tmp_path / "a").read_text() == "x" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no such device")
+def test_a_log_on_a_full_disk_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    utils.setup_log()
+    utils.log.info("before")
+    utils.log_to(Path("/dev/full"))
+    utils.log.info("behind")
+    utils.end_log()
+    printed = capsys.readouterr()
+    full = "/dev/full takes no more (No space left on device)"
+    assert (printed.out.splitlines(), printed.err) == (["before", full, "behind"], "")

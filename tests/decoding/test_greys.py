@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,37 @@ RAMP = np.linspace(0, 1, 2000).reshape(40, 50)
 def saved(values: np.ndarray, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(values).save(path)
+    return path
+
+
+def colours(values: np.ndarray, path: Path, order: str = ">", packed: bool = False) -> Path:
+    """Values (h, w, 3) as a PNG or TIFF of 16 bits a colour, which Pillow doesn't write."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    h, w, _ = values.shape
+    if path.suffix == ".png":
+        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+        chunks = [(b"IHDR", struct.pack(">IIBBBBB", w, h, 16, 2, 0, 0, 0))]
+        chunks += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+        written = [
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            for kind, data in chunks
+        ]
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(written))
+        return path
+    data = values.astype(f"{order}u2").tobytes()
+    data = zlib.compress(data) if packed else data
+    tags = [(256, w), (257, h), (258, 134), (259, 8 if packed else 1), (262, 2), (273, 140)]
+    tags += [(277, 3), (278, h), (279, len(data)), (284, 1)]
+    directory = struct.pack(f"{order}H", len(tags))
+    for tag, value in tags:
+        count = 3 if tag == 258 else 1
+        kind = 3 if tag in (258, 259, 262, 277, 284) else 4
+        cell = struct.pack(f"{order}HH", value, 0) if (kind, count) == (3, 1) else None
+        cell = cell or struct.pack(f"{order}I", value)
+        directory += struct.pack(f"{order}HHI", tag, kind, count) + cell
+    bits = struct.pack(f"{order}3H", 16, 16, 16)
+    mark = b"II*\0" if order == "<" else b"MM\0*"
+    path.write_bytes(mark + struct.pack(f"{order}I", 8) + directory + bytes(4) + bits + data)
     return path
 
 
@@ -213,3 +245,60 @@ def test_a_large_picture_is_scaled_in_bands(monkeypatch: pytest.MonkeyPatch) -> 
     whole = room.shown(values, (0, 4095))
     monkeypatch.setattr(room, "ROWS", 170)
     assert (room.shown(values, (0, 4095)) == whole).all()
+
+
+COLOURED = np.stack([RAMP, RAMP[::-1], RAMP[:, ::-1]], 2)
+KINDS = [("a.png", ">", False), ("a.tif", "<", False), ("a.tif", ">", False), ("a.tif", "<", True)]
+
+
+@pytest.mark.parametrize(("name", "order", "packed"), KINDS)
+def test_colours_of_16_bits_have_one_scale_too(
+    name: str, order: str, packed: bool, tmp_path: Path
+) -> None:
+    """A camera's 12 bits, of which the upper 8 of 16 are sixteen levels."""
+    for label in "ab":
+        for i in range(6):
+            values = (COLOURED * (4095 if i else 2000)).round().astype("uint16")
+            values[0, 0] = i, ord(label), 0  # no two are the same
+            colours(values, tmp_path / "set" / label / f"{i}{name}", order, packed)
+    split = load_split(settings(tmp_path / "set", group_duplicates=False))
+    assert "12 pictures have greys or colours of more than 8 bits (" in " ".join(split.notes)
+    (scale,) = {sample.greys for sample in split.samples}
+    assert scale == (0, 4095)
+    for sample in split.samples:
+        pixels = read_image(sample.path, scale)
+        assert (split.decoded[sample.path].permute(1, 2, 0).numpy() == pixels).all()
+        most = 255 if sample.path.name[0] != "0" else 125
+        assert abs(pixels - COLOURED * most)[1:].max() <= 1
+
+
+def test_one_picture_s_colours_of_16_bits_use_all_of_them(tmp_path: Path) -> None:
+    values = (COLOURED * 30000).astype("uint16")
+    pixels = read_image(colours(values, tmp_path / "a.png"))
+    assert abs(pixels - values / 257).max() <= 0.5
+
+
+def test_colours_of_16_bits_are_turned_and_banded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = (COLOURED * 65535).astype("uint16")
+    content = colours(values, tmp_path / "a.png").read_bytes()
+    tiff = b"MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 274, 3, 1, 6, 0, 0)
+    exif = struct.pack(">I", len(tiff)) + b"eXIf" + tiff
+    exif += struct.pack(">I", zlib.crc32(b"eXIf" + tiff))
+    (tmp_path / "a.png").write_bytes(content[:33] + exif + content[33:])
+    monkeypatch.setattr("images.BAND", 256)
+    pixels = read_image(tmp_path / "a.png")
+    assert abs(pixels - np.rot90(values, -1) / 257).max() <= 0.5
+
+
+def test_values_of_two_kinds_are_said(tmp_path: Path) -> None:
+    for label in "ab":
+        for i in range(6):
+            values = (RAMP * 65535).astype("uint16")
+            values[0, :2] = i, ord(label)
+            saved(values, tmp_path / "set" / label / f"{i}.png")
+        saved((RAMP ** ord(label)).astype("float32"), tmp_path / "set" / label / "float.tif")
+    said = " ".join(load_split(settings(tmp_path / "set", group_duplicates=False)).notes)
+    assert "beware: 2 of them have less than 1/32 of that, and are nearly of one grey" in said
+    assert "float.tif" in said

@@ -12,7 +12,7 @@ import pretrained
 from certainty.sure import fit_temperature
 from engine import certain
 from pretrained.read import read_arrays
-from tests.helpers import logits, quick, random_weights, reached, summary, train
+from tests.helpers import COLOURS, logits, quick, random_weights, reached, summary, train
 
 
 @pytest.fixture
@@ -111,3 +111,16 @@ def test_a_training_from_a_certain_network_begins_without_that(
     again = [key for key in finetunes if "checkpoint" not in key]
     train(config_file, *again, f"train.checkpoint={first}", "train.run_name=second")
     assert summary(config_file, "second")["certainty"]["held_out"] == 36
+
+
+def test_where_groups_leave_nothing_to_fit_there_is_no_likeness(
+    finetunes: list[str], config_file: Path, tmp_path: Path
+) -> None:
+    """All training pictures are of one group: whatever holds it out has none left."""
+    of = {f"{colour}/{i:02}.png": f"{i // 10}" for colour in COLOURS for i in range(12)}
+    table = "path,group\n" + "".join(f"{path},{group}\n" for path, group in of.items())
+    (tmp_path / "groups.csv").write_text(table)
+    keys = ["train.head=class", f"train.groups={tmp_path / 'groups.csv'}"]
+    reached(config_file, *finetunes, *keys, "train.group_duplicates=false")
+    net = pretrained.load_model(config_file.parent / "weights/tiny/best.safetensors")
+    assert net.certainty is not None and net.certainty.likeness is None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,12 @@ import yaml
 
 import training
 from config import TrainConfig
-from engine.resume import FIXED, FREE, PLACES, is_same_place, put_back
+from engine.mended import is_beginning
+from engine.resume import FIXED, FREE, PLACES, is_same_place, newest, put_back
 from engine.run import Run
 from engine.stop import before_training
-from tests.helpers import fail, picture, summary, train
+from tests.engine.test_lock import HOLDS
+from tests.helpers import REPO, fail, picture, summary, train
 from utils import go_on
 
 
@@ -212,3 +216,50 @@ def test_a_stop_while_the_report_is_written_names_its_command(
     with pytest.raises(KeyboardInterrupt, match="the run is complete, its report: python -m tools"):
         train(config_file, "train.max_epochs=1", "train.report=true")
     assert summary(config_file)["epochs"] == 1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_settings_that_were_cut_are_the_checkpoint_s(
+    stopped: Path, config_file: Path, share: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = stopped / "config.yaml"
+    whole = page.read_bytes()
+    page.write_bytes(whole[: int(len(whole) * share)] + b"\0" * 20)
+    assert resume("--config", str(config_file)) == 0
+    out = capsys.readouterr().out
+    assert f"{page} was {'cut off' if share else 'empty'}: it is written again as" in out
+    assert "going on after step 2 of epoch 2" in out and "are new" not in out
+    assert page.read_bytes() == whole and summary(config_file)["epochs"] == 2
+
+
+def test_what_is_edited_is_not_taken_for_cut() -> None:
+    whole = "vit:\n  dim: 8\ntrain:\n  lr: 0.1\n  views: 2\n  seed: 0\n"
+    for cut in ("", "vit:\n  d", "vit:\n  dim: 8\ntrain:\n  lr: 0.1\n  views: auto\n  see"):
+        assert is_beginning(cut, whole)
+    for edited in (whole.replace("0.1", "0.2"), "train:\n  lr: 0.1", whole + "x", "vit:\n  lr"):
+        assert not is_beginning(edited.rstrip(), whole)
+    assert not is_beginning(whole.rstrip(), whole)
+
+
+def test_a_run_of_another_process_is_left_alone(
+    stopped: Path, config_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newer = stopped.parent / "newer"
+    newer.mkdir()
+    for name in ("config.yaml", "split.csv"):
+        (newer / name).write_bytes((stopped / name).read_bytes())
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(newer)], stdout=subprocess.PIPE, cwd=REPO, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    try:
+        assert resume("--config", str(config_file)) == 0
+        out = capsys.readouterr().out
+        assert f"{newer} is running (host" in out and f"pid {process.pid}" in out
+        assert f"going on after step 2 of epoch 2 of {stopped}" in out
+        said = fail(config_file, "--resume")
+        assert f"holds no run that was stopped: {newer} is running (host" in said
+    finally:
+        process.kill()
+        process.wait()
+    assert newest(str(stopped.parent)) == (newer, [])

@@ -26,7 +26,7 @@ def test_decisions_take_the_place_of_the_folders_names(image_folder: Path, tmp_p
     assert labels["red/00.png"] == "blue" and labels["green/02.png"] == "green"
     assert "red/01.png" not in labels and len(labels) == 35
     assert (image_folder / "red/01.png", f"left out by {file}") in split.unused
-    assert f"train.labels: 1 relabelled, 1 left out, by {file}" in split.notes
+    assert f"train.labels: 1 relabelled, 1 left out; by {file}" in split.notes
     assert sorted(image_folder.rglob("*")) == before
     assert split.counts()["blue"]["train"] + split.counts()["blue"]["val"] == 13
 
@@ -68,6 +68,8 @@ def test_classes_that_are_not_trained(image_folder: Path, tmp_path: Path) -> Non
     split = load_split(settings(image_folder, labels=file, classes=["green", "blue"]))
     assert len(split.samples) == 23
     assert [path.name for path, _ in split.unused] == ["00.png"]
+    why = "not used, as train.classes leaves their new class out: 1 to red"
+    assert f"train.labels: 0 relabelled, 0 left out; {why}; by {file}" in split.notes
 
 
 def test_an_earlier_split_takes_decisions_that_came_later(
@@ -86,3 +88,16 @@ def test_an_earlier_split_takes_decisions_that_came_later(
 def test_a_table_that_is_none(image_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no file of decisions \(columns path, decision, label\)"):
         load_split(settings(image_folder, labels=str(tmp_path / "gone.csv")))
+
+
+def test_of_a_folder_that_grows_decided_pictures_may_be_gone(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    write_split(tmp_path / "split.csv", load_split(settings(image_folder)))
+    file = decisions(tmp_path, "red/77.png,leave out,", "red/00.png,relabel,blue")
+    earlier = {"labels": file, "split": str(tmp_path / "split.csv")}
+    again = load_split(settings(image_folder, **earlier, new_images="train"))
+    assert f"1 of the pictures in {file} are not there any more" in again.notes
+    assert (image_folder / "red/77.png", f"{file} decides of it, and it is gone") in again.unused
+    with pytest.raises(UserError, match="red/77.png: it is not in"):
+        load_split(settings(image_folder, **earlier))

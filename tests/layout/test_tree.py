@@ -108,6 +108,9 @@ def test_a_folder_that_goes_while_it_is_read(image_folder: Path, monkeypatch: An
 def test_what_is_no_folder_is_said(image_folder: Path, monkeypatch: Any) -> None:
     with pytest.raises(UserError, match=r"no such folder; did you mean .*/images\?"):
         read_tree(image_folder.with_name("image"))
+    with pytest.raises(UserError, match=r"no such folder; did you mean \.\./images\?"):
+        monkeypatch.chdir(image_folder)
+        read_tree(Path("../image"))
     with pytest.raises(UserError, match=r"00\.png is a file; train\.base_dir takes a folder"):
         read_tree(image_folder / "red" / "00.png")
     packed = image_folder.with_name("images.zip")

@@ -136,6 +136,18 @@ def test_without_a_network_the_hub_is_given_up_at_once(here: Path) -> None:
     assert "did you mean weights/vit-s14.safetensors?" in str(caught.value)
 
 
+def test_where_no_weights_are_at_all_the_small_ones_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(names, "HOME", tmp_path / "weights")
+    monkeypatch.setattr(names, "DOWNLOAD_TRIES", 1)
+    with pytest.raises(UserError, match="or take the small ones .* tools.quickstart_weights"):
+        resolve("http://127.0.0.1:9/w.npz")
+    with pytest.raises(UserError, match="no such weights; python -m tools.quickstart_weights make"):
+        resolve("weights/vit-s14.safetensors")
+
+
 def test_a_hub_that_does_not_answer_is_given_up(here: Path, monkeypatch: Any) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

@@ -17,18 +17,18 @@ from utils import UserError
 Make = Callable[[], Any]
 
 
-def of_timm(name: str) -> Make:
-    return lambda: timm.create_model(name)
+def of_timm(name: str, **sizes: int) -> Make:
+    return lambda: timm.create_model(name, **sizes)
 
 
 def of_torchvision(name: str) -> Make:
     return lambda: getattr(torchvision.models, name)()
 
 
-def of_transformers(name: str) -> Make:
+def of_transformers(name: str, **sizes: int) -> Make:
     def make() -> Any:
         model = getattr(transformers, name)
-        return model(model.config_class())
+        return model(model.config_class(**sizes))
 
     return make
 
@@ -89,3 +89,16 @@ def test_it_is_said_what_they_are(kind: str, make: Make, prefix: str) -> None:
 def test_kinds_told_by_a_name_alone(kind: str, name: str) -> None:
     with pytest.raises(UserError, match=f"this is {kind}"):
         convert({name: torch.zeros(1)})
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        of_timm("vit_giant_patch14_dinov2", depth=2, embed_dim=64, num_heads=1, mlp_ratio=4),
+        of_transformers("Dinov2Model", use_swiglu_ffn=True, hidden_size=64, num_attention_heads=1),
+    ],
+    ids=["timm", "transformers"],
+)
+def test_a_swiglu_is_named(make: Make) -> None:
+    with pytest.raises(UserError, match="its MLP is a SwiGLU, as in DINOv2's giant"):
+        convert(make().state_dict())

@@ -28,6 +28,7 @@ from tools.predict import __main__ as predict
 from tools.predict import sorting
 from tools.predict.pictures import find_pictures
 from tools.predict.rows import AnswersFile
+from tools.predict.said import Table
 from tools.predict.scoring import foreign, scored
 from tools.predict.sorting import folder_name, sort_into, steps, take_back
 from utils import command_line
@@ -210,13 +211,23 @@ def test_the_table(here: Path, capsys: Capture) -> None:
     assert run("pictures", "--top", "2") == 0
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
-    assert lines[0].split() == ["answer", "sure", "unlike", "then", "picture"]
+    assert " ".join(lines[0].split()) == "answer sure unlike could also be then picture"
     assert [line.split()[0] for line in lines[1:5]] == ["blue", "green", "red", "unreadable"]
     assert all(line.index("pictures/") == lines[0].index("picture") for line in lines[1:5])
     assert lines[4].endswith("pictures/text.jpg: not an image")
     assert "4 pictures: 1 blue, 1 green, 1 red, 1 unreadable" in lines
     assert lines[-1].startswith("next: ")
     assert "held-out pictures answered" in printed.err
+
+
+def test_the_table_names_what_an_answer_could_also_be() -> None:
+    table = Table(["ant", "bee", "wasp", "fly"], 1, knows_sets=True)
+    start = table.head().index("could also be")
+    for rest, cell in ((), "-"), (("bee",), "bee"), (("bee", "fly", "wasp"), "bee +2"):
+        line = table.line(Row("a.png", None, "ant", "ant", 0.5, None, ("ant", *rest)))
+        assert line[start : table.head().index("picture")].strip() == cell
+        assert line.index("a.png") == table.head().index("picture")
+    assert "also" not in Table(["ant", "bee"], 1, knows_sets=False).head()
 
 
 def test_a_csv_and_the_same_as_json(here: Path, capsys: Capture) -> None:

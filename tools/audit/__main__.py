@@ -59,6 +59,8 @@ def look(args: argparse.Namespace) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     log_to(folder / "audit.log")
     log.info("%s", said_of(split))
+    for note in split.notes:
+        log.info("  %s", note)
     found = audit(target.config, split, device, folder, known, target.block())
     page = write_page(folder, found, target.run, target.file, target.overrides)
     write_audit(folder / AUDIT, found.suspects)

@@ -91,7 +91,7 @@ def answer_all(
 ) -> None:
     """Answer each picture: into the file, or as a line of the table; after Ctrl-C all that was
     answered is in the file."""
-    table = Table(classifier.classes, args.top)
+    table = Table(classifier.classes, args.top, classifier.certainty is not None)
     if file is not None:
         done = []
         for row in file.rows():

@@ -13,6 +13,7 @@ from utils import some
 
 WIDEST = 30  # letters of a class's name in the table
 NOT_ANSWERS = ("unsure", "unlike")
+ALSO = "could also be"  # the rest of the classes of which one is right nine times in ten
 
 
 @dataclass
@@ -42,26 +43,36 @@ class Tally:
 class Table:
     """Lines of fixed columns, the path last: printed one by one, before all are known."""
 
-    def __init__(self, classes: Sequence[str], top: int) -> None:
+    def __init__(self, classes: Sequence[str], top: int, knows_sets: bool) -> None:
         longest = min(WIDEST, max(map(len, classes)))
         self.longest = longest
         self.answer, self.more = len("unsure ()") + longest, (top - 1) * (longest + 8)
+        self.also = max(len(ALSO), longest + len(" +99")) if knows_sets else 0
 
     def head(self) -> str:
-        more = f"{'then':{self.more}}  " if self.more else ""
-        return f"{'answer':{self.answer}}  sure   unlike  {more}picture"
+        return f"{'answer':{self.answer}}  sure   unlike  {self._cells(ALSO, 'then')}picture"
 
     def line(self, row: Row) -> str:
         path = text_of(row.path)
         if row.label is None or row.probability is None:
-            more = f"{'':{self.more}}  " if self.more else ""
-            return f"{'unreadable':{self.answer}}  -      -       {more}{path}: {row.problem}"
+            cells = self._cells("-", "")
+            return f"{'unreadable':{self.answer}}  -      -       {cells}{path}: {row.problem}"
         label = self._cut(row.label)
         answer = label if row.said == row.label else f"{row.said} ({label})"
         far = "-    " if row.unlike is None else f"{row.unlike:.3f}"
         then = ", ".join(f"{self._cut(name)} {sure:.3f}" for name, sure in row.top[1:])
-        more = f"{then:{self.more}}  " if self.more else ""
-        return f"{answer:{self.answer}}  {row.probability:.3f}  {far}   {more}{path}"
+        cells = self._cells(self._others(row), then)
+        return f"{answer:{self.answer}}  {row.probability:.3f}  {far}   {cells}{path}"
+
+    def _others(self, row: Row) -> str:
+        """The classes that an answer could be besides: the next, and how many more."""
+        others = [self._cut(name) for name in row.could_be if name != row.label]
+        return " +".join([*others[:1], *([str(len(others) - 1)] if others[1:] else [])]) or "-"
+
+    def _cells(self, also: str, then: str) -> str:
+        """The columns that not every table has, as wide as they are in each line."""
+        found = f"{also:{self.also}}  " if self.also else ""
+        return found + (f"{then:{self.more}}  " if self.more else "")
 
     def _cut(self, label: str) -> str:
         return label if len(label) <= self.longest else label[: self.longest - 3] + "..."

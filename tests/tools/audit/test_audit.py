@@ -141,6 +141,19 @@ def test_a_run_whose_pictures_were_moved_is_audited_as_they_are(tmp_path: Path) 
     assert "35 pictures of 3 classes" in said
 
 
+def test_a_run_whose_decisions_were_carried_out_is_audited(tmp_path: Path) -> None:
+    pictures = pictures_of(tmp_path / "pictures", 12)
+    file = tmp_path / "decisions.csv"
+    rows = ["red/00.png,relabel,blue", "red/01.png,leave out,", "red/02.png,keep,"]
+    file.write_text("\n".join(["path,decision,label", *rows]) + "\n", encoding="utf-8")
+    small_run(tmp_path, pictures, "decided", head="class", labels=str(file))
+    assert main(["--apply", str(file), "--root", str(pictures)]) == 0
+    look(tmp_path, str(tmp_path / "logs/decided"))
+    said = (tmp_path / "logs/audit-decided/audit.log").read_text(encoding="utf-8")
+    assert f"2 of the pictures in {file} are not there any more" in said
+    assert "35 pictures of 3 classes" in said
+
+
 def test_a_run_that_trained_all_weights_is_audited_by_others(run: Path, tmp_path: Path) -> None:
     pictures_of(tmp_path / "pictures", 12)
     words = {"mode": "pretrained", "mixup": 0.2, "lr": 0.001, "head": "class"}
