@@ -176,6 +176,8 @@ class TrainConfig(Section):
     max_pixels: Annotated[Count | None, OFF] = 500_000_000
     greys: tuple[Number, Number] | Auto = "auto"
     num_workers: Annotated[Whole, Field(ge=0)] | Auto = "auto"
+    shuffle_buffer: Count = 10_000
+    shard_cache: Annotated[Number, Field(gt=0)] | Auto = "auto"
     views: Count | Auto = "auto"
     crop_scale: Annotated[Number, Field(gt=0, le=1)] = 0.5
     flip: Annotated[Number, Field(ge=0, le=1)] = 0.5

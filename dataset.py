@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,18 @@ from layout.draw import assign_parts
 from layout.groups import copies_notes, with_groups
 from layout.labels import decide
 from layout.parts import Found, Layout, lay_out
-from layout.split_file import COLUMNS, PARTS, Asked, apply_split, read_split, text_below
+from layout.split_file import (
+    COLUMNS,
+    PARTS,
+    Asked,
+    apply_split,
+    first_change,
+    read_split,
+    text_below,
+)
+from shards.load import load as load_shards
+from shards.packed import Packed
+from shards.place import names_shards
 from stopping import quiet_worker
 from transforms import eval_transform, train_sampler, train_transform
 from utils import UserError, some, write_csv
@@ -35,13 +47,15 @@ class Split:
 
     root: Path
     classes: tuple[str, ...]
-    samples: tuple[Sample, ...]
+    samples: Sequence[Sample]
     unused: tuple[tuple[Path, str], ...] = ()
     notes: tuple[str, ...] = ()
     decoded: dict[Path, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
-    def part(self, name: str) -> list[Sample]:
+    def part(self, name: str) -> Sequence[Sample]:
         """The samples of `train`, `val` or `test`."""
+        if isinstance(self.samples, Packed):
+            return self.samples.only(name)
         return [sample for sample in self.samples if sample.part == name]
 
     def path_of(self, sample: Sample) -> str:
@@ -50,8 +64,23 @@ class Split:
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Images by class and part."""
+        if isinstance(self.samples, Packed):
+            return self.samples.counts(self.classes)
         seen = Counter((self.classes[s.label], s.part) for s in self.samples)
         return {name: {part: seen[name, part] for part in PARTS} for name in self.classes}
+
+
+class Paths(Sequence[str]):
+    """The paths of a part's samples (see `Split.path_of`), each made when it is asked for."""
+
+    def __init__(self, split: Split, part: str) -> None:
+        self.split, self.samples = split, split.part(part)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.split.path_of(self.samples[index])
 
 
 # ------------------------------------------------------------------------------- folder -> split
@@ -66,8 +95,10 @@ def load_split(
     `split_file` (or `train.split`) re-uses a split.csv. Images that `known` has seen are not read.
     Raises UserError for a folder that can't be used: missing, empty, with a class without images,
     fewer than 2 classes, held-out images of a class that is not trained, or with unreadable images
-    unless `on_bad_image` is skip.
+    unless `on_bad_image` is skip. Shards, where it names some, have their parts already.
     """
+    if names_shards(train.base_dir):
+        return _of_shards(train, split_file)
     root = Path(train.base_dir)
     wanted = None if train.classes is None else {same_name(name) for name in train.classes}
     layout = lay_out(root, wanted)
@@ -77,8 +108,10 @@ def load_split(
     unused, notes = layout.unused, layout.notes
     if wanted is not None and (left := sorted(layout.names - wanted)):
         notes.append(f"left out by train.classes: {some(left)}")
-    reading = read_all([item.path for item in layout.found], known, train.max_pixels)
-    samples = _samples(layout.found, classes, reading, unused, train.on_bad_image)
+    paths = [item.path for item in layout.found]
+    reading = read_all(paths, known, train.max_pixels)
+    found = zip(layout.found, paths, strict=True)
+    samples = _samples(found, classes, reading, unused, train.on_bad_image)
     given = split_file or (Path(train.split) if train.split else None)
     if given is not None:
         asked = Asked(given, root, classes, wanted is not None, grows, decided)
@@ -97,6 +130,21 @@ def load_split(
     samples = with_greys(samples, reading, train.greys, notes)
     split = Split(root, classes, tuple(samples), tuple(unused), tuple(notes), reading.decoded)
     return replace(split, notes=(*split.notes, *_missing_classes(split)))
+
+
+def _of_shards(train: TrainConfig, split_file: Path | None) -> Split:
+    """The split that shards have; UserError where it is another than that of `split_file`, or of
+    train.split."""
+    found = load_shards(train)
+    split = Split(found.root, found.classes, found.samples, tuple(found.unused), ())
+    split = replace(split, notes=(*found.notes, *_missing_classes(split)))
+    split_file = split_file or (Path(train.split) if train.split else None)
+    if split_file is not None and (row := first_change(split_file, rows_of_split(split))):
+        raise UserError(
+            f"{train.base_dir} does not hold what {split_file} lists: {row}; put the shards back, "
+            "or train again under another name"
+        )
+    return split
 
 
 def _classes(root: Path, layout: Layout, wanted: set[str] | None) -> tuple[str, ...]:
@@ -138,7 +186,7 @@ def unreadable(bad: list[tuple[Path, str]]) -> str:
 
 
 def _samples(
-    found: list[Found],
+    found: Iterable[tuple[Found, Path]],
     classes: tuple[str, ...],
     reading: Reading,
     unused: list[tuple[Path, str]],
@@ -151,9 +199,9 @@ def _samples(
     unused += [(path, f"unreadable: {reason}") for path, reason in bad]
     digests, index = reading.digests, {name: i for i, name in enumerate(classes)}
     samples = [
-        Sample(item.path, index[item.class_name], item.part or "", digests[item.path])
-        for item in found
-        if item.path in digests
+        Sample(path, index[item.class_name], item.part or "", digests[path])
+        for item, path in found
+        if path in digests
     ]
     left = {sample.label for sample in samples}
     gone = [name for i, name in enumerate(classes) if i not in left]
@@ -236,11 +284,29 @@ def _missing_classes(split: Split) -> list[str]:
 
 def write_split(path: Path, split: Split) -> None:
     """Write split.csv: COLUMNS of each image, its path relative to the folder."""
-    rows = ((split.path_of(s), split.classes[s.label], s.part, s.sha256) for s in split.samples)
-    write_csv(path, (dict(zip(COLUMNS, row, strict=True)) for row in rows), COLUMNS)
+    write_csv(path, rows_of_split(split), COLUMNS)
+
+
+def rows_of_split(split: Split) -> Iterator[dict[str, str]]:
+    """The rows of its split.csv."""
+    for s in split.samples:
+        row = (split.path_of(s), split.classes[s.label], s.part, s.sha256)
+        yield dict(zip(COLUMNS, row, strict=True))
 
 
 # ----------------------------------------------------------------------------------- loaders
+
+
+def labels_of(samples: Sequence[Sample]) -> list[int]:
+    """The class of each."""
+    if isinstance(samples, Packed):
+        return samples.labels.tolist()
+    return [sample.label for sample in samples]
+
+
+def lots_of(samples: Sequence[Sample]) -> Sequence[int] | None:
+    """How many lie in each shard; None for those of a folder."""
+    return samples.lots.tolist() if isinstance(samples, Packed) else None
 
 
 def make_loaders(
@@ -265,7 +331,7 @@ def make_loaders(
         loaders[part] = DataLoader(
             images,
             batch_size=train.batch_size if learns else train.eval_batch_size,
-            sampler=train_sampler([s.label for s in samples], train) if learns else None,
+            sampler=train_sampler(labels_of(samples), train, lots_of(samples)) if learns else None,
             **loader_options(train, device),
         )
     return loaders

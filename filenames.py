@@ -23,6 +23,8 @@ _ESCAPED = re.compile(rf"(\\+)x({_HEX})")
 
 def text_of(name: str) -> str:
     """A file's name, or a path, as the system gave it, as text."""
+    if name.isascii() and name.isprintable() and "\\" not in name:  # nearly always, and quicker
+        return name
 
     def escaped(found: re.Match[str]) -> str:
         slashes, odd, digits = found.groups()

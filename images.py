@@ -1,24 +1,20 @@
-"""One image file, read right; many of them, as samples; the index of files already read.
+"""One image file, read right; many of them, as samples.
 
 Which files are pictures stands in formats.py, and what becomes of more than 8 bits in greys.py.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import hashlib
-import json
 import os
 import sys
-import time
-import zlib
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import repeat
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -36,12 +32,14 @@ from decoding.formats import (
     why,
 )
 from decoding.greys import Greys, Values, describe, is_deep, scale, shown, usual, values_of
-from duplicates import SIDE, descriptor
+from duplicates import descriptor
+from file_index import FileIndex, Read
 from filenames import text_of
-from utils import UserError, progress_bar, some, write_text
+from utils import UserError, progress_bar, some
 
 # Decoded images stay in memory while they take less than this share of what is free.
 CACHE_SHARE = 0.25
+AHEAD = 64  # files that are read while others are looked at
 BAND = 1 << 24  # pixels that are converted at once
 LEAST_LEVELS = 8  # of 256, of which a picture is made, or its set has no scale for it
 
@@ -62,6 +60,10 @@ class Sample:
     def __post_init__(self) -> None:
         if not self.group:
             object.__setattr__(self, "group", self.sha256)
+
+    def content(self) -> bytes:
+        """The bytes of its file. Raises OSError or ValueError where it can't be read."""
+        return content_of(self.path)
 
 
 def read_image(
@@ -110,28 +112,9 @@ def as_tensor(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(own).permute(2, 0, 1)
 
 
-class Read(NamedTuple):
-    """What one file gave: the content's sha256; the pixels, of a deep picture (see greys.py) its
-    values; the reason why there are none; the picture's (width, height); what its values are like;
-    its descriptor (see duplicates.py).
-
-    A file that was read before has neither pixels nor a reason.
-    """
-
-    digest: str
-    pixels: np.ndarray | None
-    reason: str | None
-    size: tuple[int, int] = (0, 0)
-    values: Values | None = None
-    descriptor: np.ndarray | None = None
-
-
 def _hash_and_decode(path: Path, known: FileIndex | None, most: int | None = MAX_PIXELS) -> Read:
-    """Read one file; one that `known` vouches for is not opened."""
+    """Read one file, and let `known` know of it."""
     try:
-        if known is not None and (entry := known.get(path)):
-            check_size(entry.size, most)
-            return entry
         with few_large(path):
             content = content_of(path)
             read = _decoded(hashlib.sha256(content).hexdigest(), content, path.name, most)
@@ -153,70 +136,6 @@ def _decoded(digest: str, content: bytes, name: str, most: int | None) -> Read:
         full = (about.low, about.high) if about.low < about.high else (0.0, 1.0)
         small = descriptor(shown(values, full))
         return Read(digest, values, None, picture.size, about, small)
-
-
-class FileIndex:
-    """What is known of images that were read before, so that an unchanged file is not read again:
-    one with the same path, size, and times of modification and of change.
-
-    A file that was changed just before it was read is not remembered: what changes it again within
-    the clock's tick could not be told. Windows has no time of change, so nothing is remembered.
-    """
-
-    TICK_NS = 2_000_000_000  # FAT's
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            entries = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, RecursionError):
-            entries = {}
-        # Those of older versions are shorter; what a failing disk changed has another checksum.
-        # Such a file is read once more.
-        self.entries = {
-            name: entry
-            for name, entry in entries.items()
-            if isinstance(entry, list) and len(entry) == 9 and entry[8] == _sum(name, entry[:8])
-        }
-        self.unknown: dict[str, list[Any]] = {}
-
-    def get(self, path: Path) -> Read | None:
-        """What a file that is as it was gave when it was read, without its pixels."""
-        try:
-            status = path.stat()
-        except OSError:  # said when it is read
-            return None
-        state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-        entry = self.entries.get(str(path.absolute()))
-        if entry and entry[:3] == state:
-            digest, width, height, values, cells = entry[3:8]
-            small = np.frombuffer(base64.b64decode(cells), np.uint8).reshape(SIDE, SIDE)
-            return Read(digest, None, None, (width, height), values and Values(*values), small)
-        # As it was before it is read: a change meanwhile makes it unknown the next time.
-        if os.name != "nt" and time.time_ns() - max(state[1:]) >= self.TICK_NS:
-            self.unknown[str(path.absolute())] = state
-        return None
-
-    def note(self, path: Path, read: Read) -> None:
-        """What a file that was asked for in vain gave."""
-        if state := self.unknown.get(str(path.absolute())):
-            assert read.descriptor is not None
-            cells = base64.b64encode(read.descriptor.tobytes()).decode()
-            entry = [*state, read.digest, *read.size, read.values, cells]
-            self.unknown[str(path.absolute())] = [*entry, _sum(str(path.absolute()), entry)]
-
-    def update(self, samples: Sequence[Sample]) -> None:
-        """Remember, and write down, what was asked for in vain and is an image."""
-        names = {str(sample.path.absolute()) for sample in samples}
-        new = {n: self.unknown[n] for n in names & self.unknown.keys() if len(self.unknown[n]) == 9}
-        if new:
-            self.entries |= new
-            with contextlib.suppress(OSError, UserError):  # it only saves time
-                write_text(self.path, json.dumps(self.entries))
-
-
-def _sum(name: str, entry: list[Any]) -> int:
-    return zlib.crc32(json.dumps([name, entry]).encode())
 
 
 def available_memory() -> int:
@@ -272,9 +191,8 @@ def read_all(
     found = Reading()
     budget = CACHE_SHARE * available_memory()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(_hash_and_decode, paths, repeat(known), repeat(most))
-        bar = progress_bar(zip(paths, results, strict=True), "reading images", len(paths))
-        for path, read in bar:
+        results = _read_in_order(pool, paths, known, most)
+        for path, read in progress_bar(results, "reading images", len(paths)):
             if read.reason is not None:
                 found.bad.append((path, read.reason))
                 continue
@@ -294,6 +212,34 @@ def read_all(
             else:
                 found.decoded[path] = as_tensor(read.pixels)
     return found
+
+
+def _read_in_order(
+    pool: ThreadPoolExecutor, paths: Sequence[Path], known: FileIndex | None, most: int | None
+) -> Iterator[tuple[Path, Read]]:
+    """What each file gives; those that `known` vouches for are not opened. A few files are read
+    ahead: for all at once, what is to be done would take more memory than what comes of it."""
+    ahead: deque[tuple[Path, Read | Future[Read]]] = deque()
+    for path in paths:
+        entry = None if known is None else _known(path, known, most)
+        ahead.append((path, entry or pool.submit(_hash_and_decode, path, known, most)))
+        while len(ahead) > AHEAD or (ahead and isinstance(ahead[0][1], Read)):
+            yield _waited_for(*ahead.popleft())
+    yield from (_waited_for(*one) for one in ahead)
+
+
+def _known(path: Path, known: FileIndex, most: int | None) -> Read | None:
+    entry = known.get(path)
+    try:
+        if entry is not None:
+            check_size(entry.size, most)
+    except ValueError as error:
+        return Read("", None, why(error))
+    return entry
+
+
+def _waited_for(path: Path, read: Read | Future[Read]) -> tuple[Path, Read]:
+    return path, read if isinstance(read, Read) else read.result()
 
 
 def with_greys(
@@ -341,7 +287,7 @@ def greys_of(samples: Iterable[Sample]) -> Greys | None:
 def read_unchanged(sample: Sample) -> np.ndarray:
     """A sample's pixels; UserError where the file is no longer what was split."""
     with contextlib.suppress(OSError, ValueError):
-        content = content_of(sample.path)
+        content = sample.content()
         if hashlib.sha256(content).hexdigest() == sample.sha256:
             return pixels_of(open_picture(content, sample.path.name, None), sample.greys)
     raise UserError(f"{sample.path} was changed while it was in use; run again")
@@ -357,7 +303,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
 
     def __init__(
         self,
-        samples: list[Sample],
+        samples: Sequence[Sample],
         transform: v2.Compose,
         decoded: dict[Path, Tensor],
         seed: int,

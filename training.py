@@ -24,7 +24,7 @@ from torch import nn
 
 from config import Config, ConfigError
 from config_file import check_config, load_config
-from dataset import make_loaders
+from dataset import Paths, labels_of, make_loaders
 from engine.again import settings_of_run
 from engine.checkpoint import Keeper, Progress
 from engine.follow import keeper_of, opened
@@ -141,10 +141,9 @@ def learn(work: Work) -> dict[str, Any]:
             setting = by_first(search, work, loaders["train"], kind)
             train = setting.applied(net, work.train)
             clock.lap("search")
-        labels = [sample.label for sample in work.split.part("train")]
         plain = shared_out(net, train)
-        job = Job(net, learner, train, labels)
-        job.pictures = [work.split.path_of(sample) for sample in work.split.part("train")]
+        job = Job(net, learner, train, labels_of(work.split.part("train")))
+        job.pictures = Paths(work.split, "train")
         if state:
             job.load_state_dict(state, run)
         if run.resumes and is_first():  # not before its checkpoint is known to fit

@@ -143,17 +143,25 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     The draw is that of the augmentation: with `draws`, they are used in turn, else it is the epoch.
     With `balance`, the labels, it is as many indices, drawn so that each class comes equally often:
-    rare classes' images several times, common ones' not all of them. Its length is the epoch's,
-    wherever in it a run goes on.
+    rare classes' images several times, common ones' not all of them. With `lots`, how many lie in
+    each shard, shards come one after the other, and an image at most `window` places from where it
+    lies: files are read from front to end. Its length is the epoch's, wherever in it a run goes on.
     """
 
     def __init__(
-        self, length: int, seed: int, draws: int | None = None, balance: Sequence[int] | None = None
+        self,
+        length: int,
+        seed: int,
+        draws: int | None = None,
+        balance: Sequence[int] | None = None,
+        lots: Sequence[int] | None = None,
+        window: int = 1,
     ) -> None:
         self.length = length
         self.seed = seed
         self.draws = draws
         self.balance = None if balance is None else np.asarray(balance)
+        self.lots, self.window = lots, window
         self.epoch, self.first = 1, 0
 
     def begin(self, epoch: int, first: int = 0) -> None:
@@ -165,11 +173,22 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         random = np.random.default_rng([self.seed, self.epoch])
-        order = random.permutation(self.length)
+        if self.lots is None or self.balance is not None:
+            order = random.permutation(self.length)
+        else:
+            order = _lot_by_lot(self.lots, self.window, random)
         if self.balance is not None:
             order = random.permutation(_equally_often(self.balance, random))
         draw = self.epoch if self.draws is None else (self.epoch - 1) % self.draws + 1
         return ((int(index), draw) for index in order[self.first :])
+
+
+def _lot_by_lot(lots: Sequence[int], window: int, random: np.random.Generator) -> np.ndarray:
+    """All indices, the lots in any order, each index at most `window` places from its own."""
+    ends = np.cumsum(lots)
+    order = [np.arange(ends[i] - lots[i], ends[i]) for i in random.permutation(len(lots))]
+    place = np.arange(int(ends[-1])) + random.uniform(0, window, int(ends[-1]))
+    return np.concatenate(order)[np.argsort(place, kind="stable")]
 
 
 def _equally_often(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -186,10 +205,14 @@ def _equally_often(labels: np.ndarray, random: np.random.Generator) -> np.ndarra
     return np.concatenate(drawn)
 
 
-def train_sampler(labels: Sequence[int], train: TrainConfig) -> EpochSampler:
-    """The order and the draws of training images with these labels, as the config has them."""
+def train_sampler(
+    labels: Sequence[int], train: TrainConfig, lots: Sequence[int] | None = None
+) -> EpochSampler:
+    """The order and the draws of training images with these labels, as the config has them; `lots`
+    are those of shards."""
     balance = labels if train.balanced_sampler else None
-    return EpochSampler(len(labels), train.seed, train.draws, balance)
+    window = train.shuffle_buffer
+    return EpochSampler(len(labels), train.seed, train.draws, balance, lots, window)
 
 
 # ------------------------------------------------------------------------- a transform of one's own

@@ -219,12 +219,14 @@ def write_csv(
     durable: bool = True,
 ) -> None:
     """Write a table, whole or not at all, under the columns named, or those of its first row."""
-    rows = list(rows)
+    if columns is None:
+        rows = list(rows)
+        columns = rows[0]
     with (
         replacing(path, durable=durable) as temporary,
         open(temporary, "w", newline="", encoding="utf-8") as file,
     ):
-        writer = csv.DictWriter(file, list(rows[0] if columns is None else columns))
+        writer = csv.DictWriter(file, list(columns))
         writer.writeheader()
         writer.writerows(
             {name: shown(v) if isinstance(v, str) else v for name, v in row.items()} for row in rows

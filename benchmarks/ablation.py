@@ -15,7 +15,7 @@ import csv
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -258,7 +258,7 @@ class Bench:
             self.kept[key] = self.trunk_pass(defects, part, self.split.part(part))
         return self.kept[key]
 
-    def trunk_pass(self, defects: Defects, part: str, samples: list[Sample]) -> Tensor:
+    def trunk_pass(self, defects: Defects, part: str, samples: Sequence[Sample]) -> Tensor:
         net = self.network(defects).eval()
         transform = transform_with(net.preprocessing, defects)
         images = ImageDataset(samples, transform, self.split.decoded, 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ CLASSES, BATCH, EPOCHS, LR = 5, 20, 50, 3e-4
 class Pictures(Dataset[tuple[Tensor, int]]):
     """The pictures of a part as any tutorial reads them: decoded and resized when asked for."""
 
-    def __init__(self, samples: list[Sample], transform: Callable) -> None:
+    def __init__(self, samples: Sequence[Sample], transform: Callable) -> None:
         self.samples, self.transform = samples, transform
 
     def __len__(self) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import UnidentifiedImageError
 
 from decoding.formats import LARGE, LARGE_ONES, MAX_PIXELS, begins_as_picture
+from decoding.members import member_of, within
 from plain_files import kind_of, without_waiting
 
 MOST_BYTES = 4 * MAX_PIXELS  # of one file
@@ -17,7 +18,10 @@ MOST_BYTES = 4 * MAX_PIXELS  # of one file
 
 def content_of(path: Path) -> bytes:
     """A regular file's bytes; ValueError for anything else, which could be waited for in vain, and
-    for one that is larger than any picture, or large and no picture by its first bytes."""
+    for one that is larger than any picture, or large and no picture by its first bytes. A path may
+    lead into a tar."""
+    if inside := within(path):
+        return member_of(*inside, MOST_BYTES)
     try:
         _check_regular(path.stat())
         # What has taken its place meanwhile is not waited for either.
@@ -34,6 +38,11 @@ def content_of(path: Path) -> bytes:
                 raise UnidentifiedImageError
             file.seek(0)
         return file.read(status.st_size)
+
+
+def is_there(path: Path) -> bool:
+    """Whether a picture's file is there; one in a tar is, where that is."""
+    return path.is_file() or within(path) is not None
 
 
 def _check_regular(status: os.stat_result) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,7 +56,7 @@ class Job:
         self.criterion = build_criterion(train, labels, net.num_classes).to(net.device)
         self.mix = build_mix(train, net.num_classes)
         self.average = Average(self.parameters, train.ema)
-        self.pictures: list[str] = []  # the training images' paths, where a message may name them
+        self.pictures: Sequence[str] = ()  # the training images' paths, for messages
         self.parts: Parts | None = None
         self.labels = labels
 

@@ -26,7 +26,7 @@ from yaml_files import section_of
 FIXED = (
     *("mode", "finetune_blocks", "head", "checkpoint", "seed"),
     *("classes", "val_fraction", "test_fraction", "split", "group_duplicates", "groups"),
-    *("new_images", "fit", "greys", "batch_size", "balanced_sampler"),
+    *("new_images", "fit", "greys", "batch_size", "balanced_sampler", "shuffle_buffer"),
     *("optim", "use_bitsandbytes", "layer_decay", "ema"),
 )
 # What may change from a stop on: it is said.
@@ -41,7 +41,7 @@ FREE = (
     *("log_epoch", "save_epoch", "save_steps", "keep_last", "save", "track"),
 )
 # Where it lies, and which it is: not worth a word.
-PLACES = ("from_checkpoint", "from_run", "data", "run_name", "save_path", "log_path")
+PLACES = ("from_checkpoint", "from_run", "data", "shard_cache", "run_name", "save_path", "log_path")
 DROPOUT = ("dropout", "attention_dropout")
 
 

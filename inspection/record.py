@@ -19,6 +19,7 @@ from engine.metrics_log import read_metrics
 from engine.run import BEST
 from engine.written import changed
 from metrics import confusion
+from shards.place import root_of
 from utils import UserError
 
 Identity = tuple[str, str, int]
@@ -90,7 +91,8 @@ class Record:
     @property
     def pictures(self) -> Path | None:
         """The folder that the pictures' paths start from, where it is there."""
-        root = Path(self.config.train.base_dir) if self.config else None
+        train = self.config.train if self.config else None
+        root = root_of(train.base_dir, train.data) if train else None
         return root if root and root.is_dir() else None
 
     @property

@@ -29,13 +29,19 @@ BESIDE = {"set", "split", "data", "dataset", "part", "seg", "images", "image", "
 BESIDE |= {"pictures", "photos", "jpg", "png"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Found:
-    """A candidate before it is read: its part is None where the folder has no parts."""
+    """A candidate before it is read, by its folder and its name there: its part is None where the
+    folder has no parts."""
 
-    path: Path
+    folder: Path
+    name: str
     class_name: str
     part: str | None
+
+    @property
+    def path(self) -> Path:
+        return self.folder / self.name
 
 
 @dataclass
@@ -121,8 +127,8 @@ def _leave(folder: Folder, reason: str, layout: Layout) -> None:
 
 def _is_set(folder: Folder) -> bool:
     """Whether it holds class folders, and at most a few pictures beside them."""
-    deeper = sum(1 for inner in folder.full for _ in inner.every_picture())
-    return bool(folder.full) and 2 * len(folder.pictures) < deeper
+    deeper = sum(inner.count() for inner in folder.full)
+    return bool(folder.full) and 2 * len(folder.names) < deeper
 
 
 def _parts(body: Folder, classes: Collection[str] | None) -> dict[Path, str]:
@@ -170,7 +176,7 @@ def _see_that_it_is_no_shelf(body: Folder) -> None:
         sets_here = [folder for folder in body.full if _is_set(folder)]
         ours = [f for f in sets_here if (f.path / "training.py").exists()]  # the program itself
         found = [f for f in sets_here if f not in ours] or sets_here
-        found.sort(key=lambda folder: -sum(1 for _ in folder.every_picture()))
+        found.sort(key=lambda folder: -folder.count())
         sets = [str(folder.path) for folder in found]
         raise UserError(
             f"{body.path} holds {'a set' if len(sets) == 1 else 'sets'} of images, and is one "
@@ -196,9 +202,9 @@ def _add(body: Folder, part: str | None, layout: Layout, classes: Collection[str
         if inside:
             for inner in folder.full:
                 place = part_of(inner.name)
-                layout.found += [Found(path, name, place) for path in inner.every_picture()]
+                layout.found += [Found(*one, name, place) for one in inner.every_name()]
         else:
-            layout.found += [Found(path, name, part) for path in folder.every_picture()]
+            layout.found += [Found(*one, name, part) for one in folder.every_name()]
     layout.notes += _alike(body, taken)
     if inside:
         layout.notes.append("each class folder has parts of its own, which are used")
@@ -274,8 +280,8 @@ def _beside(root: Path) -> list[str]:
 def _what_it_takes(top: Folder, layout: Layout) -> str:
     """The sentence for a folder without classes."""
     hint = ""
-    if top.pictures:
-        hint = f"; {top.pictures[0]} is not in a class folder"
+    if top.names:
+        hint = f"; {top.path / top.names[0]} is not in a class folder"
         above = Path(os.path.abspath(top.path)).parent
         beside: list[Path] = []
         with contextlib.suppress(OSError):  # not everyone may look there

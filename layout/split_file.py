@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 
-from csv_files import read_csv
-from filenames import same_name, text_of
+from csv_files import cells_of, read_csv
+from filenames import same_name, shown, text_of
 from images import Sample
+from text_files import NoText
 from utils import UserError, some
 
 PARTS = ("train", "val", "test")
@@ -81,6 +83,22 @@ def apply_split(
         else:
             unused.append((sample.path, f"not in {file}"))
     return used
+
+
+def first_change(file: Path, rows: Iterable[dict[str, str]]) -> str | None:
+    """The first row of a split.csv that is not the one that stands there now, or the other way
+    round; None where both are the same. Neither is held in memory."""
+    try:
+        found = (cells for _, cells in cells_of(file))
+        if next(found, None) != [*COLUMNS]:
+            raise NoText("it has other columns")
+        now = ([shown(row[name]) for name in COLUMNS] for row in rows)
+        for old, new in zip_longest(found, now):
+            if old != new:
+                return f"{old[0]} is not there" if new is None else f"{new[0]} is new or changed"
+    except (NoText, OSError) as error:
+        raise UserError(f"{file} is no split file: {error}") from None
+    return None
 
 
 def read_split(file: Path) -> dict[str, dict[str, str]]:

@@ -31,10 +31,13 @@ DEEPEST = 30  # folders in folders
 
 @dataclass
 class Folder:
-    """A folder's pictures, other files, and folders, as far as they are anyone's."""
+    """A folder's pictures, by their names, other files, and folders, as far as they are anyone's.
+
+    A path takes five times the memory of its name, and longer to make than a folder to read.
+    """
 
     path: Path
-    pictures: list[Path] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
     others: list[tuple[Path, str]] = field(default_factory=list)
     folders: list[Folder] = field(default_factory=list)
 
@@ -42,11 +45,25 @@ class Folder:
     def name(self) -> str:
         return text_of(self.path.name)
 
+    @property
+    def pictures(self) -> list[Path]:
+        return [self.path / name for name in self.names]
+
     def every_picture(self) -> Iterator[Path]:
         """Those of deeper folders, too."""
-        yield from self.pictures
+        for folder, name in self.every_name():
+            yield folder / name
+
+    def every_name(self) -> Iterator[tuple[Path, str]]:
+        """The same, each as its folder and its name there."""
+        for name in self.names:
+            yield self.path, name
         for folder in self.folders:
-            yield from folder.every_picture()
+            yield from folder.every_name()
+
+    def count(self) -> int:
+        """How many pictures there are, those of deeper folders, too."""
+        return len(self.names) + sum(folder.count() for folder in self.folders)
 
     def every_other(self) -> Iterator[tuple[Path, str]]:
         yield from self.others
@@ -60,12 +77,12 @@ class Folder:
 
     @property
     def holds_any(self) -> bool:
-        return next(self.every_picture(), None) is not None
+        return bool(self.names) or any(folder.holds_any for folder in self.folders)
 
     @property
     def nested(self) -> bool:
         """Whether its pictures lie in folders of it alone."""
-        return not self.pictures and bool(self.full)
+        return not self.names and bool(self.full)
 
 
 def read_tree(root: Path) -> Folder:
@@ -114,10 +131,10 @@ def _scan(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Folder:
         found.others.append((folder, error.strerror or "it can't be read"))
         return found
     for entry in entries:
-        path = folder / entry.name
         if entry.name.startswith(".") or entry.name.casefold() in SYSTEM:
             continue
         if _is_folder(entry):
+            path = folder / entry.name
             if _lies_in(path, here):
                 found.others.append((path, "a link back to a folder that it lies in"))
             elif len(here) > DEEPEST:
@@ -125,9 +142,9 @@ def _scan(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Folder:
             else:
                 found.folders.append(_scan(path, here))
         elif reason := _no_picture(entry):
-            found.others.append((path, reason))
+            found.others.append((folder / entry.name, reason))
         else:
-            found.pictures.append(path)
+            found.names.append(entry.name)
     return found
 
 

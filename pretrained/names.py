@@ -1,23 +1,22 @@
-"""A name, owner/name, URL or path -> a file; downloads go on where they broke off."""
+"""A name, owner/name, URL or path -> a file, fetched where it is not here."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import requests
 
 from config import ViTConfig
+from fetching import download
 from pretrained.files import ENDINGS, shards_of
 from pretrained.manifest import MANIFEST
 from pretrained.near import find_local, near, possible
 from pretrained.read import read
-from utils import UserError, check_disk, log, progress_bar, shell
+from utils import UserError, log, shell
 
 WEIGHTS = Path("weights")
 HOME = Path(__file__).resolve().parents[1] / "weights"
@@ -230,74 +229,3 @@ SMALL_ONES = (
     f"train.checkpoint={WEIGHTS / SMALL}"
 )
 REACH_TIMEOUT_S = 5
-DOWNLOAD_TRIES = 4
-DOWNLOAD_TIMEOUT_S = 30
-CHUNK = 1 << 18
-
-
-def download(url: str, path: Path, check: Callable[[Path], object] | None = None) -> None:
-    """Fetch `url` to `path`, going on where an earlier try broke off.
-
-    Nothing partial is ever named `path`: `check` reads the finished file before it gets its name
-    and raises where it is wrong; such a file is removed. Raises UserError where the address can't
-    be reached or the file is not there.
-    """
-    part = path.with_name(path.name + ".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for attempt in range(DOWNLOAD_TRIES):
-        try:
-            _fetch(url, part)
-            break
-        except requests.HTTPError as error:
-            raise UserError(f"{url}: the server answered {error.response.status_code}") from None
-        except (requests.RequestException, ConnectionError) as error:
-            if attempt == DOWNLOAD_TRIES - 1:
-                raise UserError(
-                    f"{url} can't be reached ({type(error).__name__}); without a network, fetch "
-                    f"it elsewhere and put it at {path}"
-                ) from None
-            time.sleep(0.2 * 2**attempt)
-    if check is not None:
-        try:
-            check(part)
-        except BaseException as error:
-            if not isinstance(error, KeyboardInterrupt):
-                part.unlink()
-            raise
-    os.replace(part, path)
-
-
-def _fetch(url: str, part: Path) -> None:
-    """One try: ask for what is missing of `part`; a server that can't resume sends it all."""
-    have = part.stat().st_size if part.exists() else 0
-    headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"} if have else {}
-    headers.setdefault("Accept-Encoding", "identity")
-    with requests.get(url, headers=headers, stream=True, timeout=DOWNLOAD_TIMEOUT_S) as answer:
-        if answer.status_code == requests.codes.requested_range_not_satisfiable:
-            total = int(answer.headers.get("Content-Range", "*/-1").rpartition("/")[2])
-            if total == have:
-                return
-            part.unlink()  # not a beginning of this file: start again
-            raise requests.ConnectionError("the partial file does not belong to this address")
-        answer.raise_for_status()
-        resumed = answer.status_code == requests.codes.partial_content
-        start = have if resumed else 0
-        length = int(answer.headers.get("Content-Length", 0))
-        if length:
-            check_disk(part.parent, length, str(part))
-        with (
-            open(part, "ab" if resumed else "wb") as file,
-            progress_bar(
-                leave=True,
-                total=start + length or None,
-                initial=start,
-                unit="B",
-                unit_scale=True,
-                desc=part.stem,
-            ) as bar,
-        ):
-            for chunk in answer.iter_content(CHUNK):
-                file.write(chunk)
-                bar.update(len(chunk))
-        if length and part.stat().st_size != start + length:
-            raise requests.ConnectionError("the connection ended early")

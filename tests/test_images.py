@@ -69,7 +69,7 @@ def test_a_flipped_byte_of_the_index_changes_no_picture(tmp_path: Path, image_fo
     first = load_split(config, known=index)
     index.update(first.samples)
     whole = file.read_bytes()
-    named = whole.index(first.samples[0].sha256.encode())
+    named = whole.index(bytes.fromhex(first.samples[0].sha256))
     for place in (*range(named - 40, named + 120, 3), *range(7, len(whole), len(whole) // 40)):
         file.write_bytes(whole)
         flip(file, place)

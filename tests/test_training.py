@@ -24,11 +24,11 @@ from config_file import load_config
 from dataset import load_split
 from engine.job import Job
 from engine.metrics_log import COLUMNS, read_metrics
-from images import FileIndex
 from model import VisionTransformer
 from pretrained.read import read_arrays
 from tests.helpers import FIXTURES, REPO, fail, picture, reached, summary, train, without_vit
 from tests.test_config_file import OLD_FILE
+from tokens.plan import known_files
 
 
 def test_what_a_run_leaves_behind(config_file: Path) -> None:
@@ -203,7 +203,7 @@ def test_without_room_the_pictures_are_decoded_once(
     finetune: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, _ = load_config(finetune)
-    index = FileIndex(finetune.parent / "data/cache/files.json")
+    index = known_files(config.train)
     index.update(load_split(config.train, known=index).samples)
     reads: list[Any] = []
     original = images._decoded

@@ -142,7 +142,7 @@ def cache_folder(train: TrainConfig) -> Path:
 
 def known_files(train: TrainConfig) -> FileIndex:
     """The index of images that were read before: one whose tokens are cached need not be read."""
-    return FileIndex(cache_folder(train) / "files.json")
+    return FileIndex(cache_folder(train) / "files.npy")
 
 
 def data_option(train: TrainConfig) -> str:

@@ -1,11 +1,8 @@
-"""Downloads, against a local server that breaks off, resumes, refuses and lies."""
+"""What the names of weights stand for, fetched from a local server."""
 
 from __future__ import annotations
 
-import hashlib
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,145 +10,18 @@ import pytest
 import torch
 import transformers
 
+import fetching
 import pretrained
-import utils
 from pretrained import names
-from pretrained.names import GOOGLE_BUCKET, GOOGLE_FILES, download, missing, resolve
+from pretrained.names import GOOGLE_BUCKET, GOOGLE_FILES, missing, resolve
+from tests.file_server import Server, served
 from tests.helpers import FIXTURES
 from utils import UserError
 
 
-class Server:
-    """Files by path, and how to misbehave; `asked` remembers each request's path and range."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.break_after: list[int] = []
-        self.ranges = True
-        self.asked: list[tuple[str, str | None]] = []
-        owner = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-            def do_HEAD(self) -> None:
-                owner.answer(self, body=False)
-
-            def do_GET(self) -> None:
-                owner.answer(self, body=True)
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}"
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
-
-    def answer(self, request: BaseHTTPRequestHandler, body: bool) -> None:
-        path = request.path.lstrip("/")
-        wanted = request.headers.get("Range")
-        if body:
-            self.asked.append((path, wanted))
-        content = self.files.get(path)
-        if content is None:
-            request.send_response(404)
-            request.send_header("X-Error-Code", "EntryNotFound")
-            request.send_header("Content-Length", "0")
-            request.end_headers()
-            return
-        start = int(wanted.split("=")[1].split("-")[0]) if wanted and self.ranges else 0
-        if wanted and self.ranges and start >= len(content):
-            request.send_response(416)
-            request.send_header("Content-Range", f"bytes */{len(content)}")
-            request.send_header("Content-Length", "0")
-            request.end_headers()
-            return
-        request.send_response(206 if wanted and self.ranges else 200)
-        request.send_header("Content-Length", str(len(content) - start))
-        request.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-        request.send_header("X-Repo-Commit", "0" * 40)
-        if wanted and self.ranges:
-            last = len(content) - 1
-            request.send_header("Content-Range", f"bytes {start}-{last}/{len(content)}")
-        request.end_headers()
-        if body:
-            end = start + self.break_after.pop(0) if self.break_after else len(content)
-            request.wfile.write(content[start:end])
-            request.close_connection = True
-
-
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(names, "DOWNLOAD_TRIES", 3)
-    monkeypatch.setattr(names, "DOWNLOAD_TIMEOUT_S", 5)
-    monkeypatch.setattr(names.time, "sleep", lambda seconds: None)
-    server = Server()
-    yield server
-    server.http.shutdown()
-    server.http.server_close()
-
-
-def test_a_whole_file(server: Server, tmp_path: Path) -> None:
-    server.files["w.bin"] = bytes(range(256)) * 1000
-    download(f"{server.url}/w.bin", tmp_path / "deep" / "w.bin")
-    assert (tmp_path / "deep" / "w.bin").read_bytes() == server.files["w.bin"]
-    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["w.bin"]
-
-
-def test_broken_mid_file_it_goes_on_where_it_was(server: Server, tmp_path: Path) -> None:
-    server.files["w.bin"] = bytes(range(256)) * 4000
-    server.break_after = [600_000, 100_000]
-    download(f"{server.url}/w.bin", tmp_path / "w.bin")
-    assert (tmp_path / "w.bin").read_bytes() == server.files["w.bin"]
-    ranges = [wanted for _, wanted in server.asked]
-    assert (
-        ranges[0] is None and all(r and int(r[6:-1]) > 0 for r in ranges[1:]) and len(ranges) == 3
-    )
-
-
-def test_a_later_call_resumes(server: Server, tmp_path: Path) -> None:
-    server.files["w.bin"] = bytes(range(256)) * 4000
-    server.break_after = [300_000, 0, 0]
-    with pytest.raises(UserError, match=r"can't be reached .* put it at .*w\.bin"):
-        download(f"{server.url}/w.bin", tmp_path / "w.bin")
-    assert not (tmp_path / "w.bin").exists() and (tmp_path / "w.bin.part").stat().st_size > 0
-    download(f"{server.url}/w.bin", tmp_path / "w.bin")
-    assert (tmp_path / "w.bin").read_bytes() == server.files["w.bin"]
-
-
-def test_a_server_that_can_not_resume_sends_it_all_again(server: Server, tmp_path: Path) -> None:
-    server.files["w.bin"] = bytes(range(256)) * 4000
-    server.ranges, server.break_after = False, [300_000]
-    download(f"{server.url}/w.bin", tmp_path / "w.bin")
-    assert (tmp_path / "w.bin").read_bytes() == server.files["w.bin"]
-
-
-def test_a_finished_part_and_one_that_is_too_long(server: Server, tmp_path: Path) -> None:
-    server.files["w.bin"] = b"content"
-    for leftover in (b"content", b"longer than content"):
-        (tmp_path / "w.bin.part").write_bytes(leftover)
-        download(f"{server.url}/w.bin", tmp_path / "w.bin")
-        assert (tmp_path / "w.bin").read_bytes() == b"content"
-
-
-def test_not_there(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="answered 404"):
-        download(f"{server.url}/none", tmp_path / "w.bin")
-
-
-def test_offline_says_which_file_to_put_where(server: Server, tmp_path: Path) -> None:
-    server.http.shutdown()
-    server.http.server_close()
-    with pytest.raises(UserError, match=r"without a network, fetch it elsewhere .*here\.npz"):
-        download(f"{server.url}/w.npz", tmp_path / "here.npz")
-
-
-def test_no_disk_space(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server.files["w.bin"] = b"x" * 1000
-    usage = type("Usage", (), {"free": 10})
-    monkeypatch.setattr(utils.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(UserError, match="no disk space for"):
-        download(f"{server.url}/w.bin", tmp_path / "w.bin")
+    yield from served(monkeypatch)
 
 
 # ------------------------------------------------------------------------------- names of weights
@@ -277,7 +147,7 @@ def test_where_nothing_can_be_fetched_weights_that_are_here_are_named(
     monkeypatch.setattr(names, "WEIGHTS", tmp_path)
     monkeypatch.setattr(names, "HOME", tmp_path / "none")
     monkeypatch.setattr(names, "GOOGLE_BUCKET", server.url)
-    monkeypatch.setattr(names, "DOWNLOAD_TRIES", 1)
+    monkeypatch.setattr(fetching, "DOWNLOAD_TRIES", 1)
     server.http.shutdown()
     server.http.server_close()
     with pytest.raises(UserError) as caught:

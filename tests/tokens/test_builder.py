@@ -121,7 +121,7 @@ def test_a_stopped_build_goes_on_where_it_was(
     train(finetune, "train.run_name=whole")
     assert (path / "tokens.bin").read_bytes() == stopped
     left = {p.name for p in path.parent.iterdir()}
-    assert left == {path.name, f"{path.name}.lock", "files.json"}
+    assert left == {path.name, f"{path.name}.lock", "files.npy"}
 
 
 def test_a_build_that_was_killed_goes_on_too(

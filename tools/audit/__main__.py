@@ -19,6 +19,7 @@ from config import ConfigError
 from dataset import load_split
 from engine.start import begin, said_of
 from overrides import arguments
+from shards.place import names_shards
 from tokens.plan import known_files
 from tools.audit.about import ABOUT
 from tools.audit.apply import apply
@@ -26,7 +27,7 @@ from tools.audit.page import write_page
 from tools.audit.serve import serve
 from tools.audit.target import find_target
 from tools.audit.undo import undo
-from utils import command_line, log, log_to, shell
+from utils import UserError, command_line, log, log_to, shell
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,6 +47,11 @@ def look(args: argparse.Namespace) -> Path:
     """Audit what was named, write what was found, and say it; the folder."""
     target = find_target(args.of, args.weights, args.overrides)
     train = target.train
+    if names_shards(train.base_dir):
+        raise UserError(
+            f"{train.base_dir} holds shards, and an audit is of a folder of pictures: audit the "
+            "one that they were made of, and make them again with train.labels=decisions.csv"
+        )
     device = begin(train, target.notes)
     known = known_files(train)
     split = load_split(train, known=known)

@@ -13,10 +13,12 @@ from PIL import Image
 from classifier import Answer, Classifier
 from config import ConfigError
 from config_file import load_config
+from decoding.files import is_there
 from decoding.greys import Greys
 from filenames import name_of
 from images import read_image
 from layout.split_file import read_split
+from shards.place import root_of
 from tools.export.given import Given
 from utils import progress_bar
 
@@ -63,14 +65,15 @@ def held_out_files(run: Path | None, parts: tuple[str, ...] = HELD_OUT) -> dict[
     if run is None or not (run / "split.csv").is_file() or not (run / "config.yaml").is_file():
         return {}
     try:
-        root = Path(load_config(run / "config.yaml")[0].train.base_dir).expanduser()
+        train = load_config(run / "config.yaml")[0].train
     except ConfigError:  # of an older version
         return {}
+    root = root_of(train.base_dir, train.data).expanduser()
     rows = [row for row in read_split(run / "split.csv").values() if row["part"] in parts]
     found: dict[str, list[Path]] = {}
     for row in sorted(rows, key=lambda row: HELD_OUT.index(row["part"])):
         path = root / name_of(row["path"])
-        if path.is_file():
+        if is_there(path):
             found.setdefault(name_of(row["label"]), []).append(path)
     return found
 

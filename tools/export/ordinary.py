@@ -17,11 +17,13 @@ from certainty.certainty import Certainty
 from classifier import Classifier
 from config import Config
 from config_file import dump_config, load_config
+from decoding.files import is_there
 from engine.metrics_log import read_metrics
 from filenames import name_of
 from layout.split_file import read_split
 from metrics import wilson
 from pretrained.write import export, save_model, sort_metadata
+from shards.place import root_of
 from tools.export.given import Given
 from tools.export.golden import answered, held_out_files
 from utils import UserError, log, write_text
@@ -152,11 +154,11 @@ def _config_of(given: Given) -> Config:
     if run is None or not (run / "config.yaml").is_file() or not (run / "split.csv").is_file():
         raise UserError(gone.format("the run's config.yaml and split.csv are not there"))
     config, _ = load_config(run / "config.yaml")
-    root = Path(config.train.base_dir)
+    root = root_of(config.train.base_dir, config.train.data)
     if not root.is_dir():
         raise UserError(gone.format(f"its pictures are not at {root} any more"))
     paths = [root / name_of(path) for path in read_split(run / "split.csv")]
-    missing = [path for path in paths if not path.is_file()]
+    missing = [path for path in paths if not is_there(path)]
     if missing:
         raise UserError(gone.format(f"{len(missing)} of its pictures are gone ({missing[0]}, ...)"))
     return config

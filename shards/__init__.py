@@ -1,0 +1,1 @@
+"""Pictures in a few large files, WebDataset's tars: written, found, fetched, read in any order."""

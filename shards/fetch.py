@@ -1,0 +1,116 @@
+"""Shards of elsewhere: fetched whole, checked, and kept on the disk as far as there is room."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock
+
+from decoding.members import TAR
+from fetching import download
+from shards.place import PIPE, Source
+from utils import UserError, free_bytes, log, sha256_of
+
+TRIES = 3
+GB = 10**9
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A file to fetch: from where, its SHA-256 and bytes, where they are known ("", 0)."""
+
+    source: Source
+    sha256: str = ""
+    bytes: int = 0
+
+
+@dataclass
+class Fetcher:
+    """Brings the shards that are read, and takes those away that were read longest ago when all of
+    them would take more than `most` GB below `folder`."""
+
+    wanted: Sequence[Wanted]
+    folder: Path
+    most: float | Literal["auto"]
+
+    def __call__(self, number: int) -> None:
+        """See that a shard is there."""
+        one = self.wanted[number]
+        path = one.source.path
+        if one.source.remote is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            if path.exists():
+                os.utime(path)  # it is read now
+                return
+            self._make_room(one.bytes)
+            fetch(one)
+
+    def _make_room(self, need: int) -> None:
+        there = {path: path.stat() for path in self.folder.glob(f"*/*{TAR}")}
+        taken = sum(status.st_size for status in there.values())
+        most = (free_bytes(self.folder) + taken) / 2 if self.most == "auto" else self.most * GB
+        for path in sorted(there, key=lambda path: there[path].st_mtime_ns):
+            if taken + need <= most:
+                break
+            taken -= there[path].st_size
+            with contextlib.suppress(OSError):  # another process may have been quicker
+                path.unlink()
+
+
+def fetch(one: Wanted, tries: int = TRIES) -> None:
+    """Fetch a file to its place, so many times where it comes broken. Raises UserError where it
+    can't be had, or is not what the index says."""
+    source = one.source
+    assert source.remote is not None
+    shown = source.remote if len(source.remote) < 200 else f"{source.remote[:200]}..."
+
+    def check(path: Path) -> None:
+        size = path.stat().st_size
+        if one.bytes and size != one.bytes:
+            raise Broken(f"{shown} has {size:,} bytes; the index says {one.bytes:,}")
+        if one.sha256 and sha256_of(path) != one.sha256:
+            raise Broken(f"{shown} is not what the index says: its SHA-256 is another")
+
+    for attempt in range(tries):
+        try:
+            if source.remote.startswith(PIPE):
+                _spool(source.remote.removeprefix(PIPE), source.path, check)
+            else:
+                download(source.remote, source.path, check, leave=False)
+        except Broken as error:
+            if attempt == tries - 1:
+                raise UserError(f"{error}; it was tried {tries} times") from None
+            log.debug("%s; fetching it again", error)
+        else:
+            return
+
+
+class Broken(UserError):
+    """What came is not what was asked for."""
+
+
+def _spool(command: str, path: Path, check: Callable[[Path], None]) -> None:
+    """A command's output to a file; it has its name when it is whole."""
+    part = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(part, "wb") as out:
+            done = subprocess.run(
+                command, shell=True, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE
+            )
+        if done.returncode:
+            said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+            why = f": {said[-1][:200]}" if said else ""
+            raise Broken(f"'{command[:200]}' ended with status {done.returncode}{why}")
+        check(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

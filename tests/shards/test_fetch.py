@@ -1,0 +1,124 @@
+"""Shards of elsewhere, from a local server that breaks off and lies, and out of commands."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.file_server import Server, served
+from tests.helpers import pictures_of
+from tests.shards.helpers import sample_files, shards_of, split_of, tar_of
+from utils import UserError
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    yield from served(monkeypatch)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return shards_of(pictures_of(tmp_path / "pictures", 8), tmp_path / "out")
+
+
+def serve(server: Server, folder: Path) -> None:
+    server.files |= {f"set/{path.name}": path.read_bytes() for path in folder.iterdir()}
+
+
+def asked(server: Server, ending: str) -> list[str]:
+    found = [path for path, _ in server.asked if path.endswith(ending)]
+    server.asked.clear()
+    return found
+
+
+def test_a_shard_is_fetched_when_it_is_read_and_once(
+    server: Server, tmp_path: Path, out: Path
+) -> None:
+    serve(server, out)
+    here = split_of(out, tmp_path)
+    data = tmp_path / "data"
+    split = split_of(f"{server.url}/set", data)
+    assert asked(server, ".tar") == [], "the rows say all that is asked at the start"
+    assert split.counts() == here.counts() and split.classes == here.classes
+    train = split.part("train")
+    assert train[0].content() == here.part("train")[0].content()
+    assert asked(server, ".tar") == ["set/train-000000.tar"]
+    server.break_after = [20_000, 3_000]  # the next breaks off twice
+    assert [s.content() for s in split.samples] == [s.content() for s in here.samples]
+    assert len(set(asked(server, ".tar"))) == len([*out.glob("*.tar")]) - 1
+    again = split_of(f"{server.url}/set", data)
+    assert [s.content() for s in again.samples] == [s.content() for s in here.samples]
+    assert asked(server, ".tar") == [] and not [*data.rglob("*.part")]
+    pattern = split_of(f"{server.url}/set/train-{{000000..000001}}.tar", data)
+    assert {s.sha256 for s in pattern.samples} < {s.sha256 for s in here.part("train")}
+    assert pattern.root == data / "shards" and pattern.samples[0].content()
+    assert asked(server, ".tar") == []
+    server.http.shutdown()
+    server.http.server_close()
+    offline = split_of(f"{server.url}/set", data)
+    assert offline.counts() == here.counts() and "fetched before is used" in offline.notes[0]
+
+
+def test_what_came_broken_is_fetched_again_and_then_a_sentence(
+    server: Server, tmp_path: Path, out: Path
+) -> None:
+    serve(server, out)
+    split = split_of(f"{server.url}/set", tmp_path / "data")
+    whole = server.files["set/train-000000.tar"]
+    server.files["set/train-000000.tar"] = whole[:700] + b"?" + whole[701:]
+    with pytest.raises(UserError, match="its SHA-256 is another; it was tried 3 times"):
+        split.samples[0].content()
+    assert len(asked(server, ".tar")) == 3
+    server.files["set/train-000000.tar"] = whole[:-1]
+    with pytest.raises(UserError, match="has .* bytes; the index says"):
+        split.samples[0].content()
+    server.files["set/train-000000.tar"] = whole
+    assert split.samples[0].content()
+    server.files["set/train-000001.npy"] = b"others"
+    with pytest.raises(UserError, match="train-000001.npy .*SHA-256 is another"):
+        split_of(f"{server.url}/set", tmp_path / "other")
+    with pytest.raises(UserError, match="none/index.json: the server answered 404"):
+        split_of(f"{server.url}/none", tmp_path / "other")
+    with pytest.raises(UserError, match=r"set/index.json does not name x-1.tar"):
+        split_of(f"{server.url}/set/x-1.tar", tmp_path / "none")
+
+
+def test_shards_are_kept_while_there_is_room(server: Server, tmp_path: Path, out: Path) -> None:
+    serve(server, out)
+    most = 2.5 * (out / "train-000000.tar").stat().st_size
+    split = split_of(f"{server.url}/set", tmp_path / "data", shard_cache=most / 1e9)
+    here = {path.read_bytes() for path in (tmp_path / "pictures").rglob("*.png")}
+    for _ in range(2):
+        assert {s.content() for s in split.samples} == here
+        kept = [path.stat().st_size for path in (tmp_path / "data" / "shards").rglob("*.tar")]
+        assert len(kept) >= 2 and sum(kept) <= most
+
+
+def test_tars_of_others(server: Server, tmp_path: Path) -> None:
+    tar = tar_of(tmp_path / "t.tar", sample_files(6))
+    server.files["a-0.tar?key=1"] = tar.read_bytes()
+    for _ in range(2):
+        split = split_of(f"{server.url}/a-0.tar?key=1", tmp_path / "data")
+        assert len(split.samples) == 18 and split.classes == ("0", "1", "2")
+        assert asked(server, "a-0.tar?key=1") == ([] if _ else ["a-0.tar?key=1"])
+    assert split.samples[0].content().startswith(b"\x89PNG")
+
+
+def test_out_of_a_command(tmp_path: Path, out: Path) -> None:
+    here = split_of(out, tmp_path)
+    count = len(here.part("train").lots) - 3  # type: ignore[attr-defined]
+    place = shlex.quote(str(out))
+    split = split_of(f"pipe:cat {place}/train-{{000000..{count:06}}}.tar", tmp_path / "data")
+    assert split.classes == here.classes, "its index is asked for in the same way"
+    assert {s.content() for s in split.samples} <= {s.content() for s in here.part("train")}
+    (tmp_path / "o").mkdir()
+    tar_of(tmp_path / "o" / "x-1.tar", sample_files(6))
+    other = split_of(f"pipe:cat '{tmp_path}/o/x-1.tar'", tmp_path / "data")
+    assert len(other.samples) == 18
+    with pytest.raises(UserError, match="ended with status 1: cat: .*none.tar.*; it was tried 3"):
+        split_of(f"pipe:cat {place}/o/none.tar", tmp_path / "none")
+    with pytest.raises(UserError, match="names no tar"):
+        split_of("pipe:cat", tmp_path)
