@@ -41,7 +41,7 @@ def sgemm_peak(device: str, bf16: bool, images: int = 8) -> dict[str, float]:
             return torch.mm(a, w.t(), out=out)
 
         peak["torch.mm"] = max(peak["torch.mm"], gflops(product, 2 * M * K * N, device))
-        if device == "cpu" and torch.backends.mkldnn.is_available() and not bf16:
+        if device == "cpu" and torch.backends.mkldnn.is_available():
             packed = torch.ops.mkldnn._reorder_linear_weight(w, M)
 
             def fused(a: Tensor = a, packed: Tensor = packed, b: Tensor = b) -> object:

@@ -24,7 +24,7 @@ from tokens.cache import TokenCache, chunks
 from tokens.mending import add_sums, leave_whole, mend
 from tokens.plan import Draw, Plan, caches, damage, read_header, size_of, trunk_hash, write_header
 from tokens.records import SUMS, Damaged, checksums, read_sums
-from tokens.trunk import Trunk
+from tokens.trunk import Trunk, has_bfloat16
 from utils import UserError, log, progress_bar, write_text
 
 SYNC_SECONDS = 10  # a killed build loses at most so much work
@@ -114,6 +114,11 @@ class Builder:
             f"; {done:,} are there already" if done else "",
             f"; {given:,} are copied from an older cache" if given else "",
         )
+        if self.train.trunk_bf16 and self.device.type == "cpu" and not has_bfloat16():
+            log.warning(
+                "this CPU has no bfloat16 products (AVX-512 BF16, AMX), as far as PyTorch can tell:"
+                " train.trunk_dtype=float32 would be faster here"
+            )
         plan.check_disk()
         if not done:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -225,7 +230,7 @@ class Builder:
         self, ids: Sequence[str], whole: bool = False
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         layers = self.plan.layers.itemsize > 0
-        trunk = Trunk(self.net.eval(), self.device, self.train.bf16, layers)
+        trunk = Trunk(self.net.eval(), self.device, self.train.trunk_bf16, layers)
         log.debug("trunk pass: %s, batches of %d", trunk.engine, trunk.batch_size)
         if whole:  # smaller batches may go through other products, with other last bits
             ids = [*ids, *[ids[-1]] * (-len(ids) % trunk.batch_size)]

@@ -76,7 +76,7 @@ class Plan:
             "blocks": net.frozen_depth,
             "dtype": train.cache_dtype,
             "shape": list(self.record["tokens"].shape),
-            "bf16": train.bf16,
+            "bf16": train.trunk_bf16,
         }
         if depths:
             self.recipe["layers"] = rows
