@@ -165,7 +165,8 @@ def prepare(work: Work) -> tuple[nn.Module, Loaders]:
     loaders: Loaders
     if plan is not None:
         learner = Tail(net)
-        loaders = open_cache(plan, net, train, work.device).loaders(plan, split, train, work.device)
+        cache = open_cache(plan, net, train, work.device, together=True)
+        loaders = cache.loaders(plan, split, train, work.device)
         split.decoded.clear()
     else:
         learner, channels = net, net.vit.input_channels

@@ -19,6 +19,14 @@ NEAR, HALF_NEAR = 1e-5, 2e-2  # to the plain block's result, as a share of it
 CUDA_HIDDEN_BYTES = 320 << 20  # 128 images of a B/16 (the most), 14 of an L/14 at 518 pixels
 
 
+def trunk_batch(net: VisionTransformer, device: torch.device) -> int:
+    """How many images go through a trunk at a time."""
+    vit = net.vit
+    N = (vit.dim // vit.patch_dim) ** 2 + 1
+    hidden = CUDA_HIDDEN_BYTES if device.type == "cuda" else HIDDEN_BYTES
+    return max(1, min(128, hidden // (4 * N * vit.ff_dim)))
+
+
 class Trunk:
     """The frozen part of a network: images (B, c, h, w) to Tokens, as fast as the machine does it.
 
@@ -40,8 +48,7 @@ class Trunk:
         self.depth = net.frozen_depth
         vit = net.vit
         N = (vit.dim // vit.patch_dim) ** 2 + 1
-        hidden = CUDA_HIDDEN_BYTES if device.type == "cuda" else HIDDEN_BYTES
-        self.batch_size = max(1, min(128, hidden // (4 * N * vit.ff_dim)))
+        self.batch_size = trunk_batch(net, device)
         blocks: list[Callable[[Tensor], Tensor]] = list(net.blocks[: self.depth])
         self.blocks = packed(blocks, self.batch_size, N, device, bf16)
         is_plain = self.blocks is blocks
