@@ -67,6 +67,12 @@ def gflops(product: Callable[[], object], flops: float, device: str) -> float:
     return flops / sorted(times[3:])[7] / 1e9
 
 
+def clock(device: str = "cpu") -> float:
+    """Seconds; of one thread on a CPU its own, as other programs' don't count there."""
+    own = device == "cpu" and torch.get_num_threads() == 1
+    return time.process_time() if own else time.perf_counter()
+
+
 def timed(command: list[str]) -> tuple[str, float, int]:
     """A process's output, wall seconds, and its largest resident memory in bytes."""
     started = time.perf_counter()

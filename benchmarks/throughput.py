@@ -23,7 +23,6 @@ import gc
 import re
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.machine import RESULTS, machine, matrix_peak, timed
+from benchmarks.machine import RESULTS, clock, machine, matrix_peak, timed
 from config import PRESETS, Mode, TrainConfig, ViTConfig
 from csv_files import read_csv
 from dataset import load_split, make_loaders
@@ -157,19 +156,13 @@ def begun(
     return way
 
 
-def clock(device: torch.device) -> float:
-    """Seconds; of one thread on a CPU its own, as other programs' don't count there."""
-    own = device.type == "cpu" and torch.get_num_threads() == 1
-    return time.process_time() if own else time.perf_counter()
-
-
 def timed_step(way: Way, images: Tensor, labels: Tensor, device: torch.device) -> float:
     """The seconds of a step, to its end on the device."""
-    started = clock(device)
+    started = clock(device.type)
     way.step(images, labels)
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return clock(device) - started
+    return clock(device.type) - started
 
 
 def ratio(way: Way, first: Way) -> float:
@@ -214,10 +207,10 @@ def loader_seconds(
     seconds = 0.0
     for epoch in (1, 2):
         loader.sampler.epoch = epoch
-        started = clock(device)
+        started = clock(device.type)
         for _ in loader:
             pass
-        seconds = (clock(device) - started) / len(loader)
+        seconds = (clock(device.type) - started) / len(loader)
     return seconds
 
 

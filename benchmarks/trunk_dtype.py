@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import shutil
 import statistics
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import torch
 
 from benchmarks.finetune import draw
 from benchmarks.folders import few_shots
-from benchmarks.machine import RESULTS, machine, matrix_peak
+from benchmarks.machine import RESULTS, clock, machine, matrix_peak
 from benchmarks.results import BARE, ROWS
 from benchmarks.throughput import forward_flops
 from config import ConfigError, ViTConfig
@@ -83,8 +82,6 @@ def speed(args: argparse.Namespace) -> int:
 def in_turns(trunks: list[Trunk], images: torch.Tensor, rounds: int) -> list[list[float]]:
     """The seconds of each trunk's passes, of which those of one round follow one another."""
     found: list[list[float]] = [[] for _ in trunks]
-    # Of one thread the processor's own seconds: what else runs there does not count.
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     for i in range(-2, rounds):
         for trunk, seconds in zip(trunks, found, strict=True):
             started = clock()
