@@ -191,6 +191,8 @@ class TrainConfig(Section):
 
     max_epochs: Count | Auto = "auto"
     batch_size: Count = BATCH
+    accumulate: Count = 1
+    recompute: bool = False
     eval_batch_size: Count = 32
     optim: Literal["adamw", "sgd"] | Auto = "auto"
     use_bitsandbytes: bool = False

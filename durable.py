@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -47,6 +48,14 @@ def alive(pid: int) -> bool:
     except (OSError, OverflowError):
         return True
     return True
+
+
+def ticks_of(pid: int) -> str | None:
+    """When a process began, in the clock ticks of Linux: its number may be another's by now."""
+    with contextlib.suppress(OSError, IndexError):
+        said = Path(f"/proc/{pid}/stat").read_bytes()
+        return said.rpartition(b")")[2].split()[19].decode()
+    return None
 
 
 def remove_left(folder: Path, others_write: bool) -> list[Path]:

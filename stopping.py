@@ -57,7 +57,8 @@ def while_importing() -> None:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    print("\nstopped", file=sys.stderr, flush=True)
+    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes the first speaks
+        print("\nstopped", file=sys.stderr, flush=True)
     os._exit(128 + number)
 
 

@@ -4,6 +4,7 @@ python training.py                                what config.yaml says
 python training.py --config F train.lr=1e-4 ...   another file, and overrides of its keys
 python training.py --resume                       go on with the newest run that was stopped
 python training.py --check                        say what would be done, and exit
+torchrun --nproc-per-node=4 training.py           four processes that train as one; docs/scale.md
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import nn
 
 from config import Config, ConfigError
@@ -25,95 +27,134 @@ from config_file import check_config, load_config
 from dataset import make_loaders
 from engine.again import settings_of_run, take_search
 from engine.checkpoint import Keeper, Progress
+from engine.follow import Follower
 from engine.job import Diverged, Job
 from engine.look import first_look
+from engine.memory import recompute
 from engine.metrics_log import MetricsLog
 from engine.nonfinite import check_taken, leave_out
 from engine.outcome import Clock, conclude, write_report
 from engine.overfit import overfit, repeated_batch
+from engine.parts import evaluate_together, shared
 from engine.position import Position
 from engine.preview import preview
+from engine.restart import run_to_go_on_with
 from engine.resume import check_early, saved_state, settings_to_resume
+from engine.run import Run
 from engine.search import search
 from engine.side import branch
 from engine.start import Work, begin, open_run, set_up, write_config
 from engine.stop import after_training, before_all, before_training, resumable
 from engine.track import Tracker, settings_of, tracking
 from engine.verdict import Judge
-from metrics import evaluate
 from model import Tail
 from overrides import arguments
-from tokens.builder import open_cache
+from parallel import by_first, heard, is_first, together, world_size
+from tokens.builder import open_together
 from tokens.cache import Loaders
 from utils import command_line, end_log, log, progress_bar, seed_everything
 
 
 def main(argv: list[str] | None = None) -> int:
-    with before_all():
-        args = parse(argv)
-        if args.resume is not None:
-            config, notes = settings_to_resume(args.config, args.resume, args.overrides)
-        else:
-            config, notes = load_config(args.config, args.overrides)
-        if config.train.from_run and not config.train.from_checkpoint:
-            config, notes = settings_of_run(config, args.overrides)
-    if args.check:
-        preview(config, notes)
-        return 0
-    summary = fit(config, notes)
-    return 1 if summary.get("overfit") == "FAIL" else 0
+    with together():
+        with before_all():
+            asked = by_first(settings, argv)
+        if asked is None:
+            return 0
+        config, notes, only_checks = asked
+        if only_checks:
+            if is_first():
+                preview(config, notes)
+            return 0
+        summary = fit(config, notes)
+        return 1 if summary.get("overfit") == "FAIL" else 0
+
+
+def settings(argv: list[str] | None) -> tuple[Config, list[str], bool] | None:
+    """The config that a command line asks for, the notes to show, and whether it is only to be
+    checked; None where nothing is left to do."""
+    args = parse(argv)
+    if begun := run_to_go_on_with(args.config, args.overrides):
+        if (begun / "summary.json").exists():
+            return None
+        args.resume = str(begun)
+    if args.resume is not None:
+        config, notes = settings_to_resume(args.config, args.resume, args.overrides)
+    else:
+        config, notes = load_config(args.config, args.overrides)
+    if begun:
+        notes = [f"torchrun has started this job once more: {begun} goes on", *notes]
+    if config.train.from_run and not config.train.from_checkpoint:
+        config, notes = settings_of_run(config, args.overrides)
+    return config, notes, args.check
 
 
 def fit(config: Config, notes: Iterable[str] | None = None) -> dict[str, Any]:
     """Train as a config says, from the folder of images to the report.
 
     Returns what summary.json holds, and where it lies: `folder` (the logs) and `weights_file`. The
-    config may be made in Python; `notes` are what `load_config` said of one that was read. Raises
+    config may be made in Python; `notes` are what `load_config` said of one that was read. Of
+    several processes (torchrun) the first returns scores, and all of them must call this. Raises
     ConfigError and UserError, each with one sentence; after Ctrl-C KeyboardInterrupt, all saved.
     """
-    with before_all():
-        config, advice = check_config(config)
-        device = begin(config.train, advice if notes is None else notes)
-        run = open_run(config)
-    try:
-        with before_training(run):
-            check_early(run, config)
-            work = set_up(config, run, device)
-            work.open()
-            take_search(config, run)
-        if config.overfit_one_batch.overfit:
-            summary = overfit(work, repeated_batch(work))
-        else:
-            summary = learn(work)
-            with after_training(run):
-                if config.train.report:
-                    write_report(run.folder)
-    finally:
-        end_log()
-        run.close()
+    with together():
+        with before_all():
+            config, advice = check_config(config)
+            device = begin(config.train, advice if notes is None else notes)
+            run = by_first(open_run, config)
+        try:
+            with before_training(run):
+                work = opened(config, run, device)
+            if config.overfit_one_batch.overfit:
+                summary = overfit(work, repeated_batch(work)) if is_first() else {}
+            else:
+                summary = learn(work)
+                if config.train.report and is_first():
+                    with after_training(run):
+                        write_report(run.folder)
+        finally:
+            end_log()
+            run.close()
     return summary | {"folder": str(run.folder), "weights_file": str(run.best)}
+
+
+def opened(config: Config, run: Run, device: torch.device) -> Work:
+    """What the run works on, its folders made."""
+    made: list[Work] = []
+
+    def make() -> tuple[Work, bool]:
+        check_early(run, config)
+        work = set_up(config, run, device)
+        work.open()
+        take_search(config, run)
+        made.append(work)
+        return work.told() if world_size() > 1 else (work, True)
+
+    told, plans = by_first(make)
+    return made[0] if made else told.on(device, plans)
 
 
 def learn(work: Work) -> dict[str, Any]:
     """Train, keeping the chosen and the last checkpoint, then score and judge."""
     run, net, config = work.run, work.net, work.config
     with before_training(run):
-        state = saved_state(work)
+        state = by_first(saved_state, work)
     progress = Progress.read(state["progress"]) if state else Progress()
-    tracked = tracking(work.train.track, run.folder, bool(state))
-    with resumable(run, progress, work.train.max_epochs), tracked as tracker:
+    track = work.train.track if is_first() else None
+    tracked = tracking(track, run.folder, bool(state))
+    with resumable(run, progress, work.train.max_epochs), heard(), tracked as tracker:
         clock = Clock()
         learner, loaders = prepare(work)
         clock.lap("cache" if work.plan else "prepare")
         before, train, setting = branch(net), work.train, None
         if work.searches:
-            kind = first_look(work, loaders["train"])  # type: ignore[arg-type]
+            kind = by_first(first_look, work, loaders["train"])
             clock.lap("search")
             if kind.views and kind.views > 1:
                 work = work.with_views(kind.views)
                 learner, loaders = prepare(work)
                 clock.lap("cache")
-            setting = search(work, loaders["train"], kind)  # type: ignore[arg-type]
+            setting = by_first(search, work, loaders["train"], kind)
             train = setting.applied(net, work.train)
             clock.lap("search")
         labels = [sample.label for sample in work.split.part("train")]
@@ -121,18 +162,28 @@ def learn(work: Work) -> dict[str, Any]:
         job.pictures = [work.split.path_of(sample) for sample in work.split.part("train")]
         if state:
             job.load_state_dict(state, run)
-        if run.resumes:  # not before its checkpoint is known to fit
+        if run.resumes and is_first():  # not before its checkpoint is known to fit
             write_config(run, config)
         tracker.settings(settings_of(work.config, train))
-        with Keeper(run, job, progress, work.config, work.augmentation) as keeper:
+        with keeper_of(work, job, progress) as keeper, heard():
             for row in keeper.metrics.rows:  # it was told most of them before the stop
                 tracker.epoch(row)
             if train.head != "layers":  # which is solved for
-                train_epochs(job, loaders, progress, keeper, tracker)
+                with job.in_parts():
+                    train_epochs(job, shared(loaders, train), progress, keeper, tracker)
         clock.lap("train")
+        if not is_first():
+            return {}
         summary = conclude(work, job, loaders, Judge(before, setting), progress, clock)
         tracker.outcome(summary)
     return summary
+
+
+def keeper_of(work: Work, job: Job, progress: Progress) -> Keeper:
+    """The first process writes; the others count."""
+    if is_first():
+        return Keeper(work.run, job, progress, work.config, work.augmentation)
+    return Follower(work.run, job, progress)
 
 
 def train_epochs(
@@ -160,17 +211,17 @@ def train_epochs(
 def prepare(work: Work) -> tuple[nn.Module, Loaders]:
     """What trains, and what it is fed: with a plan the end of the network and the cached tokens of
     the rest, else the whole network and images. The loop does not know which."""
-    net, split, plan, train = work.net, work.split, work.plan, work.train
-    learner: nn.Module
+    net, split, plan, train, device = work.net, work.split, work.plan, work.train, work.device
+    learner: nn.Module = net
     loaders: Loaders
     if plan is not None:
         learner = Tail(net)
-        cache = open_cache(plan, net, train, work.device, together=True)
-        loaders = cache.loaders(plan, split, train, work.device)
+        loaders = open_together(plan, net, train, device).loaders(plan, split, train, device)
         split.decoded.clear()
     else:
-        learner, channels = net, net.vit.input_channels
-        loaders = make_loaders(split, train, net.preprocessing, channels, work.device)
+        loaders = make_loaders(split, train, net.preprocessing, net.vit.input_channels, device)
+    if train.recompute:
+        recompute(net)
     if train.compile:
         learner.compile()
     return learner, loaders
@@ -203,7 +254,7 @@ def train_epoch(job: Job, loader: Any, position: Position, keeper: Keeper) -> di
 def validate(job: Job, loader: Any) -> dict[str, Any]:
     """The averaged network's scores, named as metrics.csv and summary.json name them."""
     with job.average.in_place():
-        found = evaluate(job.learner, loader, job.device, job.train.bf16)
+        found = evaluate_together(job.learner, loader, job.device, job.train.bf16)
     return {f"val_{name}": value for name, value in found.items()}
 
 

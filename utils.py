@@ -14,6 +14,7 @@ import platform
 import random
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,6 +30,7 @@ from tqdm import tqdm
 
 from durable import flush, temporary_of
 from filenames import shown
+from parallel import is_first, rank, tell_torchrun, world_size
 from stopping import stopping
 from streams import any_streams, silence
 
@@ -57,10 +59,11 @@ def command_line(main: Callable[[], int | None], *more: type[Exception]) -> int:
         try:
             return main() or 0
         except user_errors as error:
-            print(f"error: {shown(str(error))}", file=sys.stderr)
+            say_failed(shown(str(error)))
             return 2
         except KeyboardInterrupt as stop:
-            say_stopped(str(stop))
+            if is_first():
+                say_stopped(str(stop))
             return signals.status
         except BrokenPipeError:  # a reader that has seen enough, such as `head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -68,11 +71,22 @@ def command_line(main: Callable[[], int | None], *more: type[Exception]) -> int:
         except OSError as error:
             if (sentence := of_the_disk(error)) is None:
                 raise
-            print(f"error: {sentence}", file=sys.stderr)
+            say_failed(sentence)
             return 2
         finally:
             # The bars' leftovers must not swallow the shell's next line.
             sys.stdout.flush()
+
+
+def say_failed(sentence: str) -> None:
+    """The sentence that a program ends with."""
+    print(f"{of_whom()}error: {sentence}", file=sys.stderr)
+    tell_torchrun(sentence)
+
+
+def of_whom() -> str:
+    """Which of several processes speaks, where it is not the first."""
+    return "" if is_first() else f"process {rank()} on {socket.gethostname()}: "
 
 
 def say_stopped(sentence: str) -> None:
@@ -155,7 +169,8 @@ def go_on(folder: Path) -> str:
     program = Path("training.py")  # as it is typed in the project's own folder
     if not program.exists():
         program = Path(__file__).parent / program
-    return shell("python", program, "--resume", folder)
+    begin = ["torchrun", f"--nproc-per-node={world_size()}"] if world_size() > 1 else ["python"]
+    return shell(*begin, program, "--resume", folder)
 
 
 def free_bytes(folder: Path) -> int:
@@ -327,7 +342,8 @@ class _Readable(logging.Formatter):
 
 def progress_bar(*values: Any, **options: Any) -> tqdm:
     """A tqdm bar that goes away at the end; none where nobody looks: a log file would be filled."""
-    return tqdm(*values, **{"leave": False, "disable": None, **options})
+    nobody = None if is_first() else True
+    return tqdm(*values, **{"leave": False, "disable": nobody, **options})
 
 
 class _BarFriendlyHandler(logging.Handler):
@@ -349,8 +365,8 @@ def setup_log() -> None:
     for handler in list(log.handlers):
         log.removeHandler(handler)
         handler.close()
-    terminal = _BarFriendlyHandler(logging.INFO)
-    terminal.setFormatter(_Readable("%(message)s"))
+    terminal = _BarFriendlyHandler(logging.INFO if is_first() else logging.WARNING)
+    terminal.setFormatter(_Readable(of_whom().replace("%", "%%") + "%(message)s"))
     log.addHandler(terminal)
     log.addHandler(MemoryHandler(1 << 20, flushLevel=logging.CRITICAL + 1))
 

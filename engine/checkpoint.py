@@ -18,6 +18,7 @@ from engine.metrics_log import COLUMNS, MetricsLog
 from engine.position import Position
 from engine.run import Run
 from model import Tail, VisionTransformer
+from parallel import Lost, world_size
 from pretrained.write import save_model, save_trained
 from stopping import unbroken
 from utils import UserError
@@ -155,7 +156,8 @@ class Keeper:
 
     def _state(self) -> dict[str, Any]:
         state = self.job.state_dict() | {"progress": self.progress.state_dict()}
-        return state | {"augmentation": self.augmentation, "config": self.settings}
+        state |= {"augmentation": self.augmentation, "config": self.settings}
+        return state | {"processes": world_size()}
 
     def _trained(self) -> dict[str, Tensor]:
         """Copies of the parameters that train; the others stay as they are."""
@@ -190,7 +192,7 @@ class Keeper:
 
 def is_a_stop(kind: type[BaseException]) -> bool:
     """Whether an exception leaves the weights as they were after the last step."""
-    stops = (KeyboardInterrupt, UserError, OSError)
+    stops = (KeyboardInterrupt, UserError, OSError, Lost)
     return issubclass(kind, stops) and not issubclass(kind, Diverged)
 
 

@@ -17,9 +17,11 @@ from torchvision.transforms import v2
 
 from config import TrainConfig
 from csv_files import read_csv
+from engine.parts import Parts
 from engine.position import Position
 from engine.run import Run
 from model import Tokens, VisionTransformer
+from parallel import world_size
 from pretrained.files import digest_of
 from pretrained.write import metadata_of
 from stopping import unbroken
@@ -53,6 +55,24 @@ class Job:
         self.mix = build_mix(train, net.num_classes)
         self.average = Average(self.parameters, train.ema)
         self.pictures: list[str] = []  # the training images' paths, where a message may name them
+        self.parts: Parts | None = None
+        self.labels = labels
+
+    @contextlib.contextmanager
+    def in_parts(self) -> Iterator[None]:
+        """Learn from each batch in parts: with other processes, or in turns, where that is so."""
+        if world_size() > 1 or self.train.accumulate > 1:
+            criterion = build_criterion(self.train, self.labels, self.net.num_classes, "sum")
+            self.parts = Parts(self.learner, criterion.to(self.device), self.train)
+        yield
+        self.parts = None
+
+    def size_of_batch(self, labels: Tensor, position: Position | None) -> int:
+        """The images of a whole batch, of which `labels` may be this process's share."""
+        if world_size() == 1 or position is None:
+            return len(labels)
+        size = self.train.batch_size
+        return min(size, self.images - position.steps * size)
 
     def step(
         self, inputs: Tensor | Tokens, labels: Tensor, position: Position | None = None
@@ -62,7 +82,8 @@ class Job:
 
         Raises Diverged, with the weights as they were, where the loss or the norm is not finite.
         """
-        loss, right, norm = self.gradients(inputs, labels)
+        images = self.size_of_batch(labels, position)
+        loss, right, norm = self.gradients(inputs, labels, images)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise Diverged("loss" if not math.isfinite(loss) else "gradient")
         with unbroken():  # a step is taken whole, or not at all
@@ -70,16 +91,25 @@ class Job:
             self.scheduler.step()
             self.average.update()
             if position is not None:
-                position.take(loss, right, norm, len(labels))
+                position.take(loss, right, norm, images)
         return loss, right, norm
 
-    def gradients(self, inputs: Tensor | Tokens, labels: Tensor) -> tuple[float, int, float]:
-        """Gradients of a batch, clipped; the weights are not changed yet."""
-        loss, logits, labels = self.loss(inputs, labels)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+    def gradients(
+        self, inputs: Tensor | Tokens, labels: Tensor, images: int | None = None
+    ) -> tuple[float, int, float]:
+        """Gradients of a batch, of so many images in all, clipped; the weights are not changed
+        yet."""
+        if self.parts is None:
+            loss, logits, labels = self.loss(inputs, labels)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            hits = (logits.argmax(1) == labels).sum()
+        else:
+            self.optimizer.zero_grad(set_to_none=True)
+            inputs = inputs.to(self.device, non_blocking=True)
+            labels = labels.to(self.device, non_blocking=True)
+            loss, hits = self.parts.backward(inputs, labels, self.mix, images or len(labels))
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-        hits = (logits.argmax(1) == labels).sum()
         # One wait for the device a step, not four.
         found = torch.stack([loss.detach(), norm, hits.to(loss.dtype)]).tolist()
         # What is within it stays as it is, where torch multiplies by one: 0.5 of a step's 7 ms
@@ -202,7 +232,9 @@ class Average:
             value.copy_(saved)
 
 
-def build_criterion(train: TrainConfig, labels: list[int], num_classes: int) -> nn.Module:
+def build_criterion(
+    train: TrainConfig, labels: list[int], num_classes: int, reduction: str = "mean"
+) -> nn.CrossEntropyLoss:
     """Cross-entropy with label smoothing and, where the config asks for it, classes weighted by
     1 / their images, so that each counts the same (scikit-learn's `balanced`)."""
     weight = None
@@ -210,7 +242,8 @@ def build_criterion(train: TrainConfig, labels: list[int], num_classes: int) -> 
         counts = torch.bincount(torch.tensor(labels), minlength=num_classes).clamp(min=1)
         weight = len(labels) / (num_classes * counts)
     assert train.label_smoothing != "auto"
-    return nn.CrossEntropyLoss(weight, label_smoothing=train.label_smoothing)
+    smoothing = train.label_smoothing
+    return nn.CrossEntropyLoss(weight, reduction=reduction, label_smoothing=smoothing)
 
 
 def build_mix(train: TrainConfig, num_classes: int) -> Callable | None:

@@ -11,7 +11,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from durable import alive
+from durable import alive, ticks_of
 from utils import UserError, log, shell
 
 try:
@@ -65,14 +65,6 @@ class Holder:
 
     def __str__(self) -> str:
         return f"host {self.host}, pid {self.pid}, since {self.since}"
-
-
-def ticks_of(pid: int) -> str | None:
-    """When a process began, in the clock ticks of Linux: its number may be another's by now."""
-    with contextlib.suppress(OSError, IndexError):
-        said = Path(f"/proc/{pid}/stat").read_bytes()
-        return said.rpartition(b")")[2].split()[19].decode()
-    return None
 
 
 class Lock:

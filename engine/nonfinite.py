@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from engine.job import Diverged, Job
 from engine.position import Position
 from model import Tokens
+from parallel import is_first, told_by_all
 from transforms import EpochSampler
 from utils import log, some
 
 SAID = 3  # steps of an epoch that are left out, each with a line
 MOST_FILES = 4
+OVERFLOW = "the gradients' norm, which overflows"
 
 
 def leave_out(
@@ -38,17 +40,28 @@ def leave_out(
     files = some((job.pictures[i] for i in chosen if i < len(job.pictures)), MOST_FILES)
     position.seed(train.seed)  # the same random numbers as before
     where = f"step {position.steps + 1} of epoch {position.epoch} (lr {lr:.3g})"
-    said = f"the {what} is not finite at {where}, first in {began_in(job, *batch)}, on {files}"
+    began = first_of(told_by_all(began_in(job, *batch)))
+    said = f"the {what} is not finite at {where}, first in {began}, on {files}"
     if train.on_nonfinite == "stop":
+        if not is_first():  # which says it
+            raise SystemExit(2)
         raise Diverged(said)
     position.leave_out()
     if position.left_out <= SAID:
         log.info("%s; left out", said)
 
 
+def first_of(found: list[str]) -> str:
+    """What one of the processes found in its share of the batch; the others may have found no more
+    than what came of it."""
+    return next((where for where in found if where != OVERFLOW), OVERFLOW)
+
+
 def check_taken(position: Position) -> None:
     """Say how many steps of an epoch were left out; Diverged where it was every one."""
     if position.left_out == position.steps > 0:
+        if not is_first():
+            raise SystemExit(2)
         raise Diverged(f"no loss or gradient of epoch {position.epoch} is finite")
     if position.left_out > SAID:
         told = (position.epoch, position.left_out, position.steps)
@@ -76,7 +89,7 @@ def began_in(job: Job, inputs: Tensor | Tokens, labels: Tensor) -> str:
     loss.backward()
     wrong = [n for n, p in job.trained() if p.grad is not None and not is_finite(p.grad)]
     job.optimizer.zero_grad(set_to_none=True)
-    return f"the gradient of {wrong[-1]}" if wrong else "the gradients' norm, which overflows"
+    return f"the gradient of {wrong[-1]}" if wrong else OVERFLOW
 
 
 @contextlib.contextmanager

@@ -57,7 +57,9 @@ def print_check(work: Work) -> None:
             print(f"  and up to {views} views of each picture that is learned, where they help")
     if work.refits:
         print("in the end: the same once more on all pictures that are not test")
-    print(f"time: about {minutes(expected.total)}, from a timed batch ({parts_of(expected)})")
+    parts = parts_of(expected)
+    of_them = f" ({parts})" if parts else ""
+    print(f"time: about {minutes(expected.total)}, from a timed batch{of_them}")
     print(f"memory: about {expected_memory(work) / 1e9:.1f} GB")
     print(f"disk: about {checkpoint_bytes(train, work.net) / 1e6:,.0f} MB of checkpoints")
 

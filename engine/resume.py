@@ -15,6 +15,7 @@ from engine.start import Work
 from engine.written import is_changed
 from filenames import same_name
 from layout.split_file import read_split
+from parallel import world_size
 from pretrained.files import digest_of
 from utils import UserError, go_on, log, shell, some
 from yaml_files import section_of
@@ -34,7 +35,8 @@ FREE = (
     *("keep", "early_stopping", "eval_epoch", "on_nonfinite", "verdict", "refit", "report"),
     *("base_dir", "labels", "on_bad_image", "max_pixels", "cache", "cache_dtype"),
     *("device", "bf16", "trunk_dtype", "compile", "deterministic", "num_workers"),
-    *("eval_batch_size", "log_epoch", "save_epoch", "save_steps", "keep_last", "save", "track"),
+    *("eval_batch_size", "accumulate", "recompute"),
+    *("log_epoch", "save_epoch", "save_steps", "keep_last", "save", "track"),
 )
 # Where it lies, and which it is: not worth a word.
 PLACES = ("from_checkpoint", "from_run", "data", "run_name", "save_path", "log_path")
@@ -132,6 +134,8 @@ def saved_state(work: Work) -> dict[str, Any] | None:
             "the epochs until now had another augmentation: %s",
             state["augmentation"] or "that of the settings",
         )
+    if (before := state.get("processes", 1)) != world_size():
+        log.info("processes: %d now, %d until then: the batches stay", world_size(), before)
     progress = state["progress"]
     steps = (progress.get("position") or {"steps": 0})["steps"]
     within = f"step {steps} of epoch {progress['epoch'] + 1}"

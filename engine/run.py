@@ -27,6 +27,7 @@ from yaml_files import section_of
 
 LONGEST = 40  # letters of a folder's name in a run's
 BEST = "best.safetensors"  # the network of a run that is kept
+JOB = "torchrun.json"  # which job of torchrun's works on a run
 LEFT_BY_A_RUN = ("config.yaml", "summary.json", METRICS)
 
 
@@ -157,6 +158,10 @@ class Run:
             lock.release()
         self.locks = []
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The locks are this process's."""
+        return vars(self) | {"locks": []}
+
     def __enter__(self) -> Run:
         return self
 
@@ -217,7 +222,7 @@ class Run:
     @property
     def is_half_born(self) -> bool:
         """Whether it was stopped before it had drawn its split: nothing in it is worth keeping."""
-        return not _there(self.weights) and _there(self.folder) <= {"config.yaml", "run.log"}
+        return not _there(self.weights) and _there(self.folder) <= {"config.yaml", "run.log", JOB}
 
     def open(self) -> None:
         """Make the folder and begin its log."""

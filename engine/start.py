@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -17,11 +18,14 @@ from engine.answers import OUT_OF_FOLD, PREDICTIONS
 from engine.heads import read_depths
 from engine.job import SEARCH
 from engine.metrics_log import METRICS
+from engine.parts import check_shares
+from engine.restart import note_job
 from engine.run import Run
 from engine.track import check_tracker
 from engine.written import changed, forget, is_changed, rewriting, was_written
 from images import FileIndex, ImageDataset, greys_of
 from model import VisionTransformer
+from parallel import local_rank, world_size
 from pretrained.build import build_for
 from tokens.plan import Plan, known_files, plan_cache
 from transforms import Own
@@ -75,6 +79,19 @@ class Work:
         plan = Plan(self.net, self.split, train, checkpoint_bytes(train, self.net))
         return replace(self, config=self.config.model_copy(update={"train": train}), plan=plan)
 
+    def told(self) -> tuple[Work, bool]:
+        """What the other processes are told of it, which read no folder and write none, and whether
+        it has a plan: that is made again."""
+        net = self.net if self.device.type == "cpu" else copy.deepcopy(self.net).cpu()
+        split = replace(self.split, decoded={})
+        return replace(self, known=None, plan=None, split=split, net=net), self.plan is not None
+
+    def on(self, device: torch.device, plans: bool) -> Work:
+        """What one of them makes of that."""
+        train, net = self.train, self.net.to(device)
+        plan = Plan(net, self.split, train, checkpoint_bytes(train, net)) if plans else None
+        return replace(self, plan=plan, device=device)
+
     def open(self) -> None:
         """See that the disk has room, make the run's folders, and write what it begins with."""
         run, train = self.run, self.train
@@ -89,6 +106,7 @@ class Work:
             more = max(0, checkpoint_bytes(train, self.net) - there)
             check_disk(run.weights, more, f"the checkpoints in {run.weights}")
         run.open()
+        note_job(run.folder)
         if not run.resumes:
             with rewriting(run.folder, "config.yaml", run.split.name):
                 write_text(run.folder / "config.yaml", dump_config(self.config))
@@ -101,7 +119,11 @@ def begin(train: TrainConfig, notes: Iterable[str] = ()) -> torch.device:
     setup_log()
     keep_freed_memory()
     be_deterministic(train.deterministic)
+    check_shares(train)
     device, fallback = pick_device(train.device)
+    if device.type == "cuda" and world_size() > 1:
+        device = torch.device("cuda", local_rank())
+        torch.cuda.set_device(device)
     for note in [*notes, *([fallback] if fallback else [])]:
         log.info(note)
     return device

@@ -9,7 +9,8 @@ from engine.checkpoint import Progress
 from engine.job import Diverged
 from engine.run import Run
 from engine.verdict import NOT_LEARNED
-from utils import UserError, go_on, shell, write_json
+from parallel import Lost, is_first
+from utils import UserError, go_on, log, shell, write_json
 
 
 @contextlib.contextmanager
@@ -69,6 +70,14 @@ def resumable(run: Run, progress: Progress, epochs: int | str) -> Iterator[None]
         outcome = {"verdict": NOT_LEARNED, "verdict_sentence": sentence, "epochs": progress.epoch}
         write_json(run.folder / "summary.json", outcome)
         raise Diverged(f"{sentence}; {kept}") from None
+    except Lost as error:
+        log.debug("%s", error)
+        if not is_first():
+            raise SystemExit(2) from None
+        raise UserError(
+            f"another process of this job has ended, which says why; {progress.said()} done, go on "
+            f"with: {go_on(run.folder)}"
+        ) from None
     except RuntimeError as error:
         if "deterministic implementation" not in str(error):
             raise

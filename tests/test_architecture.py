@@ -21,6 +21,7 @@ REPO = Path(__file__).resolve().parents[1]
 FLOORS = (  # from the ground up
     "filenames plain_files stopping",
     "config_types text_files streams durable products",
+    "parallel",
     "utils config own_code decoding yaml_files",
     "config_rules overrides csv_files drawing filing certainty duplicates",
     "config_file model metrics transforms images",

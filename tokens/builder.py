@@ -35,22 +35,24 @@ Donors = dict[str, tuple[TokenCache, int]]
 Ranges = list[tuple[int, int]]  # records from the first number up to the second
 
 
+def open_together(
+    plan: Plan, net: VisionTransformer, train: TrainConfig, device: torch.device
+) -> TokenCache:
+    """`open_cache` for several processes that train as one: each calls it, and makes a share."""
+    if world_size() > 1:
+        build_together(Builder(plan, net, train, device))
+    return open_cache(plan, net, train, device)
+
+
 def open_cache(
-    plan: Plan,
-    net: VisionTransformer,
-    train: TrainConfig,
-    device: torch.device,
-    together: bool = False,
+    plan: Plan, net: VisionTransformer, train: TrainConfig, device: torch.device
 ) -> TokenCache:
     """The cache of a plan: the one that is there, or a new one. Raises UserError on a full disk.
 
     Of a damaged one as much is made anew as is damaged: what was cut off here, records that are not
-    what was written when the first of them is read. `together`: each of the processes that train as
-    one calls this, and makes a share of it.
+    what was written when the first of them is read.
     """
     builder = Builder(plan, net, train, device)
-    if together and world_size() > 1:
-        build_together(builder)
     if damage(plan.path):
         with waiting_for(builder.lock):
             if builder.is_wanted():  # another run may have made it meanwhile

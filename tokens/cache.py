@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from config import TrainConfig
 from dataset import PARTS, Split
 from images import available_memory
 from model import Tail, Tokens, VisionTransformer
+from parallel import share_of
 from tokens.plan import Plan
 from tokens.records import Records, read_sums
 from transforms import EpochSampler, train_sampler
@@ -103,6 +105,13 @@ class TokenLoader:
         self.cache, self.rows, self.dataset, self.batch_size = cache, rows, labels, batch_size
         self.sampler, self.pinned = sampler, pinned
         self.groups = rows[:, 0] if groups is None else groups
+        self.is_shared = False
+
+    def shared(self) -> TokenLoader:
+        """This process's share of each batch."""
+        found = copy.copy(self)
+        found.is_shared = True
+        return found
 
     def __len__(self) -> int:
         return math.ceil(len(self.dataset) / self.batch_size)
@@ -144,8 +153,9 @@ class TokenLoader:
         indices, draws = keys[:, 0], (keys[:, 1] - 1) % self.rows.shape[1]
         starts = range(0, len(indices), self.batch_size)
         batches = []
-        for batch in (slice(start, start + self.batch_size) for start in starts):
-            batches.append((self.rows[indices[batch], draws[batch]], indices[batch]))
+        for batch in (range(len(keys))[start : start + self.batch_size] for start in starts):
+            own = share_of(batch) if self.is_shared else list(batch)
+            batches.append((self.rows[indices[own], draws[own]], indices[own]))
         for (rows, chosen), following in zip(batches, [*batches[1:], None], strict=True):
             if following is not None:
                 self.cache.expect(following[0])

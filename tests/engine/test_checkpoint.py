@@ -77,7 +77,7 @@ def test_the_best_network_is_that_of_the_best_epoch(
             rows.append(evaluate(*args) | {"accuracy": next(accuracies)})
             return rows[-1]
 
-        monkeypatch.setattr(training, "evaluate", scored)
+        monkeypatch.setattr(training, "evaluate_together", scored)
         run = f"save-{save}"
         train(
             finetune,

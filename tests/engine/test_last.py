@@ -138,7 +138,7 @@ def test_a_kept_network_that_can_not_come_again(
         first = next(accuracies, 0.1)
         return found
 
-    monkeypatch.setattr(training, "evaluate", scored)
+    monkeypatch.setattr(training, "evaluate_together", scored)
     stopped_after_3(config_file, monkeypatch, "tiny")
     best = config_file.parent / "weights/tiny/best.safetensors"
     flip(best, best.stat().st_size - 9)

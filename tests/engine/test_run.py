@@ -78,7 +78,9 @@ def test_a_line_where_validation_improves_and_at_the_end(
 ) -> None:
     left = iter((0.2, 0.4, 0.4, 0.3, 0.5, 0.1))
     known = {"balanced_accuracy": 0.0, "loss": 1.0}
-    monkeypatch.setattr(training, "evaluate", lambda *args: known | {"accuracy": next(left)})
+    monkeypatch.setattr(
+        training, "evaluate_together", lambda *args: known | {"accuracy": next(left)}
+    )
     monkeypatch.setattr(training, "progress_bar", tqdm)  # as on a terminal
     train(config_file, "train.max_epochs=6")
     said = capsys.readouterr()
@@ -146,7 +148,9 @@ def test_the_end_by_early_stopping_is_printed_too(
 ) -> None:
     known = {"balanced_accuracy": 0.0, "loss": 1.0}
     left = iter((0.5, 0.4, 0.3, 0.2, 0.2))
-    monkeypatch.setattr(training, "evaluate", lambda *args: known | {"accuracy": next(left)})
+    monkeypatch.setattr(
+        training, "evaluate_together", lambda *args: known | {"accuracy": next(left)}
+    )
     train(config_file, "train.max_epochs=9", "train.early_stopping=2")
     said = capsys.readouterr().out
     assert printed(said) == [1, 3] and "early stopping: no better epoch since 1" in said
@@ -157,7 +161,9 @@ def test_a_resumed_run_knows_what_was_reached_before(
 ) -> None:
     known = {"balanced_accuracy": 0.0, "loss": 1.0}
     left = iter((0.5, 0.9, 0.6, 0.95, 0.1))
-    monkeypatch.setattr(training, "evaluate", lambda *args: known | {"accuracy": next(left)})
+    monkeypatch.setattr(
+        training, "evaluate_together", lambda *args: known | {"accuracy": next(left)}
+    )
     train(config_file, "train.max_epochs=2")
     capsys.readouterr()
     train(config_file, "train.max_epochs=5", "train.from_checkpoint=true")

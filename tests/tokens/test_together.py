@@ -19,7 +19,7 @@ from config import Config
 from dataset import Split
 from model import Tokens, VisionTransformer
 from tests.helpers import CPU, prepared
-from tokens.builder import open_cache
+from tokens.builder import open_cache, open_together
 from tokens.plan import Plan
 from tokens.trunk import Trunk
 
@@ -75,7 +75,7 @@ class Job:
             Trunk.__call__ = counted  # type: ignore[method-assign]
             plan, config = self.plan(data[rank])
             with parallel.together():
-                open_cache(plan, self.net, config.train, CPU, together=True)
+                open_together(plan, self.net, config.train, CPU)
 
         children = [context.Process(target=child, args=(rank,)) for rank in range(len(data))]
         for each in children:

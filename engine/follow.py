@@ -1,0 +1,44 @@
+"""What every process but the first does without: files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from engine.checkpoint import Keeper, Progress
+from engine.job import Job
+from engine.metrics_log import METRICS
+from engine.run import Run
+
+
+class Rows:
+    """The rows of metrics.csv, kept in mind; see `engine.metrics_log.MetricsLog`."""
+
+    last_accuracy, images_per_second = None, 0.0
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+
+    def write(self, best_epoch: int | None, **row: float | None) -> None:
+        self.rows.append(row)
+
+    def improved(self) -> bool:
+        return False
+
+
+class Follower(Keeper):
+    """Counts as a Keeper does, and keeps nothing."""
+
+    def __init__(self, run: Run, job: Job, progress: Progress) -> None:
+        self.run, self.job, self.progress = run, job, progress
+        self.metrics: Any = Rows(run.folder / METRICS)
+
+    def _keep(self, kept: bool) -> None:
+        pass
+
+    def keep_step(self) -> None:
+        pass
+
+    def __exit__(self, *reason: object) -> None:
+        pass
