@@ -193,6 +193,7 @@ class TrainConfig(Section):
     batch_size: Count = BATCH
     accumulate: Count = 1
     recompute: bool = False
+    parallel: Literal["ddp", "fsdp"] = "ddp"
     eval_batch_size: Count = 32
     optim: Literal["adamw", "sgd"] | Auto = "auto"
     use_bitsandbytes: bool = False

@@ -101,6 +101,16 @@ def _mode(train: TrainConfig) -> list[Fault]:
             "modes pretrained and scratch only",
         ),
         (
+            train.parallel == "fsdp" and train.mode == "finetune",
+            "train.parallel train.mode",
+            "fsdp shares out a network whose weights all train: modes pretrained and scratch only",
+        ),
+        (
+            train.parallel == "fsdp" and (train.use_bitsandbytes or train.compile),
+            "train.parallel train.use_bitsandbytes train.compile",
+            "fsdp goes with neither 8-bit moments nor compile",
+        ),
+        (
             train.balanced_sampler and train.class_weights == "balanced",
             "train.class_weights train.balanced_sampler",
             "balanced beside a balanced sampler would count the rare classes twice; keep one",

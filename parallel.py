@@ -51,6 +51,11 @@ def is_first() -> bool:
     return rank() == 0
 
 
+def alone() -> dict[str, str]:
+    """The environment of a program of its own, which is none of these processes."""
+    return {k: v for k, v in os.environ.items() if k not in SAID_BY_TORCHRUN}
+
+
 @contextlib.contextmanager
 def together() -> Iterator[None]:
     """Let the processes hear one another in the block: through gloo, and NCCL between GPUs."""

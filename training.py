@@ -17,6 +17,7 @@ if __name__ == "__main__":  # PyTorch takes seconds to import: Ctrl-C is no trac
 import argparse
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -42,6 +43,7 @@ from engine.restart import run_to_go_on_with
 from engine.resume import check_early, saved_state, settings_to_resume
 from engine.run import Run
 from engine.search import search
+from engine.sharding import shared_out
 from engine.side import branch
 from engine.start import Work, begin, open_run, set_up, write_config
 from engine.stop import after_training, before_all, before_training, resumable
@@ -158,6 +160,7 @@ def learn(work: Work) -> dict[str, Any]:
             train = setting.applied(net, work.train)
             clock.lap("search")
         labels = [sample.label for sample in work.split.part("train")]
+        plain = shared_out(net, train)
         job = Job(net, learner, train, labels)
         job.pictures = [work.split.path_of(sample) for sample in work.split.part("train")]
         if state:
@@ -172,6 +175,8 @@ def learn(work: Work) -> dict[str, Any]:
                 with job.in_parts():
                     train_epochs(job, shared(loaders, train), progress, keeper, tracker)
         clock.lap("train")
+        if plain is not None:
+            work, job = replace(work, net=plain), job.put_together(plain)
         if not is_first():
             return {}
         summary = conclude(work, job, loaders, Judge(before, setting), progress, clock)
@@ -183,7 +188,7 @@ def keeper_of(work: Work, job: Job, progress: Progress) -> Keeper:
     """The first process writes; the others count."""
     if is_first():
         return Keeper(work.run, job, progress, work.config, work.augmentation)
-    return Follower(work.run, job, progress)
+    return Follower(work.run, job, progress, work.config)
 
 
 def train_epochs(

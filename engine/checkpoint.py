@@ -17,8 +17,9 @@ from engine.job import Diverged, Job
 from engine.metrics_log import COLUMNS, MetricsLog
 from engine.position import Position
 from engine.run import Run
+from engine.sharding import is_shared_out, whole
 from model import Tail, VisionTransformer
-from parallel import Lost, world_size
+from parallel import Lost, by_first, world_size
 from pretrained.write import save_model, save_trained
 from stopping import unbroken
 from utils import UserError
@@ -142,11 +143,18 @@ class Keeper:
 
     def keep_step(self) -> None:
         """Keep the place in the epoch where that is due, so that no more is lost."""
-        steps = self.job.scheduler.last_epoch  # those of all epochs
-        if self._is_due(self.config.train.save_steps, steps):
+        if self.step_is_due():
             with unbroken():
                 self.last = self._state()
                 self.write()
+
+    def step_is_due(self) -> bool:
+        """Whether to keep the place now: the first process's clock tells all of them, where they
+        must put arrays together."""
+        every, steps = self.config.train.save_steps, self.job.scheduler.last_epoch
+        if is_shared_out(self.job.net):
+            return every is not None and by_first(self._is_due, every, steps)
+        return self._is_due(every, steps)
 
     def _is_due(self, every: int | str | None, done: int) -> bool:
         if isinstance(every, int):
@@ -161,7 +169,7 @@ class Keeper:
 
     def _trained(self) -> dict[str, Tensor]:
         """Copies of the parameters that train; the others stay as they are."""
-        return {name: copied(p.detach()) for name, p in self.job.trained()}
+        return {name: copied(whole(p.detach())) for name, p in self.job.trained()}
 
     def write(self) -> None:
         """The best first: what goes on from last.pt must find it."""
@@ -179,10 +187,12 @@ class Keeper:
 
     def __exit__(self, kind: type[BaseException] | None, *reason: object) -> None:
         """A step is taken whole or not at all, so the steps until a stop are worth keeping; those
-        before a loss that isn't finite are not."""
+        before a loss that isn't finite are not; nor are they there where each process has a part.
+        """
         position = self.progress.position
         with unbroken():
-            if position is not None and position.steps and kind is not None and is_a_stop(kind):
+            stops = kind is not None and is_a_stop(kind) and not is_shared_out(self.job.net)
+            if position is not None and position.steps and stops:
                 self.last = self._state()
             try:
                 self.write()

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from config import Config
 from engine.checkpoint import Keeper, Progress
 from engine.job import Job
 from engine.metrics_log import METRICS
 from engine.run import Run
+from engine.sharding import is_shared_out
 
 
 class Rows:
@@ -30,15 +32,20 @@ class Rows:
 class Follower(Keeper):
     """Counts as a Keeper does, and keeps nothing."""
 
-    def __init__(self, run: Run, job: Job, progress: Progress) -> None:
-        self.run, self.job, self.progress = run, job, progress
+    def __init__(self, run: Run, job: Job, progress: Progress, config: Config) -> None:
+        self.run, self.job, self.progress, self.config = run, job, progress, config
         self.metrics: Any = Rows(run.folder / METRICS)
 
     def _keep(self, kept: bool) -> None:
-        pass
+        if is_shared_out(self.job.net):  # the first needs this one's part of each array
+            if kept:
+                with self.job.average.in_place():
+                    self._trained()
+            self.job.state_dict()
 
     def keep_step(self) -> None:
-        pass
+        if is_shared_out(self.job.net) and self.step_is_due():
+            self.job.state_dict()
 
     def __exit__(self, *reason: object) -> None:
         pass

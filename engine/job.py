@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 from torchvision.transforms import v2
 
@@ -20,6 +21,7 @@ from csv_files import read_csv
 from engine.parts import Parts
 from engine.position import Position
 from engine.run import Run
+from engine.sharding import is_shared_out, local, moments_of, take, whole
 from model import Tokens, VisionTransformer
 from parallel import world_size
 from pretrained.files import digest_of
@@ -111,7 +113,7 @@ class Job:
             loss, hits = self.parts.backward(inputs, labels, self.mix, images or len(labels))
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         # One wait for the device a step, not four.
-        found = torch.stack([loss.detach(), norm, hits.to(loss.dtype)]).tolist()
+        found = torch.stack([loss.detach(), whole(norm), hits.to(loss.dtype)]).tolist()
         # What is within it stays as it is, where torch multiplies by one: 0.5 of a step's 7 ms
         # (S/14, 2 cores).
         if self.train.clip and not found[1] <= self.train.clip:
@@ -139,14 +141,25 @@ class Job:
         """Everything needed to go on; the random numbers need nothing, each step seeds its own, and
         of what is frozen a digest is enough."""
         return {
-            "model": {name: p.detach() for name, p in self.trained()},
+            "model": {name: whole(p.detach()) for name, p in self.trained()},
             "frozen": self.frozen,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": whole(self.optimizer.state_dict()),
             "scheduler": self.scheduler.state_dict(),
-            "average": self.average.state_dict(),
+            "average": whole(self.average.state_dict()),
             "classes": list(self.net.classes or ()),
             "metadata": metadata_of(self.net),
         }
+
+    def put_together(self, plain: VisionTransformer) -> Job:
+        """The same with a network of ordinary arrays, after a training in which each process held
+        its part of them."""
+        weights = {name: whole(p) for name, p in self.trained()}
+        average = whole(self.average.state_dict())
+        plain.load_state_dict(plain.state_dict() | weights)
+        job = Job(plain.to(self.device), plain, self.train, self.labels)
+        job.average.load_state_dict(average)
+        job.pictures = self.pictures
+        return job
 
     def trained(self) -> list[tuple[str, nn.Parameter]]:
         """The parameters that train, with their names."""
@@ -161,8 +174,12 @@ class Job:
         """Take up what `state_dict` gave; rates, decay and momentum stay this config's."""
         own = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
         try:
-            self.net.load_state_dict(self.net.state_dict() | state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            if is_shared_out(self.net):
+                for name, parameter in self.trained():
+                    take(parameter, state["model"][name])
+            else:
+                self.net.load_state_dict(self.net.state_dict() | state["model"])
+            self.optimizer.load_state_dict(moments_of(self.optimizer, state["optimizer"]))
             self.average.load_state_dict(state.get("average"))
         except (RuntimeError, ValueError, KeyError) as error:
             reason = str(error).partition("\n")[0]
@@ -197,18 +214,26 @@ class Average:
         self.steps += 1
         if self.values:
             share = max(1 - self.decay, 1 / self.steps)
-            torch._foreach_lerp_(self.values, tuple(self.parameters), share)
+            values, weights = map(local, self.values), map(local, self.parameters)
+            torch._foreach_lerp_(list(values), list(weights), share)
 
     @torch.no_grad()
     def settle(self) -> None:
         """The average becomes the weights, and nothing is averaged any more."""
         for parameter, value in zip(self.parameters, self.values or self.parameters, strict=True):
-            parameter.copy_(value)
+            local(parameter).copy_(local(value))
         self.decay, self.values = None, []
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
         """The average in the place of the weights."""
+        if self.values and isinstance(self.values[0], DTensor):  # whose memory is FSDP's
+            self._swap()
+            try:
+                yield
+            finally:
+                self._swap()
+            return
         weights = [p.data for p in self.parameters]
         try:
             self._put(self.values or weights)
@@ -221,6 +246,14 @@ class Average:
             for parameter, value in zip(self.parameters, values, strict=True):
                 parameter.data = value
 
+    @torch.no_grad()
+    def _swap(self) -> None:
+        with unbroken():
+            for parameter, value in zip(self.parameters, self.values, strict=True):
+                weights = local(parameter).clone()
+                local(parameter).copy_(local(value))
+                local(value).copy_(weights)
+
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps, "values": self.values}
 
@@ -229,7 +262,7 @@ class Average:
             return
         self.steps = state["steps"]
         for value, saved in zip(self.values, state["values"], strict=True):
-            value.copy_(saved)
+            take(value, saved)
 
 
 def build_criterion(

@@ -41,6 +41,7 @@ from filenames import name_of
 from images import greys_of
 from metrics import balanced_interval, confusion, evaluate, predict, score_lines, scores, wilson
 from model import VisionTransformer
+from parallel import alone
 from pretrained.build import FOUND
 from pretrained.read import read_arrays
 from tokens.cache import Loaders, TokenLoader
@@ -264,7 +265,8 @@ def write_report(folder: Path) -> None:
     code = f"import runpy, sys; sys.path[0] = {here!r}; runpy.run_module('tools.report', "
     code += "run_name='__main__', alter_sys=True)"
     command = [sys.executable, "-c", code, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    said: Any = {"capture_output": True, "text": True, "errors": "replace"}
+    done = subprocess.run(command, env=alone(), **said)
     if done.returncode == 0:
         log.info("report: %s", folder / "report.html")
     else:

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, Subset
 
 from config import TrainConfig
 from metrics import evaluate, predict, scores
@@ -46,7 +47,8 @@ class Parts:
     def __init__(self, learner: nn.Module, criterion: nn.CrossEntropyLoss, train: TrainConfig):
         self.criterion, self.train = criterion, train  # which sums
         self.learner = learner
-        if world_size() > 1:
+        self.is_shared_out = isinstance(learner, FSDPModule)
+        if world_size() > 1 and not self.is_shared_out:
             self.learner = DistributedDataParallel(learner, gradient_as_bucket_view=True)
 
     def backward(
@@ -66,19 +68,29 @@ class Parts:
         counts = float(len(share(size)) > 0)  # a stand-in does not
         total = self._weight(targets, counts, size)
         found = torch.zeros(2, dtype=torch.float64)
-        turns = list(turns_of(inputs, labels, targets, self.train.accumulate))
-        for number, (some, those, wanted) in enumerate(turns, 1):
-            with contextlib.ExitStack() as stack:
-                if number < len(turns) and isinstance(self.learner, DistributedDataParallel):
-                    stack.enter_context(self.learner.no_sync())
+        pieces = turns_of(inputs, labels, targets, self.train.accumulate)
+        # Those that hold parts of one network take their turns together, some of them for nothing.
+        turns = [turn for turn in pieces if turn[3] or self.is_shared_out]
+        for number, (some, those, wanted, own) in enumerate(turns, 1):
+            with self._together(number == len(turns)):
                 with autocast(labels.device, self.train.bf16):
                     logits = self.learner(some)  # B C
-                loss = self.criterion(logits.float(), wanted) * counts / total
+                loss = self.criterion(logits.float(), wanted) * counts * own / total
                 (loss * world_size()).backward()
-            right = (logits.argmax(1) == those).sum() * counts
+            right = (logits.argmax(1) == those).sum() * counts * own
             found = found.to(loss.device, loss.dtype) + torch.stack([loss.detach(), right])
         loss, right = summed(found)
         return loss, right
+
+    @contextlib.contextmanager
+    def _together(self, last: bool) -> Iterator[None]:
+        """The gradients of all processes are put together in the last turn."""
+        with contextlib.ExitStack() as stack:
+            if isinstance(self.learner, FSDPModule):
+                self.learner.set_requires_gradient_sync(last)
+            elif isinstance(self.learner, DistributedDataParallel) and not last:
+                stack.enter_context(self.learner.no_sync())
+            yield
 
     def _weight(self, targets: Tensor, counts: float, size: int) -> float | Tensor:
         """What cross-entropy divides the sum of a batch's losses by, as PyTorch does it: its images
@@ -91,11 +103,13 @@ class Parts:
 
 def turns_of(
     inputs: Tensor | Tokens, labels: Tensor, targets: Tensor, turns: int
-) -> Iterator[tuple[Tensor | Tokens, Tensor, Tensor]]:
-    """A batch in so many pieces, or as many as it has images."""
-    for own in torch.arange(len(labels)).chunk(turns):
-        some = slice(int(own[0]), int(own[-1]) + 1)
-        yield piece(inputs, some), labels[some], targets[some]
+) -> Iterator[tuple[Tensor | Tokens, Tensor, Tensor, bool]]:
+    """A batch in so many pieces, and whether a piece counts: where there are more of them than
+    images, one stands in for none."""
+    for own in torch.arange(len(labels)).tensor_split(turns):
+        counts = len(own) > 0
+        some = slice(int(own[0]), int(own[-1]) + 1) if counts else slice(0, 1)
+        yield piece(inputs, some), labels[some], targets[some], counts
 
 
 def piece(inputs: Tensor | Tokens, some: slice) -> Tensor | Tokens:
@@ -159,8 +173,10 @@ def shared(loaders: Any, train: TrainConfig) -> Any:
     training, val = loaders["train"], loaders["val"]
     if isinstance(training, TokenLoader):
         return {"train": training.shared(), "val": val}
-    own = torch.utils.data.Subset(val.dataset, share(len(val.dataset)))
-    part = alike(val, own, batch_size=val.batch_size)
+    own = list(share(len(val.dataset)))
+    most = -(-len(val.dataset) // world_size())
+    own += [0] * (most - len(own))  # stand in, so that all take the same steps
+    part = alike(val, Subset(val.dataset, own), batch_size=val.batch_size)
     return {"train": SharedLoader(training, train), "val": part}
 
 
@@ -171,6 +187,7 @@ def evaluate_together(
     counted once."""
     if world_size() == 1 or isinstance(loader, TokenLoader):
         return by_first(evaluate, net, loader, device, bf16)
-    given = predict(net, loader, device, bf16) if len(loader.dataset) else None
-    parts = [part for part in told_by_all(given) if part is not None]
+    logits, labels = predict(net, loader, device, bf16)
+    own = len(share(len(loader.dataset.dataset)))  # without stand-ins
+    parts = told_by_all((logits[:own], labels[:own]))
     return by_first(scores, *(torch.cat(both) for both in zip(*parts, strict=True)))

@@ -95,6 +95,17 @@ def test_four_learn_what_one_learns(home: Path, alone: str) -> None:
     same(home, f"{alone}-1", f"{alone}-4")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["scratch", "pretrained"])
+def test_those_that_hold_a_part_each_learn_what_one_learns(home: Path, mode: str) -> None:
+    if not (home / f"logs/{mode}-1").exists():
+        train(home / f"{mode}.yaml", f"train.run_name={mode}-1")
+    more = ["train.parallel=fsdp", "train.accumulate=4", "train.recompute=true"]
+    said = train_together(home, asked(home, mode, f"{mode}-parts", *more, "train.save_steps=2"))
+    assert [status for status, _ in said] == [0, 0], said
+    same(home, f"{mode}-1", f"{mode}-parts")
+
+
 def test_what_ends_all_is_said_by_the_first(home: Path) -> None:
     wide = asked(home, "scratch", "wide", "train.lr=1e30", "train.clip_grad=null")
     (first, said), (second, nothing) = train_together(home, wide)
@@ -163,9 +174,10 @@ def test_turns_hold_each_image_once() -> None:
     labels = torch.arange(7)
     tokens = Tokens(labels[:, None, None].float(), labels[:, None].float())
     found = list(turns_of(tokens, labels, labels, 3))
-    assert torch.cat([part.tokens.flatten() for part, _, _ in found]).tolist() == list(range(7))  # type: ignore[union-attr]
-    assert torch.cat([own for _, own, _ in found]).tolist() == list(range(7)) and len(found) == 3
-    assert len(list(turns_of(tokens, labels[:2], labels[:2], 3))) == 2
+    assert torch.cat([part.tokens.flatten() for part, *_ in found]).tolist() == list(range(7))  # type: ignore[union-attr]
+    assert torch.cat([own for _, own, *_ in found]).tolist() == list(range(7)) and len(found) == 3
+    counted = [counts for *_, counts in turns_of(tokens, labels[:2], labels[:2], 3)]
+    assert counted == [True, True, False]
 
 
 def test_an_uneven_share_is_told_the_nearest_sizes(home: Path, capsys: Any) -> None:
@@ -190,9 +202,7 @@ def processes_of(run: str) -> dict[int, int]:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes().decode().split("\0")
-            given = dict(
-                w.split("=", 1) for w in (folder / "environ").read_text().split("\0") if "=" in w
-            )
+            given = (folder / "environ").read_bytes().decode().split("\0")
         except OSError:
             continue
         number = [int(word[5:]) for word in given if word.startswith("RANK=")]
@@ -202,10 +212,10 @@ def processes_of(run: str) -> dict[int, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("killed", [0, 1])
-def test_a_killed_process_brings_the_job_back(home: Path, killed: int) -> None:
-    run = f"elastic-{killed}"
-    more = ["train.max_epochs=25", "train.save_steps=1"]
+@pytest.mark.parametrize(("killed", "parallel"), [(0, "ddp"), (1, "ddp"), (1, "fsdp")])
+def test_a_killed_process_brings_the_job_back(home: Path, killed: int, parallel: str) -> None:
+    run = f"elastic-{parallel}-{killed}"
+    more = ["train.max_epochs=25", "train.save_steps=1", f"train.parallel={parallel}"]
     if not (home / "logs/undisturbed").exists():
         train(home / "scratch.yaml", "train.run_name=undisturbed", *more)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=3"]
