@@ -160,6 +160,7 @@ class TrainConfig(Section):
     head: Literal["class", "layers", "both"] | Auto = "auto"
     cache: Annotated[Literal["auto", "on", "off"], BeforeValidator(on_off)] = "auto"
     cache_dtype: Literal["float16", "float32"] = "float16"
+    trunk_dtype: Literal["float32", "bfloat16"] = "float32"
 
     base_dir: PathText = "data/pilots"
     data: PathText = "data"
@@ -253,6 +254,11 @@ class TrainConfig(Section):
     def may_cache(self) -> bool:
         """Whether tokens may be cached; whether they fit the disk is seen later."""
         return self.mode == "finetune" and self.cache != "off"
+
+    @property
+    def trunk_bf16(self) -> bool:
+        """Whether the frozen blocks compute in bfloat16: with `bf16` all does."""
+        return self.bf16 or self.trunk_dtype == "bfloat16"
 
     @property
     def may_refit(self) -> bool:

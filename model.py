@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from certainty.certainty import Certainty
 from config import Preprocessing, ViTConfig
+from products import Linear
 
 CELLS = 3  # a side: EXPERIMENTS.md, 2026-11-26
 
@@ -49,8 +50,8 @@ class Attention(nn.Module):
         super().__init__()
         self.num_heads = vit.num_heads
         self.attention_dropout = vit.attention_dropout
-        self.qkv = nn.Linear(vit.hidden_dim, 3 * vit.hidden_dim)
-        self.proj = nn.Linear(vit.hidden_dim, vit.hidden_dim)
+        self.qkv = Linear(vit.hidden_dim, 3 * vit.hidden_dim)
+        self.proj = Linear(vit.hidden_dim, vit.hidden_dim)
         self.proj_drop = nn.Dropout(vit.dropout)
         self.kept: list[Tensor] | None = None  # see attention_kept
 
@@ -100,10 +101,10 @@ class Mlp(nn.Module):
 
     def __init__(self, vit: ViTConfig) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(vit.hidden_dim, vit.ff_dim)
+        self.fc1 = Linear(vit.hidden_dim, vit.ff_dim)
         self.act = nn.GELU(approximate="tanh" if vit.gelu == "tanh" else "none")
         self.drop1 = nn.Dropout(vit.dropout)
-        self.fc2 = nn.Linear(vit.ff_dim, vit.hidden_dim)
+        self.fc2 = Linear(vit.ff_dim, vit.hidden_dim)
         self.drop2 = nn.Dropout(vit.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -277,9 +278,8 @@ class VisionTransformer(nn.Module):
         for block in self.blocks[:end]:
             x = block(x)
             seen.append(summaries(x))
-        layers = torch.cat([*seen, cells(x)], 1)  # B R D
         by_class = self.forward_tail(x, end) if self.vit.num_classes else None
-        return self.layers.joined(by_class, layers)
+        return self.layers.joined(by_class, torch.cat([*seen, cells(x)], 1))  # of B R D
 
     def forward_trunk(self, images: Tensor, depth: int) -> Tensor:
         """The tokens (B, N, D) that enter block `depth`, or the final norm after the last."""

@@ -50,7 +50,7 @@ from engine.verdict import Judge
 from model import Tail
 from overrides import arguments
 from parallel import by_first, heard, is_first, together
-from tokens.builder import open_cache
+from tokens.builder import open_together
 from tokens.cache import Loaders
 from utils import command_line, end_log, log, progress_bar, seed_everything
 
@@ -190,16 +190,15 @@ def train_epochs(
 def prepare(work: Work) -> tuple[nn.Module, Loaders]:
     """What trains, and what it is fed: with a plan the end of the network and the cached tokens of
     the rest, else the whole network and images. The loop does not know which."""
-    net, split, plan, train = work.net, work.split, work.plan, work.train
-    learner: nn.Module
+    net, split, plan, train, device = work.net, work.split, work.plan, work.train, work.device
+    learner: nn.Module = net
     loaders: Loaders
     if plan is not None:
         learner = Tail(net)
-        loaders = open_cache(plan, net, train, work.device).loaders(plan, split, train, work.device)
+        loaders = open_together(plan, net, train, device).loaders(plan, split, train, device)
         split.decoded.clear()
     else:
-        learner, channels = net, net.vit.input_channels
-        loaders = make_loaders(split, train, net.preprocessing, channels, work.device)
+        loaders = make_loaders(split, train, net.preprocessing, net.vit.input_channels, device)
     if train.recompute:
         recompute(net)
     if train.compile:

@@ -25,8 +25,8 @@ from benchmarks.large_cache import write
 from benchmarks.machine import RESULTS, machine
 from config import ViTConfig
 from model import Tail, Tokens, VisionTransformer
-from tokens.builder import sums_of
 from tokens.cache import TokenCache
+from tokens.parts import sums_of
 from tokens.plan import record_type
 from utils import command_line, progress_bar, write_csv
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from benchmarks.machine import clock
 from config import TrainConfig
 from dataset import load_split
 from images import Sample, read_image
@@ -77,7 +78,7 @@ def timm_loop(args: argparse.Namespace) -> dict[str, Any]:
     """timm's ViT in the plain loop of PyTorch's tutorials."""
     import timm
 
-    started, device = time.perf_counter(), torch.device(args.device)
+    started, device = clock(), torch.device(args.device)
     weights = load_model(args.weights)
     net: Any = timm.create_model("vit_base_patch16_224", num_classes=CLASSES, act_layer="gelu_tanh")
     net.load_state_dict(weights.state_dict())
@@ -87,7 +88,7 @@ def timm_loop(args: argparse.Namespace) -> dict[str, Any]:
     optimizer = torch.optim.AdamW(parameters, lr=LR, weight_decay=0.01)
     train, val = pictures(args, weights)
     loader = DataLoader(train, BATCH, shuffle=True, num_workers=args.workers)
-    start_seconds = time.perf_counter() - started
+    start_seconds = clock() - started
 
     def step(images: Tensor, labels: Tensor) -> None:
         with autocast(device, args.bf16):
@@ -112,16 +113,16 @@ def timm_loop(args: argparse.Namespace) -> dict[str, Any]:
 
 def rate(loader: Iterable, step: Callable, batches: int) -> float:
     """Images a second over some batches, the first one aside where there are several."""
-    seen, started = 0, time.perf_counter()
+    seen, started = 0, clock()
     for i, (images, labels) in enumerate(loader):
         step(images, labels)
         if i == 0:
-            seen, started = 0, time.perf_counter()
+            seen, started = 0, clock()
             continue
         seen += len(labels)
         if i == batches:
             break
-    return seen / (time.perf_counter() - started)
+    return seen / (clock() - started)
 
 
 def huggingface_trainer(args: argparse.Namespace) -> dict[str, Any]:

@@ -162,7 +162,7 @@ def _features(
         **loader_options(work.train, work.device),
     )
     found = [
-        _entering(net, batch.to(work.device), depths, work.train.bf16)
+        _entering(net, batch.to(work.device), depths, work.train.trunk_bf16)
         for batch, _ in progress_bar(batches, f"likeness, {part}", unit="batch")
     ]
     return torch.cat(found)

@@ -81,7 +81,7 @@ def clocked(what: Callable[[], object]) -> float:
 def timed_trunk(work: Work) -> float:
     """Seconds an image of the pass through the frozen blocks."""
     net = work.net.to(work.device).eval()
-    trunk = Trunk(net, work.device, work.train.bf16, layers=True)
+    trunk = Trunk(net, work.device, work.train.trunk_bf16, layers=True)
     some = pictures(work, min(TIMED, trunk.batch_size))
     return clocked(lambda: trunk(some)) / len(some)
 

@@ -31,7 +31,7 @@ def repeated_batch(work: Work) -> Iterator[tuple[Tensor | Tokens, Tensor]]:
     loaders["train"].dataset.transform = plain  # type: ignore[attr-defined]
     images, labels = (tensor.to(device) for tensor in next(iter(loaders["train"])))
     frozen = net.frozen_depth is not None
-    inputs = Trunk(net, device, work.train.bf16)(images) if frozen else images
+    inputs = Trunk(net, device, work.train.trunk_bf16)(images) if frozen else images
     while True:
         yield inputs, labels
 

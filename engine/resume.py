@@ -36,8 +36,8 @@ FREE = (
     *("views", "crop_scale", "flip", "vertical_flip", "rotate", "color_jitter", "transform"),
     *("keep", "early_stopping", "eval_epoch", "on_nonfinite", "verdict", "refit", "report"),
     *("base_dir", "labels", "on_bad_image", "max_pixels", "cache", "cache_dtype"),
-    *("device", "bf16", "compile", "deterministic", "num_workers", "eval_batch_size"),
-    *("accumulate", "recompute", "parallel"),
+    *("device", "bf16", "trunk_dtype", "compile", "deterministic", "num_workers"),
+    *("eval_batch_size", "accumulate", "recompute", "parallel"),
     *("log_epoch", "save_epoch", "save_steps", "keep_last", "save", "track"),
 )
 # Where it lies, and which it is: not worth a word.

@@ -6,10 +6,10 @@ import contextlib
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -20,14 +20,28 @@ from torch.utils.data import DataLoader, Dataset
 from config import TrainConfig
 from dataset import loader_options
 from model import Tokens, VisionTransformer
+from parallel import barrier, by_first, is_first, rank, told_by_all, world_size
 from tokens.cache import TokenCache, chunks
 from tokens.mending import add_sums, leave_whole, mend
-from tokens.plan import Draw, Plan, caches, damage, read_header, size_of, trunk_hash, write_header
-from tokens.records import SUMS, Damaged, checksums, read_sums
-from tokens.trunk import Trunk
-from utils import UserError, log, progress_bar, write_text
+from tokens.parts import PROGRESS, Part, part_at, parts
+from tokens.plan import Draw, Plan, caches, damage, read_header, trunk_hash, write_header
+from tokens.records import Damaged, read_sums
+from tokens.trunk import Trunk, has_bfloat16, trunk_batch
+from utils import UserError, log, progress_bar
 
-SYNC_SECONDS = 10  # a killed build loses at most so much work
+COPIED = 64  # records at a time
+SEEN_SECONDS = 60.0  # a network disk shows others what was renamed some seconds later
+Donors = dict[str, tuple[TokenCache, int]]
+Ranges = list[tuple[int, int]]  # records from the first number up to the second
+
+
+def open_together(
+    plan: Plan, net: VisionTransformer, train: TrainConfig, device: torch.device
+) -> TokenCache:
+    """`open_cache` for several processes that train as one: each calls it, and makes a share."""
+    if world_size() > 1:
+        build_together(Builder(plan, net, train, device))
+    return open_cache(plan, net, train, device)
 
 
 def open_cache(
@@ -38,29 +52,60 @@ def open_cache(
     Of a damaged one as much is made anew as is damaged: what was cut off here, records that are not
     what was written when the first of them is read.
     """
-    lock = plan.folder / f"{plan.key}.lock"
+    builder = Builder(plan, net, train, device)
     if damage(plan.path):
-        with waiting_for(lock):
-            reason = damage(plan.path)  # another run may have made it meanwhile
-            if reason and plan.path.exists():
-                log.warning("the token cache %s is damaged: %s; it is mended", plan.path, reason)
-                leave_whole(plan)
-            if reason:
-                Builder(plan, net, train, device).build()
+        with waiting_for(builder.lock):
+            if builder.is_wanted():  # another run may have made it meanwhile
+                builder.build()
     with contextlib.suppress(OSError):  # `tools.cache` knows by it when it was last used
         (plan.path / "header.json").touch()
     if read_sums(plan.path) is None:
-        with contextlib.suppress(OSError), waiting_for(lock):  # where it can be written to
+        with contextlib.suppress(OSError), waiting_for(builder.lock):  # where it can be written to
             add_sums(plan)
     cache = TokenCache(plan.path, plan.record, plan.layers)
 
     def put_right() -> None:
-        with waiting_for(lock):
-            mend(plan, cache, Builder(plan, net, train, device).compute_again)
+        with waiting_for(builder.lock):
+            mend(plan, cache, builder.compute_again)
 
     for records in cache.files().values():
         records.mend = put_right
     return cache
+
+
+def build_together(builder: Builder) -> None:
+    """Make a cache that is not there with all processes that see its folder: each a share of its
+    batches, which are those of one process alone, as a part of its own.
+
+    A process that does not see the folder, on a host with a disk of its own, makes it there.
+    """
+    with contextlib.ExitStack() as held:  # the first process' lock
+
+        def begun() -> str | None:
+            if not damage(builder.plan.path):
+                return None
+            held.enter_context(waiting_for(builder.lock))
+            return builder.begin(world_size()) if builder.is_wanted() else None
+
+        if (mark := by_first(begun)) is None:
+            return
+        sees = (builder.folder / mark).exists()
+        helpers = [each for each, seeing in enumerate(told_by_all(sees)) if seeing]
+        shares = by_first(lambda: builder.shares(len(helpers)))
+        if sees:
+            builder.leads = is_first()
+            builder.make(shares[helpers.index(rank())])
+        else:
+            with waiting_for(builder.lock):
+                if builder.is_wanted():
+                    builder.build()
+        barrier()
+        if is_first():
+            builder.finish()
+        barrier()
+    until = time.monotonic() + SEEN_SECONDS
+    while sees and damage(builder.plan.path) and time.monotonic() < until:
+        time.sleep(0.2)
 
 
 @contextlib.contextmanager
@@ -101,68 +146,132 @@ class Builder:
     ) -> None:
         self.plan, self.net, self.train, self.device = plan, net, train, device
         self.folder = plan.folder / f"{plan.key}.partial"
-        self.progress = self.folder / "progress"
-        self.donors = find_donors(plan)
+        self.lock = plan.folder / f"{plan.key}.lock"
+        self.ids: list[str] = []  # the records in the files' order
+        self.donors: Donors = {}
+        self.starts: list[int] = []  # of the parts that are being made
+        self.leads = True  # whether the first records are its own
+        self.started, self.there = 0.0, 0
+
+    def is_wanted(self) -> bool:
+        """Whether there is no such cache; of a damaged one what is whole becomes a beginning."""
+        reason = damage(self.plan.path)
+        if reason and self.plan.path.exists():
+            log.warning("the token cache %s is damaged: %s; it is mended", self.plan.path, reason)
+            leave_whole(self.plan)
+        return bool(reason)
 
     def build(self) -> None:
-        plan = self.plan
-        ids, done = self._order()
-        given = sum(id_ in self.donors for id_ in ids[done:])
+        """Make it alone."""
+        self.begin()
+        self.make(self.shares(1)[0])
+        self.finish()
+
+    def begin(self, processes: int = 1) -> str:
+        """Say what it is going to be, and write that down; the name of a new file beside it, by
+        which others see that they share this disk."""
+        plan, self.started = self.plan, time.perf_counter()
+        self.donors = find_donors(plan)
+        self.ids, self.there = self._order()
+        wanted = (id_ for start, stop in self._gaps() for id_ in self.ids[start:stop])
+        given = sum(id_ in self.donors for id_ in wanted)
         log.info(
             "token cache: %s%s%s",
             plan.said(),
-            f"; {done:,} are there already" if done else "",
+            f"; {self.there:,} are there already" if self.there else "",
             f"; {given:,} are copied from an older cache" if given else "",
         )
-        plan.check_disk()
-        if not done:
+        if self.train.trunk_bf16 and self.device.type == "cpu" and not has_bfloat16():
+            log.warning(
+                "this CPU has no bfloat16 products (AVX-512 BF16, AMX), as far as PyTorch can tell:"
+                " train.trunk_dtype=float32 would be faster here"
+            )
+        plan.check_disk(processes)
+        if not self.there:
             shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
-        write_header(self.folder, plan, ids)
-        started, first = time.perf_counter(), done
-        with contextlib.ExitStack() as stack:
-            files = self._opened(stack, done)
-            synced = time.monotonic()
-            try:
-                for records, layers in self._records(ids[done:]):
-                    files["tokens.bin"].write(records.data)
-                    if plan.layers.itemsize:
-                        files["layers.bin"].write(layers.data)
-                    files["sums.bin"].write(sums_of(records, layers).data)
-                    done += len(records)
-                    if time.monotonic() > synced + SYNC_SECONDS:
-                        self._sync(files, done)
-                        synced = time.monotonic()
-            finally:
-                self._sync(files, done)
-        os.replace(self.folder, plan.path)
-        (plan.path / self.progress.name).unlink(missing_ok=True)
-        seconds = time.perf_counter() - started
-        log.info("token cache made in %.1f s, %.1f images/s", seconds, (len(ids) - first) / seconds)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_header(self.folder, plan, self.ids)
+        mark = self.folder / f"begun-{uuid.uuid4().hex}"
+        mark.touch()
+        return mark.name
 
-    def _opened(self, stack: contextlib.ExitStack, done: int) -> dict[str, BinaryIO]:
-        """The cache's files, cut behind the records that are there."""
-        plan = self.plan
-        sizes = {"tokens.bin": done * plan.record.itemsize, "sums.bin": done * SUMS.itemsize}
-        if plan.layers.itemsize:
-            sizes["layers.bin"] = min(done, len(plan.plain)) * plan.layers.itemsize
-        files: dict[str, BinaryIO] = {}
-        for name, size in sizes.items():
-            file = files[name] = stack.enter_context((self.folder / name).open("ab"))
-            file.truncate(size)
-        return files
+    def shares(self, processes: int) -> list[Ranges]:
+        """What is to be made by each of some processes: whole batches, as of one process alone."""
+        size = trunk_batch(self.net, self.device)
+        batches: Ranges = []
+        for start, stop in self._gaps():
+            for given, group in groupby(self.ids[start:stop], lambda id_: id_ in self.donors):
+                for some in chunks(list(group), COPIED if given else size):
+                    batches.append((start, start + len(some)))
+                    start += len(some)
+        costs = [0 if self.ids[start] in self.donors else stop - start for start, stop in batches]
+        whole, before = max(1, sum(costs)), 0
+        found: list[Ranges] = [[] for _ in range(processes)]
+        for (start, stop), cost in zip(batches, costs, strict=True):
+            own = found[min(processes - 1, before * processes // whole)]
+            if own and own[-1][1] == start:
+                start = own.pop()[0]
+            own.append((start, stop))
+            before += cost
+        self.starts = [start for share in found for start, _ in share]
+        return found
+
+    def make(self, share: Ranges) -> None:
+        """Compute or copy some records: what follows the first ones there, the rest as parts."""
+        if not self.ids:  # another process has begun it
+            self.donors, self.ids = find_donors(self.plan), read_header(self.folder)[1]
+        for start, stop in share:
+            part = part_at(self.plan, self.folder, start)
+            if self.leads and start == (main := Part(self.plan, self.folder)).end:
+                part = main
+            with part.growing():
+                for records, layers in self._records(self.ids[start:stop]):
+                    part.write(records, layers)
+
+    def finish(self) -> None:
+        """Put the parts together, and give the cache its name."""
+        self._join()
+        for start, stop in self._gaps():  # what another process made is not to be seen here
+            self.make([(start, stop)])
+            self._join()
+        with Part(self.plan, self.folder).growing():
+            pass  # its files end behind the last record
+        for mark in self.folder.glob("begun-*"):
+            mark.unlink()
+        os.replace(self.folder, self.plan.path)
+        (self.plan.path / PROGRESS).unlink(missing_ok=True)
+        seconds, made = time.perf_counter() - self.started, len(self.ids) - self.there
+        log.info("token cache made in %.1f s, %.1f images/s", seconds, made / seconds)
+
+    def _join(self) -> None:
+        """Put what follows the first records behind them; a part that can't is made anew."""
+        main = Part(self.plan, self.folder)
+        for part in parts(self.plan, self.folder, self.starts):
+            if part.first == main.end and part.count:
+                main.take(part)
+            elif part.first < main.end or not part.count:
+                shutil.rmtree(part.folder)
+
+    def _gaps(self) -> Ranges:
+        """The records that are still to be made."""
+        there = [Part(self.plan, self.folder), *parts(self.plan, self.folder, self.starts)]
+        starts = [part.end for part in there]
+        stops = [*(part.first for part in there[1:]), len(self.ids)]
+        return [(start, stop) for start, stop in zip(starts, stops, strict=True) if start < stop]
 
     def _order(self) -> tuple[list[str], int]:
         """The records in the file's order, and how many of them an earlier build has left."""
         with contextlib.suppress(OSError, ValueError):
             _, ids = read_header(self.folder)
-            done = int(self.progress.read_text())
-            for name, each in (("tokens.bin", self.plan.record), ("sums.bin", SUMS)):
-                done = min(done, (self.folder / name).stat().st_size // each.itemsize)
-            if self.plan.layers.itemsize:
-                kept = size_of(self.folder / "layers.bin") // self.plan.layers.itemsize
-                done = done if kept >= min(done, len(self.plan.plain)) else kept
+            self._join()
+            done, later = (
+                Part(self.plan, self.folder).end,
+                parts(self.plan, self.folder, self.starts),
+            )
+            if later:  # they keep their places
+                return ids, done + sum(part.count for part in later)
             return [*ids[:done], *self._ordered(ids[done:])], done
+        shutil.rmtree(self.folder, ignore_errors=True)
         return self._ordered(self.plan.draws), 0
 
     def _ordered(self, ids: Iterable[str]) -> list[str]:
@@ -170,17 +279,13 @@ class Builder:
         plain = self.plan.plain if self.plan.layers.itemsize else ()
         return sorted(ids, key=lambda id_: (id_ not in plain, id_ not in self.donors))
 
-    def _sync(self, files: dict[str, BinaryIO], done: int) -> None:
-        """Note how many records are surely on the disk."""
-        for file in files.values():
-            file.flush()
-            os.fsync(file.fileno())
-        write_text(self.progress, str(done))
-
     def _records(self, ids: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The records of `ids` in their order, copied or computed, a batch at a time; and what is
         kept of the layers of the plain ones among them, which are the first."""
-        with progress_bar(total=len(ids), desc="caching tokens", unit="image") as bar:
+        quiet = None if self.leads else True
+        with progress_bar(
+            total=len(ids), desc="caching tokens", unit="image", disable=quiet
+        ) as bar:
             for donated, group in groupby(ids, lambda id_: id_ in self.donors):
                 make = self._copied if donated else self._computed
                 for batch in make(list(group)):
@@ -188,7 +293,7 @@ class Builder:
                     bar.update(len(batch[0]))
 
     def _copied(self, ids: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for some in chunks(ids, 64):
+        for some in chunks(ids, COPIED):
             try:
                 yield self._given(some)
             except Damaged as damaged:
@@ -225,7 +330,7 @@ class Builder:
         self, ids: Sequence[str], whole: bool = False
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         layers = self.plan.layers.itemsize > 0
-        trunk = Trunk(self.net.eval(), self.device, self.train.bf16, layers)
+        trunk = Trunk(self.net.eval(), self.device, self.train.trunk_bf16, layers)
         log.debug("trunk pass: %s, batches of %d", trunk.engine, trunk.batch_size)
         if whole:  # smaller batches may go through other products, with other last bits
             ids = [*ids, *[ids[-1]] * (-len(ids) % trunk.batch_size)]
@@ -267,18 +372,9 @@ class Builder:
         return small.cpu().numpy()
 
 
-def sums_of(records: np.ndarray, layers: np.ndarray) -> np.ndarray:
-    """The checksums of records, and of the layers that are kept of the first of them."""
-    sums = np.zeros(len(records), SUMS)
-    sums["tokens"] = checksums(records)
-    if layers.size:
-        sums["layers"][: len(layers)] = checksums(layers)
-    return sums
-
-
-def find_donors(plan: Plan) -> dict[str, tuple[TokenCache, int]]:
+def find_donors(plan: Plan) -> Donors:
     """Records of the plan that older caches of the same trunk hold: the cache and its row."""
-    found: dict[str, tuple[TokenCache, int]] = {}
+    found: Donors = {}
     for folder in caches(plan.folder):
         with contextlib.suppress(ValueError, OSError):
             header, ids = read_header(folder)

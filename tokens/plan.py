@@ -6,7 +6,7 @@
     <data>/cache/<key>/layers.bin    what each frozen block made of the plain images; they are the
                                      first records
     <data>/cache/<key>/sums.bin      the checksums of each record and its layers
-    <data>/cache/<key>.partial/      the same, unfinished: a later run goes on with it
+    <data>/cache/<key>.partial/      the same, unfinished: a later run goes on with it (parts.py)
 
 The key is a hash of the trunk's weights and architecture, the precision, and the set of records. A
 record is one image, by its content, under one draw of one transform. So whatever changes makes a
@@ -76,7 +76,7 @@ class Plan:
             "blocks": net.frozen_depth,
             "dtype": train.cache_dtype,
             "shape": list(self.record["tokens"].shape),
-            "bf16": train.bf16,
+            "bf16": train.trunk_bf16,
         }
         if depths:
             self.recipe["layers"] = rows
@@ -86,11 +86,13 @@ class Plan:
         self.bytes += len(self.plain) * self.layers.itemsize
         self.about = {"images": str(split.root), "weights": train.checkpoint}
 
-    def check_disk(self) -> None:
-        """Raise UserError where the disk has no room for what is still to be written."""
+    def check_disk(self, processes: int = 1) -> None:
+        """Raise UserError where the disk has no room for what is still to be written; the share of
+        one of several processes is there twice while they are put together."""
         what = f"the token cache in {self.folder} ({self.remedy}; train.cache=off does without)"
         if missing := self.missing_bytes():
-            check_disk(self.folder, missing + self.reserved, what)
+            twice = missing // processes if processes > 1 else 0
+            check_disk(self.folder, missing + twice + self.reserved, what)
 
     def lacks_room(self) -> str:
         """How much it would take of what is free, where that is too much; else nothing."""
@@ -129,9 +131,7 @@ class Plan:
     def missing_bytes(self) -> int:
         """What is still to be written; 0 where the cache is there."""
         for folder in (self.path, self.path.with_suffix(".partial")):
-            with contextlib.suppress(OSError):
-                there = (folder / "tokens.bin").stat().st_size
-                there += size_of(folder / "layers.bin") + size_of(folder / "sums.bin")
+            if there := sum(map(size_of, folder.rglob("*.bin"))):
                 return self.bytes - min(self.bytes, there)
         return self.bytes
 

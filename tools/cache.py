@@ -55,9 +55,9 @@ def entries(folder: Path) -> Iterator[Entry]:
 
 
 def entry(path: Path) -> Entry:
-    files = {file.name: file.stat() for file in path.iterdir()}
-    size = sum(status.st_size for status in files.values())
-    used = max((status.st_mtime for status in files.values()), default=path.stat().st_mtime)
+    files = [(file.name, file.stat()) for file in path.rglob("*") if file.is_file()]
+    size = sum(status.st_size for _, status in files)
+    used = max((status.st_mtime for _, status in files), default=path.stat().st_mtime)
     records, made_of, state = "", "", damage(path)
     try:
         header, ids = read_header(path)
@@ -68,7 +68,7 @@ def entry(path: Path) -> Entry:
         pass
     else:
         if path.suffix:
-            there = files["tokens.bin"].st_size if "tokens.bin" in files else 0
+            there = sum(status.st_size for name, status in files if name == "tokens.bin")
             share = there / header["record_bytes"] / len(ids)
             state = f"{'being made' if in_use(path) else 'unfinished'}, {share:.0%}"
     state = state if path.suffix or state is None else f"damaged: {state}"

@@ -41,3 +41,17 @@ def test_a_row_for_each_way(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     flops = 3 * throughput.forward_flops(ViTConfig.model_validate({"preset": "Ti"}).concrete(5))
     rate = float(rows[0]["images_per_second"])
     assert float(rows[0]["gflops"]) == pytest.approx(rate * flops / 1e9, rel=0.05)
+
+
+def test_rows_of_other_kinds_stay_in_the_table(tmp_path) -> None:
+    def rows(way: str, size: str, rate: str) -> dict[str, str]:
+        row = dict.fromkeys(throughput.FIELDS, "")
+        return row | {"size": size, "way": way, "images_per_second": rate}
+
+    path = tmp_path / "t.csv"
+    throughput.keep_others(path, [rows("ours", "B", "1"), rows("timm", "B", "2")])
+    throughput.keep_others(path, [rows("ours", "Ti", "3")])
+    throughput.keep_others(path, [rows("ours", "B", "4")])
+    with open(path, newline="") as file:
+        found = [(r["way"], r["size"], r["images_per_second"]) for r in csv.DictReader(file)]
+    assert found == [("timm", "B", "2"), ("ours", "Ti", "3"), ("ours", "B", "4")]

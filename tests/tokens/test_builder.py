@@ -239,6 +239,19 @@ def test_two_runs_do_not_make_the_same_cache_at_once(
     assert "another run is making this token cache" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("has", [True, False])
+def test_a_trunk_in_bfloat16_says_where_it_is_slow(
+    finetune: Path, monkeypatch: pytest.MonkeyPatch, has: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tokens.builder.has_bfloat16", lambda: has)
+    train(finetune, "train.trunk_dtype=bfloat16", "train.run_name=half")
+    assert ("train.trunk_dtype=float32 would be faster" in capsys.readouterr().out) is not has
+    train(finetune, "train.run_name=whole")
+    half, whole = logits(finetune, "half"), logits(finetune, "whole")
+    assert not torch.equal(half, whole)
+    torch.testing.assert_close(half, whole, rtol=0.05, atol=0.05)
+
+
 def test_tokens_that_do_not_fit_half_precision(finetune: Path) -> None:
     path = finetune.parent / "random.safetensors"
     net = pretrained.load_model(path)

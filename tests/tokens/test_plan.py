@@ -45,6 +45,7 @@ def other_image(config_file: Path) -> list[str]:
         ["train.finetune_blocks=2"],
         ["train.views=2"],
         ["train.bf16=true"],
+        ["train.trunk_dtype=bfloat16"],
     ],
     ids=lambda c: c.__name__ if callable(c) else c[0],
 )
@@ -70,6 +71,11 @@ def test_what_does_not_change_the_tokens_makes_no_new_key(finetune: Path) -> Non
     assert (
         plan(finetune, "train.lr=1", "train.batch_size=5", "train.val_fraction=0.5").key == before
     )
+
+
+def test_bf16_has_the_trunk_that_trunk_dtype_asks_for(finetune: Path) -> None:
+    keys = {plan(finetune, o).key for o in ("train.bf16=true", "train.trunk_dtype=bfloat16")}
+    assert len(keys) == 1
 
 
 def test_every_flipped_byte_of_the_header_is_found(finetune: Path) -> None:

@@ -1,0 +1,79 @@
+"""A linear layer by another library is PyTorch's linear layer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import products
+from products import Linear, fits, prefers_onednn
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="oneDNN's")
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
+    """Each layer takes oneDNN, whatever the CPU and the size; the products that it made."""
+    found: list[torch.Size] = []
+    original = products.product
+
+    def product(x: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
+        found.append(x.shape)
+        return original(x, *more)
+
+    monkeypatch.setattr(products, "product", product)
+    monkeypatch.setattr(products, "prefers_onednn", lambda: True)
+    monkeypatch.setattr(products, "LEAST", 1)
+    return found
+
+
+@pytest.mark.parametrize("shape", [(5, 7, 6), (9, 6), (3, 2, 4, 6)])
+def test_values_and_gradients_are_those_of_torch(
+    counted: list[torch.Size], shape: tuple[int, ...]
+) -> None:
+    ours, plain = Linear(6, 8), nn.Linear(6, 8)
+    ours.load_state_dict(plain.state_dict())
+    x = torch.randn(shape)
+    grad = torch.randn(*shape[:-1], 8).transpose(0, 1).contiguous().transpose(0, 1)
+    found = []
+    for layer in (ours, plain):
+        given = x.clone().requires_grad_()
+        y = layer(given)
+        y.backward(grad)
+        found.append((y, given.grad, layer.weight.grad, layer.bias.grad))
+    assert len(counted) == 3, "forward, and the gradients of input and weight"
+    for mine, wanted in zip(*found, strict=True):
+        torch.testing.assert_close(mine, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_what_needs_no_gradient_gets_none(counted: list[torch.Size]) -> None:
+    layer = Linear(6, 8).requires_grad_(False)
+    layer.bias.requires_grad_(True)
+    layer(torch.randn(5, 6)).sum().backward()
+    assert len(counted) == 1 and layer.weight.grad is None
+    torch.testing.assert_close(layer.bias.grad, torch.full((8,), 5.0))
+    with torch.inference_mode():
+        assert layer(torch.randn(5, 6)).shape == (5, 8)
+
+
+def test_an_exported_program_has_none_of_it(counted: list[torch.Size]) -> None:
+    layer, x = Linear(6, 8).eval(), torch.randn(5, 6)
+    program = torch.export.export(layer, (x,))
+    traced = torch.jit.trace(layer, x, check_trace=False)
+    assert not counted and "products" not in str(program.graph)
+    torch.testing.assert_close(program.module()(x), layer(x))
+    torch.testing.assert_close(traced(x), layer(x))
+
+
+def test_what_goes_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.empty(3072, 768)
+    assert fits(torch.empty(2, 197, 768), weight)
+    assert not fits(torch.empty(1, 768), weight), "small"
+    assert not fits(torch.empty(394, 768, dtype=torch.float64), weight.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not fits(torch.empty(394, 768), weight)
+    prefers_onednn.cache_clear()
+    monkeypatch.setattr("products.torch.backends.mkl.is_available", lambda: False)
+    assert not prefers_onednn(), "PyTorch takes oneDNN itself, or what there is"
+    prefers_onednn.cache_clear()
