@@ -30,7 +30,8 @@ def test_epochs_are_counted_in_steps(mode: str, images: int, epochs: int) -> Non
     settled = TrainConfig(mode=mode).settled(images)  # type: ignore[arg-type]
     assert settled.max_epochs == epochs and settled.warmup_epochs == round(0.05 * epochs, 2)
     left = [name for name in TrainConfig.model_fields if getattr(settled, name) == "auto"]
-    own = ["head", "cache", "fit", "greys", "num_workers", "views", "clip_grad", "refit", "device"]
+    own = ["head", "cache", "fit", "greys", "num_workers", "shard_cache", "views"]
+    own += ["clip_grad", "refit", "device"]
     assert left == [*own, "log_epoch", "save_epoch", "save_steps"]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+import fetching
 import pretrained
 from config import Config, TrainConfig, ViTConfig
 from model import VisionTransformer
@@ -141,7 +142,7 @@ def test_where_no_weights_are_at_all_the_small_ones_are_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(names, "HOME", tmp_path / "weights")
-    monkeypatch.setattr(names, "DOWNLOAD_TRIES", 1)
+    monkeypatch.setattr(fetching, "DOWNLOAD_TRIES", 1)
     with pytest.raises(UserError, match="or take the small ones .* tools.quickstart_weights"):
         resolve("http://127.0.0.1:9/w.npz")
     with pytest.raises(UserError, match="no such weights; python -m tools.quickstart_weights make"):
