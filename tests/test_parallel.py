@@ -23,7 +23,7 @@ from engine.nonfinite import OVERFLOW, first_of
 from engine.parts import Batches, turns_of
 from model import Tokens
 from tests.helpers import REPO, TINY_VIT, pictures_of, random_weights, train
-from tests.processes import train_together
+from tests.processes import HERE, train_together
 from transforms import EpochSampler
 from utils import UserError
 
@@ -224,7 +224,7 @@ def test_a_killed_process_brings_the_job_back(home: Path, killed: int, parallel:
         str(REPO / "training.py"),
         *asked(home, "scratch", run, *more),
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **HERE}
     with subprocess.Popen(command, env=environment, stdout=-1, stderr=-2, text=True) as job:
         rows, ends = home / "logs" / run / "metrics.csv", time.monotonic() + 120
         while not rows.exists() or len(rows.read_text().splitlines()) < 4:
