@@ -38,7 +38,7 @@ from engine.overfit import overfit, repeated_batch
 from engine.parts import evaluate_together, shared
 from engine.position import Position
 from engine.preview import preview
-from engine.restart import run_to_go_on_with
+from engine.restart import DONE, note_job, run_to_go_on_with
 from engine.resume import saved_state, settings_to_resume
 from engine.search import search
 from engine.sharding import shared_out
@@ -75,15 +75,15 @@ def settings(argv: list[str] | None) -> tuple[Config, list[str], bool] | None:
     checked; None where nothing is left to do."""
     args = parse(argv)
     if begun := run_to_go_on_with(args.config, args.overrides):
-        if (begun / "summary.json").exists():
+        if begun.ended:
             return None
-        args.resume = str(begun)
+        args.resume = str(begun.folder)
     if args.resume is not None:
         config, notes = settings_to_resume(args.config, args.resume, args.overrides)
     else:
         config, notes = load_config(args.config, args.overrides)
     if begun:
-        notes = [f"torchrun has started this job once more: {begun} goes on", *notes]
+        notes = [f"torchrun has started this job once more: {begun.folder} goes on", *notes]
     if config.train.from_run and not config.train.from_checkpoint:
         config, notes = settings_of_run(config, args.overrides)
     return config, notes, args.check
@@ -112,6 +112,8 @@ def fit(config: Config, notes: Iterable[str] | None = None) -> dict[str, Any]:
                 if config.train.report and is_first():
                     with after_training(run):
                         write_report(run.folder)
+            if is_first():
+                note_job(run.folder, DONE)
         finally:
             end_log()
             run.close()

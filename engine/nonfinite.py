@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from engine.job import Diverged, Job
 from engine.position import Position
+from engine.sharding import is_shared_out
 from model import Tokens
 from parallel import is_first, told_by_all
 from transforms import EpochSampler
@@ -20,6 +21,7 @@ from utils import log, some
 SAID = 3  # steps of an epoch that are left out, each with a line
 MOST_FILES = 4
 OVERFLOW = "the gradients' norm, which overflows"
+UNSEEN = "the network (train.parallel fsdp: no process can look at its layers alone)"
 
 
 def leave_out(
@@ -54,7 +56,7 @@ def leave_out(
 def first_of(found: list[str]) -> str:
     """What one of the processes found in its share of the batch; the others may have found no more
     than what came of it."""
-    return next((where for where in found if where != OVERFLOW), OVERFLOW)
+    return next((where for where in found if where not in (OVERFLOW, UNSEEN)), found[0])
 
 
 def check_taken(position: Position) -> None:
@@ -74,6 +76,8 @@ def began_in(job: Job, inputs: Tensor | Tokens, labels: Tensor) -> str:
     given = inputs if isinstance(inputs, Tensor) else inputs.tokens
     if not is_finite(given):
         return "the pictures themselves"
+    if is_shared_out(job.net):
+        return UNSEEN
     found: list[str] = []
     with contextlib.ExitStack() as stack:
         stack.enter_context(watched(job.net, found))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from engine.checkpoint import Progress
 from engine.job import Diverged
+from engine.restart import note_job
 from engine.run import Run
 from engine.verdict import NOT_LEARNED
 from parallel import Lost, is_first
@@ -69,6 +70,7 @@ def resumable(run: Run, progress: Progress, epochs: int | str) -> Iterator[None]
         sentence = f"{NOT_LEARNED}: {error}; lower train.lr or warm up longer"
         outcome = {"verdict": NOT_LEARNED, "verdict_sentence": sentence, "epochs": progress.epoch}
         write_json(run.folder / "summary.json", outcome)
+        note_job(run.folder, f"{sentence}; {kept}")  # torchrun need not try that again
         raise Diverged(f"{sentence}; {kept}") from None
     except Lost as error:
         log.debug("%s", error)

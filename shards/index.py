@@ -117,6 +117,15 @@ def write_rows(file: Path, rows: np.ndarray) -> None:
         np.save(out, rows, allow_pickle=False)
 
 
+def holds_rows(file: Path) -> bool:
+    """Whether a file is one that `write_rows` wrote."""
+    try:
+        kinds = np.load(file, mmap_mode="r", allow_pickle=False).dtype
+        return kinds.names == row_type(1).names
+    except (OSError, ValueError, EOFError):
+        return False
+
+
 def read_rows(file: Path, shard: Shard, classes: int) -> np.ndarray:
     """A shard's rows, mapped; ValueError where they are not what its tar and the index can hold."""
     rows = np.load(file, mmap_mode="r", allow_pickle=False)

@@ -13,12 +13,13 @@ import numpy as np
 
 from config import TrainConfig
 from decoding.greys import Greys, Values, scale
+from decoding.members import TAR
 from filenames import nearest, same_name
 from layout.split_file import PARTS
 from shards.draw import drawn, without_held_out
 from shards.fetch import Fetcher, Wanted, fetch
 from shards.foreign import names_in_order, numbers_of, scan, together
-from shards.index import INDEX, Index, Shard, read_index
+from shards.index import INDEX, Index, Shard, holds_rows, read_index
 from shards.packed import Packed, Place, Tars
 from shards.place import Source, fetched_folder, root_of, sources_of
 from utils import UserError, log, progress_bar, sha256_of, some
@@ -96,6 +97,7 @@ def _pieces(train: TrainConfig, notes: list[str]) -> list[Piece]:
         here = [source for source in sources if source.path.parent == folder]
         index = _index(here[0], notes)
         if index is None:
+            _see_that_none_is_ours(here)
             without += here
             continue
         found += _of_index(index, here, notes)
@@ -126,6 +128,17 @@ def _index(of: Source, notes: list[str]) -> Index | None:
             log.debug("no index: %s", error)
             return None
     return read_index(source.path, source.remote)
+
+
+def _see_that_none_is_ours(here: list[Source]) -> None:
+    """Raise UserError where tools.shard was stopped: its tars, and no index yet that names all."""
+    for source in here:
+        rows = source.path.with_name(source.path.name.removesuffix(TAR) + ".npy")
+        if source.remote is None and holds_rows(rows):
+            raise UserError(
+                f"{source.path.parent} has shards of tools.shard and no {INDEX}: it was stopped "
+                "there; the same command goes on"
+            )
 
 
 def _of_index(index: Index, here: list[Source], notes: list[str]) -> list[Piece]:
@@ -258,4 +271,5 @@ def _with_parts(
         )
     if cuts:
         samples = samples.with_parts(drawn(samples, classes, train.seed, cuts))
-    return samples if made and not cuts else without_held_out(samples, notes)
+    one_set = len({place.tar.parent for place in samples.tars.places}) == 1
+    return samples if made and one_set and not cuts else without_held_out(samples, notes)

@@ -236,3 +236,25 @@ def test_a_killed_process_brings_the_job_back(home: Path, killed: int, parallel:
     assert f"torchrun has started this job once more: {home}/logs/{run} goes on" in said
     assert "going on after" in said
     same(home, "undisturbed", run)
+
+
+def spoil(number: int) -> None:
+    """A step's pictures are not finite, in the second process's share alone."""
+    from engine.job import Job  # noqa: PLC0415
+
+    before = Job.gradients
+
+    def gradients(job: Job, inputs: torch.Tensor, *given: object) -> object:
+        if number == 1 and job.scheduler.last_epoch == 1:
+            inputs = inputs * float("nan")
+        return before(job, inputs, *given)  # type: ignore[arg-type]
+
+    Job.gradients = gradients  # type: ignore[assignment,method-assign]
+
+
+def test_what_is_not_finite_in_one_share_stops_all_that_hold_parts(home: Path) -> None:
+    said = train_together(
+        home, asked(home, "pretrained", "spoiled", "train.parallel=fsdp"), 2, spoil
+    )
+    assert [status for status, _ in said] == [2, 2]
+    assert "the loss is not finite at step 2 of epoch 1" in said[0][1]

@@ -373,3 +373,21 @@ def test_a_folder_of_tars_and_folders_stays_a_folder(tmp_path: Path) -> None:
     pictures = pictures_of(tmp_path / "pictures", 3)
     shutil.copy(tar_of(tmp_path / "a.tar", sample_files(1)), pictures / "a.tar")
     assert not isinstance(split_of(pictures, tmp_path).samples, Packed)
+
+
+def test_sets_that_were_drawn_apart_share_no_held_out_picture(tmp_path: Path) -> None:
+    """Each set's own parts are apart; one's training part may hold the other's validation."""
+    pictures = pictures_of(tmp_path / "pictures", 12)
+    one = shards_of(pictures, tmp_path / "one")
+    other = shards_of(pictures, tmp_path / "other", "train.seed=1")
+    both = split_of(f"{one}/train-*.tar::{other}/val-*.tar", tmp_path)
+    held = {s.sha256 for s in both.part("val")}
+    assert held and not held & {s.sha256 for s in both.part("train")}
+    assert any("held-out" in note for note in both.notes)
+
+
+def test_shards_that_are_not_finished_are_not_trained_on(tmp_path: Path, out: Path) -> None:
+    (out / "index.json").unlink()
+    for named in (out, f"{out}/train-*.tar"):
+        with pytest.raises(UserError, match="no index.json: it was stopped there"):
+            split_of(named, tmp_path)
