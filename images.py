@@ -284,13 +284,25 @@ def greys_of(samples: Iterable[Sample]) -> Greys | None:
     return next((sample.greys for sample in samples if sample.greys), None)
 
 
-def read_unchanged(sample: Sample) -> np.ndarray:
-    """A sample's pixels; UserError where the file is no longer what was split."""
+def unchanged(sample: Sample) -> bytes:
+    """A sample's bytes; UserError where the file is no longer what was split."""
     with contextlib.suppress(OSError, ValueError):
         content = sample.content()
         if hashlib.sha256(content).hexdigest() == sample.sha256:
-            return pixels_of(open_picture(content, sample.path.name, None), sample.greys)
-    raise UserError(f"{sample.path} was changed while it was in use; run again")
+            return content
+    raise _changed(sample)
+
+
+def read_unchanged(sample: Sample) -> np.ndarray:
+    """A sample's pixels; UserError where the file is no longer what was split."""
+    content = unchanged(sample)
+    with contextlib.suppress(OSError, ValueError):
+        return pixels_of(open_picture(content, sample.path.name, None), sample.greys)
+    raise _changed(sample)
+
+
+def _changed(sample: Sample) -> UserError:
+    return UserError(f"{sample.path} was changed while it was in use; run again")
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):

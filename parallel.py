@@ -136,13 +136,6 @@ def share_of(batch: Sequence[T], neighbour: bool = False) -> list[T]:
     return [batch[i] for i in own] or [batch[0]]
 
 
-def gathered(values: Tensor) -> Tensor:
-    """The rows of all processes' tensors (n, ...), on the CPU, in the processes' order."""
-    if world_size() == 1:
-        return values
-    return torch.cat(told_by_all(values))
-
-
 def told_by_all(value: T) -> list[T]:
     """What each of the processes says, in their order."""
     found: list[Any] = [value] * world_size()

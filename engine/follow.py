@@ -16,7 +16,7 @@ from engine.resume import check_early
 from engine.run import Run
 from engine.sharding import is_shared_out
 from engine.start import Work, set_up
-from parallel import by_first, is_first, world_size
+from parallel import by_first, is_first
 
 
 class Rows:
@@ -66,15 +66,13 @@ def keeper_of(work: Work, job: Job, progress: Progress) -> Keeper:
 
 def opened(config: Config, run: Run, device: torch.device) -> Work:
     """What the run works on, its folders made."""
-    made: list[Work] = []
 
-    def make() -> tuple[Work, bool]:
+    def make() -> Work:
         check_early(run, config)
         work = set_up(config, run, device)
         work.open()
         take_search(config, run)
-        made.append(work)
-        return work.told() if world_size() > 1 else (work, True)
+        return work
 
-    told, plans = by_first(make)
-    return made[0] if made else told.on(device, plans)
+    found: Any = by_first(make, told=Work.told)
+    return found if is_first() else found[0].on(device, found[1])

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -27,7 +28,7 @@ from images import greys_of
 from overrides import arguments
 from shards.index import INDEX, Index, Shard, read_index, write_rows
 from shards.place import names_shards
-from shards.write import Planned, check, plan, with_rows, write
+from shards.write import Planned, check, plan, write
 from tokens.plan import known_files
 from utils import (
     UserError,
@@ -96,7 +97,7 @@ def make(planned: list[Planned], split: Split, out: Path) -> None:
                 found = write(shard, out, bar.update)
             rows = out / found.rows
             write_rows(rows, shard.rows())
-            made.append(with_rows(found, sha256_of(rows)))
+            made.append(replace(found, rows_sha256=sha256_of(rows)))
     index = Index(split.classes, tuple(made), greys_of(split.samples), split.counts())
     index.write(out)
     of = Counter(shard.part for shard in made)
@@ -151,7 +152,7 @@ def verify(planned: list[Planned], split: Split, out: Path) -> None:
             except ValueError as error:
                 wrong.append(f"{shard.name}: {error}")
             else:
-                if with_rows(found, digest) != listed:
+                if replace(found, rows_sha256=digest) != listed:
                     wrong.append(f"{shard.name}: the index says otherwise")
     if wrong:
         raise UserError(f"{out}: {some(wrong, 5, '; ')}; remove these, and make them again")
