@@ -26,10 +26,9 @@ import torch
 import yaml
 
 from benchmarks import finetune
-from benchmarks.machine import RESULTS, machine, timed
+from benchmarks.machine import RESULTS, keep_others, machine, timed
 from benchmarks.peers import EPOCHS
-from csv_files import read_csv
-from utils import command_line, write_csv
+from utils import command_line
 
 PHASES = ("cache_seconds", "search_seconds", "seconds", "verdict_seconds", "refit_seconds")
 VIEWS: dict[str, Any] = {"head": "class", "views": 4}
@@ -63,10 +62,7 @@ def main(argv: list[str] | None = None) -> int:
             row |= {"head": summary["head"], **phases, "timm": peer.extrapolated}
             row |= {"timm_seconds": round(peer.wall_seconds, 1)}
             rows.append(row | {"times": round(peer.wall_seconds / seconds, 1)})
-            old = read_csv(path, FIELDS) if path.exists() else []
-            new = {(row["machine"], row["way"]) for row in rows}
-            kept = [row for row in old if (row["machine"], row["way"]) not in new]
-            write_csv(path, [*kept, *rows], FIELDS)
+            keep_others(path, rows, ("machine", "way"), FIELDS)
     return 0
 
 

@@ -8,11 +8,15 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from csv_files import read_csv
+from utils import write_csv
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -98,3 +102,13 @@ def machine() -> str:
     ):
         name = match[1]
     return f"{name}, {torch.get_num_threads()} cores"
+
+
+def keep_others(
+    path: Path, rows: list[dict[str, Any]], kind: Sequence[str], fields: Sequence[str]
+) -> None:
+    """Write rows to a table in the place of those of the same kind, which these columns tell."""
+    old = read_csv(path, fields) if path.exists() else []
+    new = [[str(row[name]) for name in kind] for row in rows]
+    kept = [row for row in old if [row[name] for name in kind] not in new]
+    write_csv(path, [*kept, *rows], fields)

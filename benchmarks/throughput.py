@@ -31,14 +31,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.machine import RESULTS, clock, machine, matrix_peak, timed
+from benchmarks.machine import RESULTS, clock, keep_others, machine, matrix_peak, timed
 from config import PRESETS, Mode, TrainConfig, ViTConfig
-from csv_files import read_csv
 from dataset import load_split, make_loaders
 from engine.job import Job
 from model import VisionTransformer
 from tools.baseline.networks import AUGREG2, SMOOTHING, timm_model
-from utils import autocast, command_line, keep_freed_memory, pick_device, write_csv
+from utils import autocast, command_line, keep_freed_memory, pick_device
 
 CLASSES, IMAGES = 5, 600
 KIND = ("size", "mode", "precision", "compiled", "optimizer", "batch", "way")
@@ -74,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{machine()}; torch {torch.__version__}; best matrix product {peak:,.0f} GFLOP/s")
     for size in args.size:
         for mode in args.mode:
-            keep_others(path, measured(args, size, mode, device, peak))
+            keep_others(path, measured(args, size, mode, device, peak), KIND, FIELDS)
     print(f"written to {path}")
     return 0
 
@@ -176,14 +175,6 @@ def process_memory(args: argparse.Namespace, size: str, mode: Mode, way: str) ->
     command += ["--size", size, "--mode", mode, "--way", way, "--batch", str(args.batch)]
     command += [word for word in ("--bf16", "--compile") if getattr(args, word[2:])]
     return timed(command)[2] / 2**20
-
-
-def keep_others(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows to a table in the place of those of the same kind."""
-    old = read_csv(path, FIELDS) if path.exists() else []
-    new = [[str(row[name]) for name in KIND] for row in rows]
-    kept = [row for row in old if [row[name] for name in KIND] not in new]
-    write_csv(path, [*kept, *rows], FIELDS)
 
 
 def forward_flops(vit: ViTConfig) -> float:

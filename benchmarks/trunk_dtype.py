@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.finetune import draw
 from benchmarks.folders import few_shots
-from benchmarks.machine import RESULTS, clock, machine, matrix_peak
+from benchmarks.machine import RESULTS, clock, keep_others, machine, matrix_peak
 from benchmarks.results import BARE, ROWS
 from benchmarks.throughput import forward_flops
 from config import ConfigError, ViTConfig
@@ -102,10 +102,7 @@ def accuracy(args: argparse.Namespace) -> int:
             runs = [measure(name, seed, dtype, args.data) for dtype in DTYPES]
             rows.append(compared(name, seed, runs))
             print(rows[-1], flush=True)
-            kept = read_csv(path, ("row", "seed")) if path.exists() else []
-            new = {(row["row"], str(row["seed"])) for row in rows}
-            old = [row for row in kept if (row["row"], row["seed"]) not in new]
-            write_csv(path, [*old, *rows], rows[0])
+            keep_others(path, rows, ("row", "seed"), list(rows[0]))
     shutil.rmtree(LOGS / "data", ignore_errors=True)  # the token caches
     return 0
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks import throughput
+from benchmarks.machine import keep_others
 from config import ViTConfig
 from model import VisionTransformer
 from tools.baseline.networks import timm_model
@@ -48,10 +49,10 @@ def test_rows_of_other_kinds_stay_in_the_table(tmp_path) -> None:
         row = dict.fromkeys(throughput.FIELDS, "")
         return row | {"size": size, "way": way, "images_per_second": rate}
 
-    path = tmp_path / "t.csv"
-    throughput.keep_others(path, [rows("ours", "B", "1"), rows("timm", "B", "2")])
-    throughput.keep_others(path, [rows("ours", "Ti", "3")])
-    throughput.keep_others(path, [rows("ours", "B", "4")])
+    path, columns = tmp_path / "t.csv", (throughput.KIND, throughput.FIELDS)
+    keep_others(path, [rows("ours", "B", "1"), rows("timm", "B", "2")], *columns)
+    keep_others(path, [rows("ours", "Ti", "3")], *columns)
+    keep_others(path, [rows("ours", "B", "4")], *columns)
     with open(path, newline="") as file:
         found = [(r["way"], r["size"], r["images_per_second"]) for r in csv.DictReader(file)]
     assert found == [("timm", "B", "2"), ("ours", "Ti", "3"), ("ours", "B", "4")]
