@@ -107,13 +107,13 @@ def test_stopped_and_gone_on_with_they_are_the_same_bytes(
 KILLED = """
 import os, signal, sys
 from shards import write as writing
-own, count = writing._content, [0]
+own, count = writing.unchanged, [0]
 def content(sample):
     count[0] += 1
     if count[0] == 15:
         os.kill(os.getpid(), signal.SIGKILL)
     return own(sample)
-writing._content = content
+writing.unchanged = content
 from tools import shard
 shard.main(sys.argv[1:])
 """
