@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 import products
+from pretrained.build import load_model
 from products import Linear, fits, prefers_onednn
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="oneDNN's")
@@ -25,6 +29,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
     monkeypatch.setattr(products, "product", product)
     monkeypatch.setattr(products, "prefers_onednn", lambda: True)
     monkeypatch.setattr(products, "LEAST", 1)
+    monkeypatch.setattr(products, "FEWEST_ROWS", 1)
     return found
 
 
@@ -70,10 +75,44 @@ def test_what_goes_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.empty(3072, 768)
     assert fits(torch.empty(2, 197, 768), weight)
     assert not fits(torch.empty(1, 768), weight), "small"
+    assert not fits(torch.empty(255, 768), weight), "few rows: a copy of the weight costs more"
     assert not fits(torch.empty(394, 768, dtype=torch.float64), weight.double())
     with torch.autocast("cpu", torch.bfloat16):
         assert not fits(torch.empty(394, 768), weight)
+
+
+ZEN_5 = "vendor_id : AuthenticAMD\ncpu family\t: 26\nmodel\t: 2\nmodel name : AMD EPYC\n"
+NAMES = {
+    ZEN_5: True,
+    ZEN_5.replace("26", "25"): False,
+    ZEN_5.replace("AuthenticAMD", "GenuineIntel"): False,
+    "AMD64 Family 26 Model 68 Stepping 0, AuthenticAMD": True,
+    "AMD64 Family 25 Model 97 Stepping 2, AuthenticAMD": False,
+    "arm": False,
+    "": False,
+}
+
+
+@pytest.fixture
+def on_zen_5(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(products, "cpu_name", lambda: ZEN_5)
     prefers_onednn.cache_clear()
+    yield
+    prefers_onednn.cache_clear()
+
+
+@pytest.mark.parametrize("name", NAMES, ids=lambda name: name[:20])
+def test_which_cpus(name: str) -> None:
+    assert products.is_new_amd(name) == NAMES[name]
+
+
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="PyTorch has oneDNN alone")
+def test_a_network_out_of_a_file_takes_it_too(on_zen_5: None, weights: Path) -> None:
+    """Such a one is made on the meta device, where nothing can be tried."""
+    net = load_model(weights, num_classes=3)
+    assert net.blocks[0].mlp.fc1.quicker
+
+
+def test_without_mkl(on_zen_5: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("products.torch.backends.mkl.is_available", lambda: False)
     assert not prefers_onednn(), "PyTorch takes oneDNN itself, or what there is"
-    prefers_onednn.cache_clear()
