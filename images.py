@@ -65,6 +65,11 @@ class Sample:
         """The bytes of its file. Raises OSError or ValueError where it can't be read."""
         return content_of(self.path)
 
+    @property
+    def remedy(self) -> str:
+        """What to do where its bytes are no longer those that were read first."""
+        return "run again"
+
 
 def read_image(
     source: Path | BinaryIO, greys: Greys | None = None, most: int | None = MAX_PIXELS
@@ -302,7 +307,7 @@ def read_unchanged(sample: Sample) -> np.ndarray:
 
 
 def _changed(sample: Sample) -> UserError:
-    return UserError(f"{sample.path} was changed while it was in use; run again")
+    return UserError(f"{sample.path} was changed while it was in use; {sample.remedy}")
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):

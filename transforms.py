@@ -138,14 +138,20 @@ def cut_to_crop(picture: Tensor, size: int, crop: int) -> Tensor:
     return picture.narrow(1 + int(sides[1] > sides[0]), (long - kept) // 2, kept)
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
+Key = tuple[int, int]  # an image's number, and the draw of its augmentation
+MOST_STREAMS = 16  # of shards side by side: so many of them are read, and kept, at a time
+
+
+class EpochSampler(Sampler[Key]):
     """Every index once, in an order drawn from the seed and the epoch, as (index, draw).
 
     The draw is that of the augmentation: with `draws`, they are used in turn, else it is the epoch.
     With `balance`, the labels, it is as many indices, drawn so that each class comes equally often:
     rare classes' images several times, common ones' not all of them. With `lots`, how many lie in
     each shard, shards come one after the other, and an image at most `window` places from where it
-    lies: files are read from front to end. Its length is the epoch's, wherever in it a run goes on.
+    lies: files are read from front to end, in as many streams as `streams_for` says of a batch of
+    `size`. Its length is the epoch's, wherever in it a run goes on. `ahead` is told what will be
+    asked for.
     """
 
     def __init__(
@@ -156,13 +162,15 @@ class EpochSampler(Sampler[tuple[int, int]]):
         balance: Sequence[int] | None = None,
         lots: Sequence[int] | None = None,
         window: int = 1,
+        size: int = 1,
     ) -> None:
         self.length = length
         self.seed = seed
         self.draws = draws
         self.balance = None if balance is None else np.asarray(balance)
-        self.lots, self.window = lots, window
+        self.lots, self.window, self.size = lots, window, size
         self.epoch, self.first = 1, 0
+        self.ahead: Callable[[list[Key]], Iterator[Key]] = iter
 
     def begin(self, epoch: int, first: int = 0) -> None:
         """What is iterated next: an epoch, from its image number `first` on, counted from 0."""
@@ -171,24 +179,49 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def __len__(self) -> int:
         return self.length
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[Key]:
+        return self.ahead(self.keys())
+
+    def keys(self) -> list[Key]:
+        """What is left of the epoch."""
         random = np.random.default_rng([self.seed, self.epoch])
         if self.lots is None or self.balance is not None:
             order = random.permutation(self.length)
         else:
-            order = _lot_by_lot(self.lots, self.window, random)
+            order = _lot_by_lot(self.lots, self.window, self.size, random)
         if self.balance is not None:
             order = random.permutation(_equally_often(self.balance, random))
         draw = self.epoch if self.draws is None else (self.epoch - 1) % self.draws + 1
-        return ((int(index), draw) for index in order[self.first :])
+        return [(index, draw) for index in order[self.first :].tolist()]
 
 
-def _lot_by_lot(lots: Sequence[int], window: int, random: np.random.Generator) -> np.ndarray:
-    """All indices, the lots in any order, each index at most `window` places from its own."""
+def streams_for(size: int, lots: int) -> int:
+    """How many shards are read side by side: a power of two that divides a batch.
+
+    Each gives the same places of every batch, so processes that share the batches evenly have
+    streams of their own, and with them shards that no other one reads.
+    """
+    most = min(MOST_STREAMS, max(1, lots))
+    return max(n for n in (1, 2, 4, 8, 16) if n <= most and size % n == 0)
+
+
+def _lot_by_lot(
+    lots: Sequence[int], window: int, size: int, random: np.random.Generator
+) -> np.ndarray:
+    """All indices, the lots in any order, each index at most `window` places from its own; batches
+    of `size` have equal shares of as many streams of lots as there are."""
     ends = np.cumsum(lots)
     order = [np.arange(ends[i] - lots[i], ends[i]) for i in random.permutation(len(lots))]
-    place = np.arange(int(ends[-1])) + random.uniform(0, window, int(ends[-1]))
-    return np.concatenate(order)[np.argsort(place, kind="stable")]
+    count = streams_for(size, sum(lot > 0 for lot in lots))
+    streams = np.array_split(np.concatenate(order), count)
+    each, share = len(streams[-1]), size // count  # the first ones may have one more
+    moved = []
+    for stream in streams:
+        place = np.arange(len(stream)) + random.uniform(0, max(1, window // count), len(stream))
+        moved.append(stream[np.argsort(place, kind="stable")])
+    whole = each // share * share
+    batches = np.stack([stream[:whole].reshape(-1, share) for stream in moved], 1)
+    return np.concatenate([batches.ravel(), *(stream[whole:] for stream in moved)])
 
 
 def _equally_often(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -211,8 +244,8 @@ def train_sampler(
     """The order and the draws of training images with these labels, as the config has them; `lots`
     are those of shards."""
     balance = labels if train.balanced_sampler else None
-    window = train.shuffle_buffer
-    return EpochSampler(len(labels), train.seed, train.draws, balance, lots, window)
+    known = (train.draws, balance, lots, train.shuffle_buffer, train.batch_size)
+    return EpochSampler(len(labels), train.seed, *known)
 
 
 # ------------------------------------------------------------------------- a transform of one's own

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -136,9 +137,12 @@ class Batches(Sampler[list[tuple[int, int]]]):
         return -(-len(self.sampler) // self.size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        keys = list(self.sampler)
-        for start in range(0, len(keys), self.size):
-            yield share_of(keys[start : start + self.size], self.neighbour)
+        keys = self.sampler.keys()
+        starts = range(0, len(keys), self.size)
+        shares = [share_of(keys[at : at + self.size], self.neighbour) for at in starts]
+        asked = self.sampler.ahead([key for own in shares for key in own])
+        for own in shares:
+            yield list(islice(asked, len(own)))
 
 
 class SharedLoader:

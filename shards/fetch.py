@@ -53,10 +53,23 @@ class Fetcher:
             self._make_room(one.bytes)
             fetch(one)
 
+    def holds(self) -> int:
+        """How many of the shards there is room for at a time."""
+        largest = max((one.bytes for one in self.wanted), default=0)
+        return int(self._room(self._there()) / largest) if largest else 0
+
+    def _there(self) -> dict[Path, os.stat_result]:
+        return {path: path.stat() for path in self.folder.glob(f"*/*{TAR}")}
+
+    def _room(self, there: dict[Path, os.stat_result]) -> float:
+        if self.most != "auto":
+            return self.most * GB
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return (free_bytes(self.folder) + sum(s.st_size for s in there.values())) / 2
+
     def _make_room(self, need: int) -> None:
-        there = {path: path.stat() for path in self.folder.glob(f"*/*{TAR}")}
-        taken = sum(status.st_size for status in there.values())
-        most = (free_bytes(self.folder) + taken) / 2 if self.most == "auto" else self.most * GB
+        there = self._there()
+        taken, most = sum(status.st_size for status in there.values()), self._room(there)
         for path in sorted(there, key=lambda path: there[path].st_mtime_ns):
             if taken + need <= most:
                 break

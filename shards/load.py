@@ -21,7 +21,7 @@ from shards.fetch import Fetcher, Wanted, fetch
 from shards.foreign import names_in_order, numbers_of, scan, together
 from shards.index import INDEX, Index, Shard, holds_rows, read_index
 from shards.packed import Packed, Place, Tars
-from shards.place import Source, fetched_folder, root_of, sources_of
+from shards.place import Source, fetched_folder, is_ours, root_of, sources_of
 from utils import UserError, log, progress_bar, sha256_of, some
 
 # What is decided when shards are made, by tools.shard, of a folder.
@@ -118,6 +118,9 @@ def _index(of: Source, notes: list[str]) -> Index | None:
     new = Source(source.path.with_name(f".new-{INDEX}"), source.remote)
     try:
         fetch(Wanted(new), tries=1)
+        if of.path.name != INDEX and not is_ours(new.path):  # a page that says so, a fixed answer
+            new.path.unlink()
+            raise UserError(f"{new.remote:.200}: what came is no {INDEX}")
         os.replace(new.path, source.path)
     except UserError as error:
         if source.path.is_file():

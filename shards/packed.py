@@ -20,6 +20,7 @@ from decoding.files import MOST_BYTES
 from images import Sample
 from layout.split_file import PARTS
 from plain_files import without_waiting
+from shards.fetch import Fetcher
 from shards.index import Shard, read_rows
 from utils import UserError
 
@@ -45,7 +46,7 @@ class Tars:
     their position.
     """
 
-    def __init__(self, places: Sequence[Place], fetch: Callable[[int], None] | None = None) -> None:
+    def __init__(self, places: Sequence[Place], fetch: Fetcher | None = None) -> None:
         self.places = tuple(places)
         self.fetch = fetch
         self._forget()
@@ -117,6 +118,14 @@ class InTar(Sample):
         assert self.tars is not None
         return self.tars.read(*self.where)
 
+    @property
+    def remedy(self) -> str:
+        assert self.tars is not None
+        number, fetch = self.where[0], self.tars.fetch
+        if fetch is not None and fetch.wanted[number].source.remote is not None:
+            return f"remove {self.tars.places[number].tar}, and it is fetched again"
+        return "make the shards again"
+
 
 class Packed(Sequence[Sample]):
     """Samples of shards, some of their pictures in the order in which they lie.
@@ -142,6 +151,11 @@ class Packed(Sequence[Sample]):
         """How many of them lie in each shard."""
         ends = np.searchsorted(self.chosen, self.starts)
         return np.diff(ends)
+
+    def shards_of(self, these: Sequence[int]) -> np.ndarray:
+        """The numbers of the shards in which some of them lie."""
+        wanted = self.chosen[np.asarray(these, dtype=np.int64)]
+        return np.searchsorted(self.starts, wanted, side="right") - 1
 
     def only(self, part: str) -> Packed:
         """Those of a part."""
@@ -193,7 +207,7 @@ class Packed(Sequence[Sample]):
         if isinstance(index, slice):
             return self.of(index)
         wanted = int(self.chosen[index])  # raises IndexError, which ends an iteration
-        number = int(np.searchsorted(self.starts, wanted, side="right")) - 1
+        number = int(self.shards_of([index])[0])
         place = self.tars.places[number]
         row = self.tars.rows(number)[wanted - int(self.starts[number])]
         name = os.fsdecode(row["name"].item())

@@ -51,13 +51,14 @@ def names_shards(base_dir: str) -> bool:
         return True
     path = Path(base_dir)
     if path.is_dir():
-        return _is_ours(path / INDEX) or bool(_bare_tars(path))
+        return is_ours(path / INDEX) or bool(_bare_tars(path))
     if path.exists():
         return path.suffix.lower() == TAR
     return "::" in base_dir or bool(re.search(r"[{*?\[].*\.tar$", base_dir))
 
 
-def _is_ours(index: Path) -> bool:
+def is_ours(index: Path) -> bool:
+    """Whether a file says that it is an index that tools.shard wrote."""
     try:
         with open(index, encoding="utf-8") as file:
             return f'"format": {json.dumps(FORMAT)}' in file.read(200)
@@ -105,7 +106,7 @@ def sources_of(base_dir: str, data: str) -> list[Source]:
     index, the index alone. Raises UserError where there are none."""
     if not is_remote(base_dir) and Path(base_dir).is_dir():
         folder = Path(base_dir)
-        if _is_ours(folder / INDEX):
+        if is_ours(folder / INDEX):
             return [Source(folder / INDEX)]
         return [Source(path) for path in _bare_tars(folder)]
     found: list[Source] = []

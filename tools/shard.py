@@ -54,6 +54,8 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"{folder} holds shards already")
     if out.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"{out} lies in {folder}, whose pictures it is made of; name another place")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; name a folder for the shards")
     words = [f"train.base_dir={folder}", *args.overrides]
     config, notes = load_config(args.config, words)
     begin(config.train, notes)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from images import unchanged
 from tests.file_server import Server, served
 from tests.helpers import pictures_of
 from tests.shards.helpers import sample_files, shards_of, split_of, tar_of
@@ -122,3 +123,34 @@ def test_out_of_a_command(tmp_path: Path, out: Path) -> None:
         split_of(f"pipe:cat {place}/o/none.tar", tmp_path / "none")
     with pytest.raises(UserError, match="names no tar"):
         split_of("pipe:cat", tmp_path)
+
+
+def test_an_answer_that_is_no_index_is_none(server: Server, tmp_path: Path) -> None:
+    """Of a host that answers each address, and of a command that always gives the same tar."""
+    tar = tar_of(tmp_path / "x-1.tar", sample_files(6))
+    server.files |= {"a/x-1.tar": tar.read_bytes(), "a/index.json": b"<html>not here</html>"}
+    same = f"pipe:cat {shlex.quote(str(tar))} # x-1.tar"
+    for number, address in enumerate((f"{server.url}/a/x-1.tar", same)):
+        data = tmp_path / str(number)
+        for _ in range(2):
+            split = split_of(address, data)
+            assert len(split.samples) == 18 and split.classes == ("0", "1", "2")
+        assert not [*data.rglob("*index.json")]
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_shard_that_was_changed_says_what_to_do(
+    server: Server, tmp_path: Path, out: Path, remote: bool
+) -> None:
+    serve(server, out)
+    split = split_of(f"{server.url}/set" if remote else str(out), tmp_path / "data")
+    sample = split.samples[0]
+    assert unchanged(sample) == sample.content()
+    tar = sample.path.parent
+    content = tar.read_bytes().replace(b"PNG", b"GNP")
+    tar.unlink()
+    tar.write_bytes(content)
+    again = split_of(f"{server.url}/set" if remote else str(out), tmp_path / "data")
+    way = rf"remove \S+{tar.name}, and it is fetched again$" if remote else "make the shards again$"
+    with pytest.raises(UserError, match=f"was changed while it was in use; {way}"):
+        unchanged(again.samples[0])

@@ -22,7 +22,7 @@ from shards.index import Index, Shard, rows_of, write_rows
 from shards.packed import Packed
 from tests.helpers import CPU, flip, pictures_of
 from tests.shards.helpers import png, sample_files, shards_of, split_of, tar_of
-from transforms import EpochSampler
+from transforms import EpochSampler, streams_for
 from utils import UserError
 
 
@@ -160,6 +160,49 @@ def test_shards_are_read_one_after_the_other() -> None:
         assert max(abs(place[i] - at) for at, i in enumerate(order)) <= window
         orders.append(tuple(turns))
     assert len({*orders}) > 2
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_each_process_reads_shards_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    """But for the few at which the order of the shards is cut, whatever the epoch."""
+    lots, size = [10] * 80 + [7], 8
+    starts = np.cumsum([0, *lots])
+    read: list[set[int]] = []
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    for name, value in (("MASTER_ADDR", "localhost"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    for rank in range(processes):
+        monkeypatch.setenv("RANK", str(rank))
+        sampler = EpochSampler(807, seed=3, lots=lots, window=16, size=size)
+        sampler.begin(3)
+        own = [index for batch in Batches(sampler, size, False) for index, _ in batch]
+        assert abs(len(own) - 807 / processes) < size
+        read.append(set((np.searchsorted(starts, own, side="right") - 1).tolist()))
+    assert set.union(*read) == {*range(81)}
+    streams = 8
+    assert sum(map(len, read)) <= 81 + streams + processes
+
+
+def test_batches_are_mixed_from_several_shards_in_equal_shares() -> None:
+    lots, size = [100] * 40, 16
+    sampler = EpochSampler(4000, seed=0, lots=lots, window=400, size=size)
+    sampler.begin(1)
+    order = [index for index, _ in sampler]
+    assert sorted(order) == [*range(4000)]
+    shards = [{index // 100 for index in order[at : at + size]} for at in range(0, 3984, size)]
+    assert min(map(len, shards)) > 8, "sixteen streams, some of them in one shard's two halves"
+    place = {index: at for at, index in enumerate(order)}
+    spans = [max(own) - min(own) for own in ([place[i] for i in range(n, n + 100)]
+             for n in range(0, 4000, 100))]  # fmt: skip
+    cut = sum(span > 2 * 100 * 16 + 400 for span in spans)
+    assert cut <= 16, "a shard is read in one go, but for those that two streams share"
+
+
+def test_streams_are_a_power_of_two_that_divides_a_batch() -> None:
+    found = [streams_for(*of) for of in ((16, 99), (16, 3), (12, 99), (7, 99), (256, 99), (4, 0))]
+    assert found == [16, 2, 4, 1, 16, 1]
 
 
 def test_with_workers_as_without(tmp_path: Path, out: Path) -> None:

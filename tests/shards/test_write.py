@@ -174,6 +174,9 @@ def test_what_is_asked_for_in_vain(tmp_path: Path) -> None:
         shards_of(out, tmp_path / "more")
     with pytest.raises(UserError, match="no such folder"):
         shards_of(tmp_path / "none", tmp_path / "more")
+    with pytest.raises(UserError, match="other.csv is a file; name a folder"):
+        (tmp_path / "other.csv").touch()
+        shards_of(tmp_path / "none, too", tmp_path / "other.csv")
     (out / "mine.txt").touch()
     with pytest.raises(UserError, match=r"not of these shards \(mine.txt\)"):
         shards_of(pictures, out)

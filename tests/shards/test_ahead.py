@@ -1,0 +1,107 @@
+"""The next shards are fetched while a training reads those before them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from config import Preprocessing, TrainConfig
+from dataset import make_loaders
+from shards.ahead import Ahead, ahead_of, how_many
+from shards.fetch import Fetcher, Wanted
+from shards.place import Source
+from tests.file_server import Server, served
+from tests.helpers import pictures_of
+from tests.shards.helpers import shards_of, split_of
+from utils import UserError
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    yield from served(monkeypatch)
+
+
+class Fetching:
+    """What fetches nothing, and notes what it was asked for."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.asked: list[int] = []
+        self.fails = fails
+
+    def __call__(self, number: int) -> None:
+        self.asked.append(number)
+        if self.fails:
+            raise UserError("the server answered 503")
+
+
+def soon(holds: Callable[[], bool]) -> bool:
+    until = time.monotonic() + 20
+    while not holds() and time.monotonic() < until:
+        time.sleep(0.01)
+    return holds()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_so_many_before_they_are_reached(fails: bool) -> None:
+    fetch = Fetching(fails)
+    numbers = [4, 4, 2, 4, 2, 7, 7, 1, 1, 9]
+    with Ahead(fetch, numbers, 2) as ahead:  # type: ignore[arg-type]
+        assert soon(lambda: sorted(fetch.asked) == [2, 4, 7]), "the first, and two more"
+        ahead.reached(1)
+        time.sleep(0.05)
+        assert len(fetch.asked) == 3
+        ahead.reached(2)  # the second shard
+        assert soon(lambda: sorted(fetch.asked) == [1, 2, 4, 7])
+        ahead.reached(9)
+        assert soon(lambda: sorted(fetch.asked) == [1, 2, 4, 7, 9])
+    assert soon(lambda: not [t for t in threading.enumerate() if t.name.endswith("(_work)")])
+
+
+def test_nothing_is_fetched_ahead_of_a_single_shard_or_of_none() -> None:
+    fetch = Fetching()
+    for numbers in ([], [3, 3, 3]):
+        with Ahead(fetch, numbers, 2) as ahead:  # type: ignore[arg-type]
+            ahead.reached(len(numbers))
+    with ahead_of([]) as ahead:
+        ahead.reached(5)
+    assert not fetch.asked
+
+
+def test_while_an_epoch_is_read(server: Server, tmp_path: Path) -> None:
+    """Nothing is read here but the order; the next shards come all the same."""
+    out = shards_of(pictures_of(tmp_path / "pictures", 8), tmp_path / "out")
+    server.files |= {f"set/{path.name}": path.read_bytes() for path in out.iterdir()}
+    address = f"{server.url}/set"
+    split = split_of(address, tmp_path / "data")
+    train = TrainConfig(base_dir=address, mode="scratch", batch_size=1, shuffle_buffer=1)
+    loader = make_loaders(split, train, Preprocessing(image_size=16), 3, torch.device("cpu"))
+    loader["train"].sampler.begin(1)  # type: ignore[attr-defined]
+    samples = split.part("train")
+    keys = iter(loader["train"].sampler)
+
+    def fetched() -> set[str]:
+        return {path.name for path in (tmp_path / "data" / "shards").rglob("*.tar")}
+
+    first = samples[next(keys)[0]].path.parent.name
+    assert soon(lambda: len(fetched()) == 3), "one stream: two more than the one that is read"
+    assert first in fetched() and len([*out.glob("train-*.tar")]) > 3
+    for index, _ in keys:
+        assert soon(lambda i=index: samples[i].path.parent.name in fetched())  # type: ignore[misc]
+    assert fetched() == {path.name for path in out.glob("train-*.tar")}
+
+
+@pytest.mark.parametrize(
+    ("room", "streams", "most"), [(2, 1, 0), (3, 1, 1), (9, 1, 2), (20, 16, 0), (99, 16, 17)]
+)
+def test_none_where_there_is_no_room_for_more(
+    tmp_path: Path, room: int, streams: int, most: int
+) -> None:
+    wanted = [Wanted(Source(tmp_path / "a.tar"), bytes=size) for size in (10, 1_000_000)]
+    fetch = Fetcher(wanted, tmp_path, room / 1_000)
+    assert fetch.holds() == room and how_many(fetch, streams) == most
+    assert how_many(None, streams) == how_many(Fetcher([], tmp_path, "auto"), streams) == 0
