@@ -1,10 +1,11 @@
 """One run in each form that others read: does it answer alike where this project is not?
 
-    python -m benchmarks.exports RUN [--only onnx-int8]
+    python -m benchmarks.exports RUN [--only onnx-int8] [--python ENVIRONMENT/bin/python]
 
 Each form is written by tools.export and then loaded by a fresh process that can't import this
 project, which answers the golden pictures from the same inputs, and all of the run's held-out
-pictures from their files, by its own library's reading and resizing, one after the other.
+pictures from their files, by its own library's reading and resizing, one after the other. With
+`--python` that process is one of another environment, of the forms' own libraries alone.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("--only", choices=list(FORMS))
+    parser.add_argument("--python", default=sys.executable, help="what the forms are asked by")
     args = parser.parse_args(argv)
     setup_log()
     checkpoint = find_checkpoint(args.run)
@@ -80,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
             folder = Path(home) / form
             export = [sys.executable, "-m", "tools.export", str(checkpoint), *FORMS[form]]
             subprocess.run([*export, "--out", str(folder)], check=True, cwd=ROOT)
-            found = asked(folder, paths)
+            found = asked(folder, paths, args.python)
             head = answers(folder, paths) if form in READ_BACK else own
             tell_others(found["answers"], head, paths, checkpoint)
             row = (
@@ -125,11 +127,11 @@ def tell_others(theirs: list[str], head: list[Any], paths: list[str], checkpoint
             print(f"  {name}: {other}, not {answer.label} ({answer.probability:.3f}): {why}")
 
 
-def asked(folder: Path, paths: list[str]) -> dict[str, Any]:
+def asked(folder: Path, paths: list[str], python: str) -> dict[str, Any]:
     """What an export's own library answers, where nothing of this project can be imported."""
     with tempfile.TemporaryDirectory() as elsewhere:
         done = subprocess.run(
-            [sys.executable, "-I", "-c", ASKS, str(folder.absolute())],
+            [python, "-I", "-c", ASKS, str(folder.absolute())],
             input=json.dumps(paths),
             cwd=elsewhere,
             capture_output=True,
