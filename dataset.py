@@ -33,12 +33,12 @@ from layout.split_file import (
     read_split,
     text_below,
 )
-from shards.ahead import following
+from shards.ahead import InOrder, following
 from shards.load import load as load_shards
 from shards.packed import Packed
 from shards.place import names_shards
 from stopping import quiet_worker
-from transforms import eval_transform, train_sampler, train_transform
+from transforms import EpochSampler, eval_transform, train_sampler, train_transform
 from utils import UserError, some, write_csv
 
 
@@ -329,9 +329,13 @@ def make_loaders(
         if learns and train.draws != 1:
             images.transform = train_transform(preprocessing, train, channels)
             images.first = plain if train.draws else None  # as in the token cache
-        sampler = train_sampler(labels_of(samples), train, lots_of(samples)) if learns else None
-        if sampler is not None and isinstance(samples, Packed):
-            sampler.ahead = following(samples, train.batch_size)
+        sampler: EpochSampler | InOrder | None = None
+        if learns:
+            sampler = train_sampler(labels_of(samples), train, lots_of(samples))
+            if isinstance(samples, Packed):
+                sampler.ahead = following(samples, train.batch_size)
+        elif isinstance(samples, Packed):
+            sampler = InOrder(samples)
         loaders[part] = DataLoader(
             images,
             batch_size=train.batch_size if learns else train.eval_batch_size,

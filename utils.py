@@ -17,6 +17,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
 from logging.handlers import MemoryHandler
@@ -343,8 +344,10 @@ class _Readable(logging.Formatter):
 
 
 def progress_bar(*values: Any, **options: Any) -> tqdm:
-    """A tqdm bar that goes away at the end; none where nobody looks: a log file would be filled."""
-    nobody = None if is_first() else True
+    """A tqdm bar that goes away at the end; none where nobody looks: a log file would be filled; none
+    of work beside the main thread's, over whose bar it would write."""
+    shown = is_first() and threading.current_thread() is threading.main_thread()
+    nobody = None if shown else True
     return tqdm(*values, **{"leave": False, "disable": nobody, **options})
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 
 import numpy as np
+from torch.utils.data import Sampler
 
 from images import Sample
 from parallel import world_size
@@ -83,6 +84,23 @@ def following(samples: Packed, size: int) -> Callable[[list[Key]], Iterator[Key]
                 yield key
 
     return followed
+
+
+class InOrder(Sampler[int]):
+    """Pictures one after the other, as an evaluation reads them."""
+
+    def __init__(self, samples: Packed) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __iter__(self) -> Iterator[int]:
+        fetch, everyone = self.samples.tars.fetch, range(len(self.samples))
+        with Ahead(fetch, self.samples.shards_of(everyone).tolist(), how_many(fetch, 1)) as ahead:
+            for place in everyone:
+                ahead.reached(place)
+                yield place
 
 
 def ahead_of(samples: Iterable[Sample]) -> Ahead:

@@ -80,19 +80,24 @@ def test_while_an_epoch_is_read(server: Server, tmp_path: Path) -> None:
     split = split_of(address, tmp_path / "data")
     train = TrainConfig(base_dir=address, mode="scratch", batch_size=1, shuffle_buffer=1)
     loader = make_loaders(split, train, Preprocessing(image_size=16), 3, torch.device("cpu"))
+
+    def fetched(part: str) -> set[str]:
+        return {path.name for path in (tmp_path / "data" / "shards").rglob(f"{part}-*.tar")}
+
+    def there(part: str) -> set[str]:
+        return {path.name for path in out.glob(f"{part}-*.tar")}
+
     loader["train"].sampler.begin(1)  # type: ignore[attr-defined]
-    samples = split.part("train")
-    keys = iter(loader["train"].sampler)
-
-    def fetched() -> set[str]:
-        return {path.name for path in (tmp_path / "data" / "shards").rglob("*.tar")}
-
+    samples, keys = split.part("train"), iter(loader["train"].sampler)
     first = samples[next(keys)[0]].path.parent.name
-    assert soon(lambda: len(fetched()) == 3), "one stream: two more than the one that is read"
-    assert first in fetched() and len([*out.glob("train-*.tar")]) > 3
+    assert soon(lambda: len(fetched("train")) == 3), "one stream: two more than what is read"
+    assert first in fetched("train") and len(there("train")) > 3 and not fetched("val")
     for index, _ in keys:
-        assert soon(lambda i=index: samples[i].path.parent.name in fetched())  # type: ignore[misc]
-    assert fetched() == {path.name for path in out.glob("train-*.tar")}
+        assert soon(lambda i=index: samples[i].path.parent.name in fetched("train"))  # type: ignore[misc]
+    assert soon(lambda: fetched("train") == there("train"))
+    places = iter(loader["val"].sampler)
+    assert next(places) == 0 and soon(lambda: len(fetched("val")) == min(3, len(there("val"))))
+    assert [0, *places] == [*range(len(split.part("val")))]
 
 
 @pytest.mark.parametrize(
