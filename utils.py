@@ -344,8 +344,8 @@ class _Readable(logging.Formatter):
 
 
 def progress_bar(*values: Any, **options: Any) -> tqdm:
-    """A tqdm bar that goes away at the end; none where nobody looks: a log file would be filled; none
-    of work beside the main thread's, over whose bar it would write."""
+    """A tqdm bar that goes away at the end; none where nobody looks, as a log file would be filled,
+    nor of work beside the main thread's, over whose bar it would write."""
     shown = is_first() and threading.current_thread() is threading.main_thread()
     nobody = None if shown else True
     return tqdm(*values, **{"leave": False, "disable": nobody, **options})
