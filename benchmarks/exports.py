@@ -38,6 +38,7 @@ FORMS = {
     **{f"onnx-{p}": ("--to", "onnx", "--precision", p) for p in ("fp32", "fp16", "int8")},
     **{name: ("--to", name) for name in ("openvino", "web")},
 }
+OF_8_BITS = ("onnx-int8", "web")  # which read as fp32 does
 READ_BACK = ("hf", "timm", "npz")  # of an ordinary ViT: its one head is asked, not the run's two
 ASKS = """
 import importlib.util, json, sys, time
@@ -84,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
             subprocess.run([*export, "--out", str(folder)], check=True, cwd=ROOT)
             found = asked(folder, paths, args.python)
             head = answers(folder, paths) if form in READ_BACK else own
-            tell_others(found["answers"], head, paths, checkpoint)
+            tell_others(form, found["answers"], head, paths, checkpoint)
             row = (
                 form,
                 found["differs"],
@@ -117,12 +118,15 @@ def answers(weights: Path, paths: list[str]) -> list[Any]:
     return Classifier(weights, device="cpu")(paths)
 
 
-def tell_others(theirs: list[str], head: list[Any], paths: list[str], checkpoint: Path) -> None:
+def tell_others(
+    form: str, theirs: list[str], head: list[Any], paths: list[str], checkpoint: Path
+) -> None:
     """Each picture that a form answers otherwise, how sure of it the classifier is, and why."""
     how = Classifier(checkpoint, device="cpu").preprocessing
     for path, other, answer in zip(paths, theirs, head, strict=True):
         if other != answer.label:
             why = cause(Path(path), (CLIPPED, TRANSPARENT, HALF_A_PIXEL, PADDED_FIRST), how)
+            why = "weights and products of 8 bits" if form in OF_8_BITS else why
             name = "/".join(Path(path).parts[-2:])
             print(f"  {name}: {other}, not {answer.label} ({answer.probability:.3f}): {why}")
 
