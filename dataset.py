@@ -333,7 +333,7 @@ def make_loaders(
         if learns:
             sampler = train_sampler(labels_of(samples), train, lots_of(samples))
             if isinstance(samples, Packed):
-                sampler.ahead = following(samples, train.batch_size)
+                sampler.ahead = following(samples, train.batch_size, train.shuffle_buffer)
         elif isinstance(samples, Packed):
             sampler = InOrder(samples)
         loaders[part] = DataLoader(

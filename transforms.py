@@ -170,7 +170,7 @@ class EpochSampler(Sampler[Key]):
         self.balance = None if balance is None else np.asarray(balance)
         self.lots, self.window, self.size = lots, window, size
         self.epoch, self.first = 1, 0
-        self.ahead: Callable[[list[Key]], Iterator[Key]] = iter
+        self.ahead: Callable[[np.ndarray], Iterator[int]] | None = None
 
     def begin(self, epoch: int, first: int = 0) -> None:
         """What is iterated next: an epoch, from its image number `first` on, counted from 0."""
@@ -180,10 +180,17 @@ class EpochSampler(Sampler[Key]):
         return self.length
 
     def __iter__(self) -> Iterator[Key]:
-        return self.ahead(self.keys())
+        order, draw = self.order(), self.draw
+        indices = map(int, order) if self.ahead is None else self.ahead(order)
+        return ((index, draw) for index in indices)
 
-    def keys(self) -> list[Key]:
-        """What is left of the epoch."""
+    @property
+    def draw(self) -> int:
+        """The epoch's."""
+        return self.epoch if self.draws is None else (self.epoch - 1) % self.draws + 1
+
+    def order(self) -> np.ndarray:
+        """The images that are left of the epoch."""
         random = np.random.default_rng([self.seed, self.epoch])
         if self.lots is None or self.balance is not None:
             order = random.permutation(self.length)
@@ -191,8 +198,7 @@ class EpochSampler(Sampler[Key]):
             order = _lot_by_lot(self.lots, self.window, self.size, random)
         if self.balance is not None:
             order = random.permutation(_equally_often(self.balance, random))
-        draw = self.epoch if self.draws is None else (self.epoch - 1) % self.draws + 1
-        return [(index, draw) for index in order[self.first :].tolist()]
+        return order[self.first :]
 
 
 def streams_for(size: int, lots: int) -> int:

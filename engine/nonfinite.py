@@ -38,7 +38,7 @@ def leave_out(
     train, lr = job.train, job.scheduler.get_last_lr()[0]
     size, first = train.batch_size, position.steps * train.batch_size
     sampler.begin(position.epoch, first)
-    chosen = [index for index, _ in sampler.keys()[:size]]
+    chosen = sampler.order()[:size].tolist()
     files = some((job.pictures[i] for i in chosen if i < len(job.pictures)), MOST_FILES)
     position.seed(train.seed)  # the same random numbers as before
     where = f"step {position.steps + 1} of epoch {position.epoch} (lr {lr:.3g})"

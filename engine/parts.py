@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
@@ -137,12 +137,13 @@ class Batches(Sampler[list[tuple[int, int]]]):
         return -(-len(self.sampler) // self.size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        keys = self.sampler.keys()
-        starts = range(0, len(keys), self.size)
-        shares = [share_of(keys[at : at + self.size], self.neighbour) for at in starts]
-        asked = self.sampler.ahead([key for own in shares for key in own])
+        order, draw = self.sampler.order().tolist(), self.sampler.draw
+        starts = range(0, len(order), self.size)
+        shares = [share_of(order[at : at + self.size], self.neighbour) for at in starts]
+        ahead = self.sampler.ahead
+        asked = ahead(np.array([i for own in shares for i in own])) if ahead else None
         for own in shares:
-            yield list(islice(asked, len(own)))
+            yield [(index if asked is None else next(asked), draw) for index in own]
 
 
 class SharedLoader:

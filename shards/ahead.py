@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from types import TracebackType
 
 import numpy as np
@@ -13,8 +14,8 @@ from torch.utils.data import Sampler
 from images import Sample
 from parallel import world_size
 from shards.fetch import Fetcher
-from shards.packed import InTar, Packed
-from transforms import Key, streams_for
+from shards.packed import Packed
+from transforms import streams_for
 from utils import UserError, log
 
 THREADS = 2
@@ -27,9 +28,9 @@ class Ahead:
     What can't be had is left to whoever reads it, which says why.
     """
 
-    def __init__(self, fetch: Fetcher | None, numbers: Sequence[int], most: int) -> None:
+    def __init__(self, fetch: Fetcher | None, numbers: np.ndarray, most: int) -> None:
         self.fetch, self.most = fetch, most
-        shards, first = np.unique(np.asarray(numbers, dtype=np.int64), return_index=True)
+        shards, first = np.unique(numbers, return_index=True)
         order = first.argsort()
         self.shards, self.first = shards[order].tolist(), first[order].tolist()
         self.asked = 0  # of them, for so many
@@ -71,17 +72,30 @@ class Ahead:
                 log.debug("shard %d was not fetched ahead: %s", number, error)
 
 
-def following(samples: Packed, size: int) -> Callable[[list[Key]], Iterator[Key]]:
-    """What fetches ahead of the pictures that an epoch asks for, in batches of `size`."""
+def following(
+    samples: Packed, size: int, window: int
+) -> Callable[[np.ndarray], Iterator[int]] | None:
+    """What fetches ahead of the pictures that an epoch asks for, in batches of `size`, each at most
+    `window` places from where it lies; None where all shards are here."""
     fetch, lots = samples.tars.fetch, int(np.count_nonzero(samples.lots))
+    if fetch is None:
+        return None
     streams = -(-streams_for(size, lots) // world_size())
+    each = max(1.0, len(samples) / max(1, lots))
+    open_at_once = 2 * streams + int(min(window, len(samples)) / each / world_size())
+    if fetch.holds() // world_size() < min(open_at_once, lots):
+        log.warning(
+            "train.shard_cache has room for %d shards, of which %d are read side by side: they are "
+            "fetched again and again; give it more, or lower train.shuffle_buffer",
+            *(fetch.holds(), open_at_once * world_size()),
+        )
+    most = how_many(fetch, streams, open_at_once)
 
-    def followed(keys: list[Key]) -> Iterator[Key]:
-        numbers = samples.shards_of([index for index, _ in keys]).tolist()
-        with Ahead(fetch, numbers, how_many(fetch, streams)) as ahead:
-            for place, key in enumerate(keys):
+    def followed(order: np.ndarray) -> Iterator[int]:
+        with Ahead(fetch, samples.shards_of(order), most) as ahead:
+            for place, index in enumerate(order.tolist()):
                 ahead.reached(place)
-                yield key
+                yield index
 
     return followed
 
@@ -96,21 +110,31 @@ class InOrder(Sampler[int]):
         return len(self.samples)
 
     def __iter__(self) -> Iterator[int]:
-        fetch, everyone = self.samples.tars.fetch, range(len(self.samples))
-        with Ahead(fetch, self.samples.shards_of(everyone).tolist(), how_many(fetch, 1)) as ahead:
+        everyone = range(len(self.samples))
+        with ahead_of([(self.samples, place) for place in everyone]) as ahead:
             for place in everyone:
                 ahead.reached(place)
                 yield place
 
 
-def ahead_of(samples: Iterable[Sample]) -> Ahead:
-    """What fetches ahead of pictures that are read in this order."""
-    there = [s for s in samples if isinstance(s, InTar)]
-    fetch = there[0].tars.fetch if there and there[0].tars else None
-    return Ahead(fetch, [sample.where[0] for sample in there], how_many(fetch, 1))
+def ahead_of(places: Sequence[tuple[Sequence[Sample], int]]) -> Ahead:
+    """What fetches ahead of pictures that are read in this order, by their sets and numbers."""
+    numbers: list[np.ndarray] = []
+    fetch = None
+    for _, some in groupby(places, key=lambda place: id(place[0])):
+        own = list(some)
+        samples = own[0][0]
+        if not isinstance(samples, Packed) or samples.tars.fetch is None:
+            return Ahead(None, np.zeros(0, int), 0)
+        fetch = samples.tars.fetch
+        numbers.append(samples.shards_of([index for _, index in own]))
+    found = np.concatenate(numbers) if numbers else np.zeros(0, int)
+    return Ahead(fetch, found, how_many(fetch, 1, 2))
 
 
-def how_many(fetch: Fetcher | None, streams: int) -> int:
-    """How many shards may be fetched before they are read: none where they would take the room of
-    those that so many streams are reading."""
-    return 0 if fetch is None else max(0, min(streams + 1, fetch.holds() - 2 * streams))
+def how_many(fetch: Fetcher | None, streams: int, open_at_once: int) -> int:
+    """How many shards may be fetched before they are read: none where they, or what fetches them,
+    would take the room of those that are being read."""
+    if fetch is None:
+        return 0
+    return max(0, min(streams + 1, fetch.holds() // world_size() - open_at_once - THREADS))

@@ -6,7 +6,7 @@ import contextlib
 import os
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -38,6 +38,7 @@ class Fetcher:
     wanted: Sequence[Wanted]
     folder: Path
     most: float | Literal["auto"]
+    coming: dict[tuple[int, int], int] = field(default_factory=dict)  # process, shard: bytes
 
     def __call__(self, number: int) -> None:
         """See that a shard is there."""
@@ -47,11 +48,17 @@ class Fetcher:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock")):
-            if path.exists():
+            with contextlib.suppress(FileNotFoundError):
                 os.utime(path)  # it is read now
                 return
-            self._make_room(one.bytes)
-            fetch(one)
+            me = os.getpid()
+            others = sum(n for (process, _), n in [*self.coming.items()] if process == me)
+            self.coming[me, number] = one.bytes
+            try:
+                self._make_room(one.bytes + others)
+                fetch(one)
+            finally:
+                del self.coming[me, number]
 
     def holds(self) -> int:
         """How many of the shards there is room for at a time."""
@@ -59,7 +66,11 @@ class Fetcher:
         return int(self._room(self._there()) / largest) if largest else 0
 
     def _there(self) -> dict[Path, os.stat_result]:
-        return {path: path.stat() for path in self.folder.glob(f"*/*{TAR}")}
+        found = {}
+        for path in self.folder.glob(f"*/*{TAR}"):
+            with contextlib.suppress(FileNotFoundError):  # another one took it away meanwhile
+                found[path] = path.stat()
+        return found
 
     def _room(self, there: dict[Path, os.stat_result]) -> float:
         if self.most != "auto":

@@ -118,9 +118,9 @@ def _index(of: Source, notes: list[str]) -> Index | None:
     new = Source(source.path.with_name(f".new-{INDEX}"), source.remote)
     try:
         fetch(Wanted(new), tries=1)
-        if of.path.name != INDEX and not is_ours(new.path):  # a page that says so, a fixed answer
+        if not is_ours(new.path):  # a page that says so, a fixed answer
             new.path.unlink()
-            raise UserError(f"{new.remote:.200}: what came is no {INDEX}")
+            raise UserError(f"{new.remote:.200} is no index of shards")
         os.replace(new.path, source.path)
     except UserError as error:
         if source.path.is_file():

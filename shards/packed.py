@@ -96,9 +96,15 @@ class Tars:
 
     def _opened(self, number: int) -> BinaryIO:
         path = self.places[number].tar
-        if self.fetch is not None:
-            self.fetch(number)
-        file = open(path, "rb", buffering=0, opener=without_waiting)  # noqa: SIM115  kept open
+        for again in (True, True, False):
+            if self.fetch is not None:
+                self.fetch(number)
+            try:
+                file = open(path, "rb", buffering=0, opener=without_waiting)  # noqa: SIM115  kept
+                break
+            except FileNotFoundError:  # taken away again to make room for another one
+                if self.fetch is None or not again:
+                    raise
         with contextlib.suppress(AttributeError, OSError):  # all of it is going to be read
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
         self._open[number] = file
@@ -152,7 +158,7 @@ class Packed(Sequence[Sample]):
         ends = np.searchsorted(self.chosen, self.starts)
         return np.diff(ends)
 
-    def shards_of(self, these: Sequence[int]) -> np.ndarray:
+    def shards_of(self, these: Sequence[int] | np.ndarray) -> np.ndarray:
         """The numbers of the shards in which some of them lie."""
         wanted = self.chosen[np.asarray(these, dtype=np.int64)]
         return np.searchsorted(self.starts, wanted, side="right") - 1

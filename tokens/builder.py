@@ -342,7 +342,7 @@ class Builder:
             Drawn(draws), trunk.batch_size, **loader_options(self.train, self.device)
         )
         done = 0
-        with ahead_of(images.samples[key[0]] for images, key in draws) as ahead:
+        with ahead_of([(images.samples, key[0]) for images, key in draws]) as ahead:
             for images in loader:
                 ahead.reached(done)
                 tokens = trunk(images)

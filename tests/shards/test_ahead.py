@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from config import Preprocessing, TrainConfig
 from dataset import make_loaders
-from shards.ahead import Ahead, ahead_of, how_many
+from shards.ahead import Ahead, ahead_of, following, how_many
 from shards.fetch import Fetcher, Wanted
 from shards.place import Source
 from tests.file_server import Server, served
@@ -50,7 +51,7 @@ def soon(holds: Callable[[], bool]) -> bool:
 def test_so_many_before_they_are_reached(fails: bool) -> None:
     fetch = Fetching(fails)
     numbers = [4, 4, 2, 4, 2, 7, 7, 1, 1, 9]
-    with Ahead(fetch, numbers, 2) as ahead:  # type: ignore[arg-type]
+    with Ahead(fetch, np.array(numbers, dtype=int), 2) as ahead:  # type: ignore[arg-type]
         assert soon(lambda: sorted(fetch.asked) == [2, 4, 7]), "the first, and two more"
         ahead.reached(1)
         time.sleep(0.05)
@@ -65,7 +66,7 @@ def test_so_many_before_they_are_reached(fails: bool) -> None:
 def test_nothing_is_fetched_ahead_of_a_single_shard_or_of_none() -> None:
     fetch = Fetching()
     for numbers in ([], [3, 3, 3]):
-        with Ahead(fetch, numbers, 2) as ahead:  # type: ignore[arg-type]
+        with Ahead(fetch, np.array(numbers, dtype=int), 2) as ahead:  # type: ignore[arg-type]
             ahead.reached(len(numbers))
     with ahead_of([]) as ahead:
         ahead.reached(5)
@@ -101,12 +102,49 @@ def test_while_an_epoch_is_read(server: Server, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("room", "streams", "most"), [(2, 1, 0), (3, 1, 1), (9, 1, 2), (20, 16, 0), (99, 16, 17)]
+    ("room", "streams", "most"), [(4, 1, 0), (5, 1, 1), (9, 1, 2), (20, 16, 0), (99, 16, 17)]
 )
 def test_none_where_there_is_no_room_for_more(
     tmp_path: Path, room: int, streams: int, most: int
 ) -> None:
     wanted = [Wanted(Source(tmp_path / "a.tar"), bytes=size) for size in (10, 1_000_000)]
     fetch = Fetcher(wanted, tmp_path, room / 1_000)
-    assert fetch.holds() == room and how_many(fetch, streams) == most
-    assert how_many(None, streams) == how_many(Fetcher([], tmp_path, "auto"), streams) == 0
+    assert fetch.holds() == room and how_many(fetch, streams, 2 * streams) == most
+    assert how_many(None, streams, 1) == how_many(Fetcher([], tmp_path, "auto"), streams, 1) == 0
+
+
+@pytest.mark.parametrize("room", [3, 7])
+def test_each_shard_is_fetched_once_where_there_is_room_for_what_is_read(
+    server: Server, tmp_path: Path, room: int
+) -> None:
+    """One stream and a window of one; several threads fetch, and give up what was read."""
+    out = shards_of(pictures_of(tmp_path / "pictures", 8), tmp_path / "out")
+    server.files |= {f"set/{path.name}": path.read_bytes() for path in out.iterdir()}
+    address, data = f"{server.url}/set", tmp_path / "data"
+    largest = max(path.stat().st_size for path in out.glob("*.tar"))
+    train = TrainConfig(
+        base_dir=address, mode="scratch", batch_size=1, shuffle_buffer=1, data=str(data),
+        shard_cache=room * largest / 1e9,
+    )  # fmt: skip
+    split = split_of(address, data, shard_cache=room * largest / 1e9)
+    loader = make_loaders(split, train, Preprocessing(image_size=16), 3, torch.device("cpu"))
+    server.asked.clear()
+    assert sum(len(labels) for _, labels in loader["train"]) == len(split.part("train"))
+    asked = [path for path, _ in server.asked if path.endswith(".tar")]
+    assert sorted(asked) == sorted(f"set/{path.name}" for path in out.glob("train-*.tar"))
+    kept = sum(path.stat().st_size for path in data.rglob("*.tar"))
+    assert kept <= room * largest
+
+
+def test_too_little_room_is_said(
+    server: Server,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = shards_of(pictures_of(tmp_path / "pictures", 8), tmp_path / "out")
+    server.files |= {f"set/{path.name}": path.read_bytes() for path in out.iterdir()}
+    split = split_of(f"{server.url}/set", tmp_path / "data", shard_cache=1e-5)
+    monkeypatch.setattr("utils.log.propagate", True)
+    following(split.part("train"), 2, 1)  # type: ignore[arg-type]
+    assert "are read side by side: they are fetched again and again" in caplog.text

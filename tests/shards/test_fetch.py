@@ -138,6 +138,23 @@ def test_an_answer_that_is_no_index_is_none(server: Server, tmp_path: Path) -> N
         assert not [*data.rglob("*index.json")]
 
 
+def test_a_page_in_the_place_of_an_index_leaves_the_one_that_is_here(
+    server: Server, tmp_path: Path, out: Path
+) -> None:
+    serve(server, out)
+    data, address = tmp_path / "data", f"{server.url}/set"
+    with pytest.raises(UserError, match=r"none/index.json: the server answered 404"):
+        split_of(f"{server.url}/none", data)
+    before = split_of(address, data).counts()
+    server.files["set/index.json"] = b"<html>not here</html>"
+    for _ in range(2):
+        found = split_of(address, data)
+        assert found.counts() == before
+        assert "is no index of shards; the index that was fetched before is used" in found.notes[0]
+    with pytest.raises(UserError, match=r"set/index.json is no index of shards"):
+        split_of(address, tmp_path / "other")
+
+
 @pytest.mark.parametrize("remote", [False, True])
 def test_a_shard_that_was_changed_says_what_to_do(
     server: Server, tmp_path: Path, out: Path, remote: bool
