@@ -83,11 +83,12 @@ def following(
     streams = -(-streams_for(size, lots) // world_size())
     each = max(1.0, len(samples) / max(1, lots))
     open_at_once = 2 * streams + int(min(window, len(samples)) / each / world_size())
-    if fetch.holds() // world_size() < min(open_at_once, lots):
+    needs = min(open_at_once * world_size(), lots)
+    if fetch.holds() < needs:
         log.warning(
-            "train.shard_cache has room for %d shards, of which %d are read side by side: they are "
+            "train.shard_cache has room for %d shards, and %d are read side by side: they are "
             "fetched again and again; give it more, or lower train.shuffle_buffer",
-            *(fetch.holds(), open_at_once * world_size()),
+            *(fetch.holds(), needs),
         )
     most = how_many(fetch, streams, open_at_once)
 
