@@ -139,7 +139,7 @@ def cut_to_crop(picture: Tensor, size: int, crop: int) -> Tensor:
 
 
 Key = tuple[int, int]  # an image's number, and the draw of its augmentation
-MOST_STREAMS = 16  # of shards side by side: so many of them are read, and kept, at a time
+STREAMS = (16, 8, 4, 2, 1)  # of shards side by side: so many of them are read, and kept, at a time
 
 
 class EpochSampler(Sampler[Key]):
@@ -202,13 +202,12 @@ class EpochSampler(Sampler[Key]):
 
 
 def streams_for(size: int, lots: int) -> int:
-    """How many shards are read side by side: a power of two that divides a batch.
+    """How many shards are read side by side: the most of STREAMS that divide a batch.
 
-    Each gives the same places of every batch, so processes that share the batches evenly have
-    streams of their own, and with them shards that no other one reads.
+    Each gives the same places of every batch, so processes whose number divides that of the streams
+    have some of their own, and with them shards that no other one reads.
     """
-    most = min(MOST_STREAMS, max(1, lots))
-    return max(n for n in (1, 2, 4, 8, 16) if n <= most and size % n == 0)
+    return next(n for n in STREAMS if n <= max(1, lots) and size % n == 0)
 
 
 def _lot_by_lot(
