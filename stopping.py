@@ -123,6 +123,16 @@ def quiet_worker(number: int) -> None:
     signal.signal(signal.SIGTERM, _leave)
 
 
+def pool_worker() -> None:
+    """For a pool's process: what is sent to all processes is for the first of them to obey; SIGTERM
+    ends this one, by the system's own hand. A handler in Python runs between two of its steps, so
+    one that came right before a wait would not be heard, and the pool waits for ever for its end.
+    """
+    for ending in ENDING:
+        signal.signal(ending, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def _leave(number: int, frame: FrameType | None) -> None:
     time.sleep(1)  # the first process is to hear its own signal before PyTorch misses this one
     os._exit(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from stopping import ENDING, quiet_worker, stopping, unbroken
+from stopping import ENDING, pool_worker, quiet_worker, stopping, unbroken
 from tests.helpers import REPO
 from utils import command_line
 
@@ -193,3 +194,13 @@ def test_importing_a_package_of_programs_changes_no_signal() -> None:
     code = "import signal; before = signal.getsignal(2); import tools, benchmarks\n"
     code += "assert signal.getsignal(2) == before"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPO).returncode == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked off on Linux alone")
+def test_a_pool_can_end_its_processes() -> None:
+    """By the system: Python's handler for SIGTERM is not called in one that waits for work, where
+    the signal came right before it waited."""
+    with stopping(), multiprocessing.get_context("fork").Pool(1, pool_worker) as pool:
+        found = [pool.apply(signal.getsignal, (number,)) for number in ENDING]
+    ignored, ends = signal.SIG_IGN, signal.SIG_DFL
+    assert found == [ends if number == signal.SIGTERM else ignored for number in ENDING]

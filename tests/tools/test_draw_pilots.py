@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +16,7 @@ import pytest
 from numpy.random import default_rng
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
+from tests.helpers import REPO
 from tools.draw_pilots import __main__ as draw_pilots
 from tools.draw_pilots import backdrops, light
 from tools.draw_pilots.__main__ import MARKER, NAMES, README, main
@@ -225,3 +232,40 @@ def test_a_shape_within_a_region_is_painted_as_over_all_of_it(soft: float, alpha
         assert painted.tobytes() == wanted.tobytes()
     least = around(np.array([[40.2, 30.0], [50.0, 35.5]]), 2, (120, 100))
     assert least == (38, 28, 52, 38)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at Linux's processes")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("all_hear", [True, False])
+def test_a_stop_leaves_no_process(
+    number: signal.Signals, all_hear: bool, drawn: Path, tmp_path: Path
+) -> None:
+    """And one sentence, whether a terminal tells all of them or another program the first."""
+    code = "import signal, sys; from tools.draw_pilots.__main__ import main; "
+    code += f"signal.signal({number}, {{True: signal.default_int_handler}}.get({number} == 2, 0)); "
+    code += "sys.exit(main())"
+    words = ["--out", str(tmp_path / "h"), "--per-class", "40", "--workers", "2"]
+    program = subprocess.Popen(
+        [sys.executable, "-c", code, *words],
+        cwd=REPO,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not list(tmp_path.glob("h/*/*.jpg")):
+        time.sleep(0.05)
+    (os.killpg if all_hear else os.kill)(program.pid, number)
+    said = program.communicate(timeout=60)[1]
+    assert said == f"draw_pilots: stopped; the same command continues {tmp_path / 'h'}.\n"
+    assert program.returncode == 128 + number and not in_session(program.pid)
+
+
+def in_session(leader: int) -> list[int]:
+    """The processes of a session."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
+            if int(session) == leader and state != "Z":
+                found.append(int(path.parent.name))
+    return found

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import signal
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +24,7 @@ from numpy.random import default_rng
 from PIL import Image
 from tqdm import tqdm
 
+from stopping import pool_worker, stopping
 from streams import any_streams
 from tools.draw_pilots.cast import NAMES
 from tools.draw_pilots.picture import draw_pilot
@@ -117,9 +117,7 @@ def fill_folder(out: Path, per_class: int, seed: int, workers: int) -> int:
         for job in bar(missing):
             draw_job(job)
     else:
-        # The parent alone answers Ctrl-C; otherwise every worker prints its own traceback.
-        quiet = (signal.SIGINT, signal.SIG_IGN)
-        with multiprocessing.Pool(workers, initializer=signal.signal, initargs=quiet) as pool:
+        with multiprocessing.Pool(workers, initializer=pool_worker) as pool:
             for _ in bar(pool.imap_unordered(draw_job, missing, chunksize=4)):
                 pass
     (out / MARKER).replace(out / README)
@@ -196,18 +194,21 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Fill the folder; returns 0, or 2 for senseless arguments or a folder that is not ours."""
+    """Fill the folder; returns 0, 2 for senseless arguments or a folder that is not ours, or the
+    status of the signal that stopped it."""
     args = _parse(argv)
-    try:
-        fault = _fault(args)
-        if fault is None:
-            _run(args)
-            return 0
-    except OSError as error:
-        fault = f"{error.filename or args.out}: {error.strerror or error}."
-    except KeyboardInterrupt:
-        print(f"draw_pilots: stopped; the same command continues {args.out}.", file=sys.stderr)
-        return 130
+    with stopping() as stop:
+        try:
+            fault = _fault(args)
+            if fault is None:
+                _run(args)
+                return 0
+        except OSError as error:
+            fault = f"{error.filename or args.out}: {error.strerror or error}."
+        except KeyboardInterrupt:
+            again = f"the same command continues {args.out}."
+            print(f"draw_pilots: stopped; {again}", file=sys.stderr)
+            return stop.status
     print(f"draw_pilots: {fault}", file=sys.stderr)
     return 2
 
