@@ -16,6 +16,7 @@ from certainty.sure import calibration_error, fit_temperature, set_level, withou
 from csv_files import read_csv
 from dataset import loader_options
 from engine.answers import OUT_OF_FOLD
+from engine.cores import SMALL, one_core
 from engine.heads import some_of_each
 from engine.job import Job, Setting
 from engine.start import Work
@@ -124,8 +125,9 @@ def _alike(
         return None, None
     features = _features(work, net, loaders, "train", chosen, depths)
     held_out = _features(work, net, loaders, "val", None, depths)
-    likeness, by_other_folds = fit_likeness(features, labels, depths, groups[chosen])
-    known = likeness.scores(held_out)
+    with one_core(len(chosen) <= SMALL):
+        likeness, by_other_folds = fit_likeness(features, labels, depths, groups[chosen])
+        known = likeness.scores(held_out)
     if by_folds and len(chosen) == len(learned):
         known = torch.cat([known, by_other_folds])
     likeness.known = known.sort().values

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.cores import SMALL, one_core
 from metrics import standard_error
 
 # By the sum of the squared features: 1e-4, 3e-4 and 1e-3 times the pictures for six layers' class
@@ -51,6 +52,11 @@ def fit_ridge(
     logit s z - log(the class's share), as regression leans to common classes; the left-out answers
     choose s, each class counting the same.
     """
+    with one_core(len(features) <= SMALL):
+        return _fit(features, labels, num_classes, groups)
+
+
+def _fit(features: Tensor, labels: Tensor, num_classes: int, groups: Sequence[Tensor]) -> Ridge:
     basis = Basis(features)
     y = F.one_hot(labels, num_classes).double()  # n C
     share = y.mean(0)
