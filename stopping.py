@@ -116,15 +116,14 @@ def _heard() -> dict[int, signal._HANDLER]:
 
 
 def quiet_worker(number: int) -> None:
-    """For a loader's process number so and so: what is sent to all processes of a program is for
-    the first of them to obey; this one leaves when that one ends it, or has gone."""
-    for ending in ENDING:
-        signal.signal(ending, signal.SIG_IGN)
+    """For a loader's process number so and so: as a pool's, but that it leaves a second after the
+    first process has ended it, or when that one has gone."""
+    pool_worker()
     signal.signal(signal.SIGTERM, _leave)
 
 
 def pool_worker() -> None:
-    """For a pool's process: what is sent to all processes is for the first of them to obey; SIGTERM
+    """For a pool's process: what is sent to all of a program is for the first to obey; SIGTERM
     ends this one, by the system's own hand. A handler in Python runs between two of its steps, so
     one that came right before a wait would not be heard, and the pool waits for ever for its end.
     """

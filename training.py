@@ -27,7 +27,7 @@ from config_file import check_config, load_config
 from dataset import Paths, labels_of, make_loaders
 from engine.again import settings_of_run
 from engine.checkpoint import Keeper, Progress
-from engine.cores import one_core, takes_small_steps
+from engine.cores import one_core
 from engine.follow import keeper_of, opened
 from engine.job import Diverged, Job
 from engine.look import first_look
@@ -156,7 +156,7 @@ def learn(work: Work) -> dict[str, Any]:
             for row in keeper.metrics.rows:  # it was told most of them before the stop
                 tracker.epoch(row)
             if train.head != "layers":  # which is solved for
-                with job.in_parts(), one_core(takes_small_steps(job)):
+                with job.in_parts(), one_core(job.is_small):
                     train_epochs(job, shared(loaders, train), progress, keeper, tracker)
         clock.lap("train")
         if plain is not None:

@@ -7,9 +7,6 @@ from contextlib import contextmanager
 
 import torch
 
-from engine.job import Job
-from model import Tail
-
 # Pictures whose features are decomposed: 600 take 0.5 s on one core, 0.25 on two, and 2.6 to 5 on
 # two of which another program has one.
 SMALL = 1000
@@ -29,11 +26,3 @@ def one_core(small: bool) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def takes_small_steps(job: Job) -> bool:
-    """Whether no more than a last block trains, on cached tokens, on a CPU."""
-    net = job.net
-    if job.device.type != "cpu" or not isinstance(job.learner, Tail):
-        return False
-    return net.vit.num_layers - (net.frozen_depth or 0) <= 1

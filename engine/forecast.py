@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from config import RECIPES
+from engine.cores import one_core
 from engine.job import Job
 from engine.look import STEPS
 from engine.search import search_budget
@@ -112,13 +113,8 @@ def timed_step(work: Work) -> float:
         train = train.model_copy(update=found)
     job = Job(own, learner, train, labels.tolist(), steps=4)
     own.train()
-    threads = torch.get_num_threads()
-    try:
-        if work.plan is not None:  # as fast, and not ten times as slow where a core is taken
-            torch.set_num_threads(1)
+    with one_core(work.plan is not None):
         return clocked(lambda: job.step(inputs, labels))
-    finally:
-        torch.set_num_threads(threads)
 
 
 def pictures(work: Work, count: int) -> torch.Tensor:

@@ -22,7 +22,7 @@ from engine.parts import Parts
 from engine.position import Position
 from engine.run import Run
 from engine.sharding import is_shared_out, moments_of, take, whole
-from model import Tokens, VisionTransformer
+from model import Tail, Tokens, VisionTransformer
 from parallel import world_size
 from pretrained.files import digest_of
 from pretrained.write import metadata_of
@@ -136,6 +136,13 @@ class Job:
         """Whether a step draws random numbers."""
         vit = self.net.vit
         return bool(vit.dropout or vit.attention_dropout or self.mix is not None)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether no more than a last block trains, on cached tokens, on a CPU."""
+        if self.device.type != "cpu" or not isinstance(self.learner, Tail):
+            return False
+        return self.net.vit.num_layers - (self.net.frozen_depth or 0) <= 1
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on; the random numbers need nothing, each step seeds its own, and

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any, cast
 
 from engine.checkpoint import keep
-from engine.cores import one_core, takes_small_steps
+from engine.cores import one_core
 from engine.heads import add_layers_head
 from engine.job import Diverged, Job
 from engine.side import endless, side_job
@@ -69,7 +69,7 @@ def learn_all(job: Job, everyone: TokenLoader, steps: int) -> None:
     """Train, and put the average, where there is one, in the place of the weights."""
     job.net.train()
     bar = progress_bar(islice(endless(everyone), steps), "all pictures", steps, unit="batch")
-    with one_core(takes_small_steps(job)):
+    with one_core(job.is_small):
         for inputs, labels in bar:
             loss, *_ = job.step(inputs, labels)
             bar.set_postfix(loss=f"{loss:.3f}")

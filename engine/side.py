@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config import TrainConfig
-from engine.cores import one_core, takes_small_steps
+from engine.cores import one_core
 from engine.job import Diverged, Job, Setting
 from model import Tail, Tokens, VisionTransformer
 from tokens.cache import TokenLoader
@@ -61,11 +60,10 @@ def train_side_by_side(sides: list[Side], steps: int, bar: tqdm) -> None:
             alive[number] = False
 
     cores = cores_for([job for job, _ in jobs])
+    small = jobs[0][0].is_small
+    alone = partial(torch.set_num_threads, 1) if small or cores > 1 else None
     feeds = [endless(side.batches) for side in sides]
-    with contextlib.ExitStack() as both:
-        both.enter_context(one_core(takes_small_steps(jobs[0][0])))
-        each = partial(torch.set_num_threads, 1 if cores > 1 else torch.get_num_threads())
-        pool = both.enter_context(ThreadPoolExecutor(cores, initializer=each))
+    with one_core(small), ThreadPoolExecutor(cores, initializer=alone) as pool:
         for batches in islice(zip(*feeds, strict=True), steps):
             list(pool.map(step, range(len(jobs)), [batches[which] for _, which in jobs]))
             bar.update(len(jobs))
