@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from engine.heads import add_layers_head, by_layer, each_can_be_left_out, told_a
 from engine.job import SEARCH, Job, Setting
 from engine.metrics_log import METRICS
 from engine.plots import plot_layers
-from engine.refit import measured, refit
+from engine.refit import measured, once_more, refit, train_beside
 from engine.run import Run
 from engine.start import Work
 from engine.track import log_outcome, reached, settings_of
@@ -57,8 +58,14 @@ class Clock:
         self.started = time.perf_counter()
 
     def lap(self, phase: str) -> None:
-        now = time.perf_counter()
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self.started
+        self.lap_of({phase: 1})
+
+    def lap_of(self, work: Mapping[str, float]) -> None:
+        """A lap of several phases at the same time, each with its share of the work."""
+        now, total = time.perf_counter(), sum(work.values()) or 1
+        for phase, own in work.items():
+            share = (now - self.started) * own / total
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + share
         self.started = now
 
     def said(self, phase: str) -> float | None:
@@ -80,11 +87,16 @@ def conclude(
     clock.lap("certainty")
     right = (given[part][0].argmax(1) == given[part][1]).numpy()
     known = facts(split, part, found, progress, given[part], job.train)
-    learned = judge.verdict(job, loaders, known, right)
+    control = judge.control(job, loaders)
+    again = once_more(job, loaders, judge) if work.refits else None
+    lost = train_beside(control, again, job.train.seed)
+    sides = {"verdict": control, "refit": again}
+    clock.lap_of({phase: side.steps for phase, side in sides.items() if side})
+    learned = judge.verdict(job, loaders, known, right, control)
     clock.lap("verdict")
-    again = refit(work, job, loaders, judge, found) if work.refits else None
+    kept = refit(work, job, loaders, judge, found, again, lost) if again else None
     clock.lap("refit")
-    found |= {"out_of_fold_accuracy": unseen_accuracy(run.folder), "refit": again}
+    found |= {"out_of_fold_accuracy": unseen_accuracy(run.folder), "refit": kept}
     assert job.net.certainty is not None
     temperature = job.net.certainty.temperature.cpu()
     rows = [row for p, (z, y) in given.items() for row in rows_of(split, p, z / temperature, y)]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from itertools import islice
 from typing import Any, cast
 
 from engine.checkpoint import keep
-from engine.cores import one_core
 from engine.heads import add_layers_head
-from engine.job import Diverged, Job
-from engine.side import endless, side_job
+from engine.job import Job
+from engine.side import Lost, Side, side_job, train_side_by_side
 from engine.start import Work
 from engine.verdict import Judge
 from metrics import evaluate
@@ -20,28 +18,55 @@ from utils import log, progress_bar, seed_everything
 LEARNS = ("train", "val")
 
 
-def refit(
-    work: Work, measured_job: Job, loaders: Loaders, judge: Judge, found: dict[str, Any]
-) -> dict[str, Any] | None:
-    """Train the setting of the measured job anew on the training and the validation part, and write
-    that network in the place of the measured one, whose scores are `found`, with what was found out
-    about the answers of that one.
-
-    Returns what it has seen, or None where the measured network stays: the training diverged, or
-    what it makes of the validation pictures, which it has learned, is worse than measured.
-    """
-    loader, train = cast(TokenLoader, loaders["train"]), measured_job.train
+def once_more(job: Job, loaders: Loaders, judge: Judge) -> Side:
+    """The setting of the measured job anew on the training and the validation part, still to be
+    trained: no step where a head over layers answers alone."""
+    loader, train = cast(TokenLoader, loaders["train"]), job.train
     everyone = loader.joined(cast(TokenLoader, loaders["val"]), train)
     seed_everything(train.seed)
     assert train.max_epochs != "auto"
     steps = train.max_epochs * len(everyone)
-    job = side_job(judge.before, judge.setting, train, everyone, steps)
-    try:
-        if train.head != "layers":
-            learn_all(job, everyone, steps)
-    except Diverged as what:
+    again = side_job(judge.before, judge.setting, train, everyone, steps)
+    return Side([again], everyone, 0 if train.head == "layers" else steps)
+
+
+def train_beside(control: Side | None, again: Side | None, seed: int) -> Lost:
+    """Train the control and the network on all pictures, at the same time where a CPU has two
+    cores; those that diverged. Where they draw random numbers, each has the stream for itself."""
+    named = {"the control": control, "all pictures": again}
+    sides = {name: side for name, side in named.items() if side and side.steps}
+    draws = any(job.draws for side in sides.values() for job in side.jobs)
+    lost: Lost = {}
+    for names in [[name] for name in sides] if draws else [list(sides)] * bool(sides):
+        some = [sides[name] for name in names]
+        seed_everything(seed)
+        total = sum(side.steps * len(side.jobs) for side in some)
+        with progress_bar(total=total, desc=", ".join(names), unit="step") as bar:
+            lost |= train_side_by_side(some, bar)
+    return lost
+
+
+def refit(
+    work: Work,
+    measured_job: Job,
+    loaders: Loaders,
+    judge: Judge,
+    found: dict[str, Any],
+    again: Side,
+    lost: Lost,
+) -> dict[str, Any] | None:
+    """Write the network that was trained `again`, on all pictures that are not test, in the place
+    of the measured one, whose scores are `found`, with what was found out about the answers of that
+    one.
+
+    Returns what it has seen, or None where the measured network stays: the training diverged, or
+    what it makes of the validation pictures, which it has learned, is worse than measured.
+    """
+    [job], everyone, train = again.jobs, again.batches, measured_job.train
+    if what := lost.get(job):
         log.info("once more on all pictures: the %s is not finite; the measured one stays", what)
         return None
+    job.average.settle()
     if train.head != "class":
         add_layers_head(job.net, everyone, train.head, judge.setting)
     known = evaluate(job.learner, loaders["val"], job.device, train.bf16)["accuracy"]
@@ -63,14 +88,3 @@ def measured(part: str, found: dict[str, Any]) -> dict[str, Any]:
     """What a weights file says of the accuracy on the reported part, by the scores `found`."""
     names = ("accuracy", "interval")
     return {"part": part, **{name: found[f"{part}_{name}"] for name in names}}
-
-
-def learn_all(job: Job, everyone: TokenLoader, steps: int) -> None:
-    """Train, and put the average, where there is one, in the place of the weights."""
-    job.net.train()
-    bar = progress_bar(islice(endless(everyone), steps), "all pictures", steps, unit="batch")
-    with one_core(job.is_small):
-        for inputs, labels in bar:
-            loss, *_ = job.step(inputs, labels)
-            bar.set_postfix(loss=f"{loss:.3f}")
-    job.average.settle()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from engine.cores import one_core
 from engine.job import Diverged, Job, Setting
 from model import Tail, Tokens, VisionTransformer
 from tokens.cache import TokenLoader
+
+READ_AHEAD = 8  # batches: cores with unlike jobs wait for one another behind them
 
 
 def side_job(
@@ -35,45 +38,67 @@ def side_job(
 
 @dataclass(frozen=True)
 class Side:
-    """Jobs that train on the same batches: a batch is read once and serves all of them."""
+    """Jobs that train on the same batches, so many steps: a batch is read once and serves all of
+    them."""
 
     jobs: list[Job]
     batches: TokenLoader
+    steps: int
 
 
-def train_side_by_side(sides: list[Side], steps: int, bar: tqdm) -> None:
-    """So many steps of each job; one that diverges stays as it was before.
+Turns = deque[tuple[Job, Iterator[tuple[Tokens, Tensor]]]]
+Lost = dict[Job, Diverged]
 
-    On a CPU each core takes jobs of its own: a step's small products gain little from several
-    cores at once. Where they draw from one stream of random numbers, they take turns.
+
+def train_side_by_side(sides: list[Side], bar: tqdm) -> Lost:
+    """Train all jobs; returns those that diverged, with why: each stays as it was before.
+
+    On a CPU each core takes a step of the job whose turn it is: a step's small products gain little
+    from several cores at once. Where jobs draw from one stream of random numbers, one core does.
     """
-    jobs = [(job, which) for which, side in enumerate(sides) for job in side.jobs]
-    for job, _ in jobs:
+    jobs = [job for side in sides for job in side.jobs]
+    for job in jobs:
         job.net.train()
-    alive = dict.fromkeys(range(len(jobs)), True)
+    lost: Lost = {}
+    at_once, small = cores_for(jobs), jobs[0].is_small
+    each = 1 if small else torch.get_num_threads() // at_once
+    own = partial(torch.set_num_threads, each) if jobs[0].device.type == "cpu" else None
+    feeds = [islice(endless(side.batches), side.steps) for side in sides]
+    with one_core(small), ThreadPoolExecutor(at_once, initializer=own) as pool:
+        for _ in range(0, max(side.steps for side in sides), READ_AHEAD):
+            read = [list(islice(feed, READ_AHEAD)) for feed in feeds]
+            both = zip(sides, read, strict=True)
+            turns: Turns = deque((job, iter(some)) for side, some in both for job in side.jobs)
+            try:
+                list(pool.map(take_turns, [turns] * at_once, [lost] * at_once))
+            finally:  # Ctrl-C: what is not begun is left
+                turns.clear()
+            bar.update(sum(len(s.jobs) * len(some) for s, some in zip(sides, read, strict=True)))
+    return lost
 
-    def step(number: int, batch: tuple[Tokens, Tensor]) -> None:
+
+def take_turns(turns: Turns, lost: Lost) -> None:
+    """Take one step of the first job there, which goes to the end, until none has a batch left."""
+    while turns:
         try:
-            if alive[number]:
-                jobs[number][0].step(*batch)
-        except Diverged:
-            alive[number] = False
-
-    cores = cores_for([job for job, _ in jobs])
-    small = jobs[0][0].is_small
-    alone = partial(torch.set_num_threads, 1) if small or cores > 1 else None
-    feeds = [endless(side.batches) for side in sides]
-    with one_core(small), ThreadPoolExecutor(cores, initializer=alone) as pool:
-        for batches in islice(zip(*feeds, strict=True), steps):
-            list(pool.map(step, range(len(jobs)), [batches[which] for _, which in jobs]))
-            bar.update(len(jobs))
+            job, batches = turns.popleft()
+        except IndexError:  # another core took it
+            return
+        batch = None if job in lost else next(batches, None)
+        if batch is None:
+            continue
+        try:
+            job.step(*batch)
+        except Diverged as what:
+            lost[job] = what
+        turns.append((job, batches))
 
 
 def cores_for(jobs: list[Job]) -> int:
     """How many of them train at the same time."""
     if len(jobs) == 1 or jobs[0].device.type != "cpu" or any(job.draws for job in jobs):
         return 1
-    return torch.get_num_threads()
+    return min(len(jobs), torch.get_num_threads())
 
 
 def endless(batches: TokenLoader) -> Iterator[tuple[Tokens, Tensor]]:

@@ -171,7 +171,7 @@ def try_settings(
         sides = [
             side(net, candidates, loader.training(train, fold[0]), train, steps) for fold in some
         ]
-        train_side_by_side(sides, steps, bar)
+        train_side_by_side(sides, bar)
         for fold, (_, scored) in zip(sides, some, strict=True):
             for job, trial in zip(fold.jobs, trials, strict=True):
                 logits, labels = predict(
@@ -192,4 +192,4 @@ def side(
 ) -> Side:
     """A job for each setting on these batches, all from the same random numbers."""
     seed_everything(train.seed)
-    return Side([side_job(net, s, train, batches, steps) for s in candidates], batches)
+    return Side([side_job(net, s, train, batches, steps) for s in candidates], batches, steps)

@@ -13,11 +13,11 @@ from config import RECIPES, SHORT
 from engine.heads import add_layers_head, layer_features, read_depths, solved
 from engine.job import Job, Setting
 from engine.rivals import MOST_FOR_RIVALS, rivals
-from engine.side import Side, side_job, train_side_by_side
+from engine.side import Side, side_job
 from metrics import evaluate, paired_chance, said_chance, wilson
 from model import VisionTransformer
 from tokens.cache import Loaders, TokenLoader, class_tokens
-from utils import progress_bar, seed_everything
+from utils import seed_everything
 
 
 def paired(right: np.ndarray, rival: np.ndarray) -> dict[str, Any]:
@@ -255,18 +255,36 @@ class Judge:
     before: VisionTransformer
     setting: Setting | None
 
+    def control(self, job: Job, loaders: Loaders) -> Side | None:
+        """The same training on shuffled labels, still to be taken: no step where a head over layers
+        answers alone. None where there is nothing to judge by."""
+        training, train = loaders["train"], job.train
+        if not (train.verdict and isinstance(training, TokenLoader)):
+            return None
+        seed_everything(train.seed)
+        everyone = np.arange(len(training.dataset))
+        batches = training.training(train, everyone, dealt(training.dataset))
+        steps = min(job.steps, RECIPES["finetune"].steps)
+        control = side_job(self.before, self.setting, train, batches, steps)
+        return Side([control], batches, 0 if train.head == "layers" else steps)
+
     def verdict(
-        self, job: Job, loaders: Loaders, scored: dict[str, Any], right: np.ndarray
+        self,
+        job: Job,
+        loaders: Loaders,
+        scored: dict[str, Any],
+        right: np.ndarray,
+        control: Side | None,
     ) -> dict[str, Any]:
         """The verdict, and the numbers behind it: the network's accuracy on the part that is
-        reported, where it is `right` (n,), against chance, the largest class, simple rivals and a
-        control with shuffled labels. Rivals and control need cached tokens, else they are left out.
+        reported, where it is `right` (n,), against chance, the largest class, simple rivals and the
+        `control`, which is trained by now. Rivals and control need cached tokens, else they are
+        left out.
         """
         train, before = job.train, self.before
         loader, training = loaders[scored["part"]], loaders["train"]
         numbers = dict(scored)
-        judges = train.verdict
-        if judges and isinstance(training, TokenLoader) and isinstance(loader, TokenLoader):
+        if control and isinstance(training, TokenLoader) and isinstance(loader, TokenLoader):
             some = np.random.default_rng(0).permutation(len(training.dataset))[:MOST_FOR_RIVALS]
             learned = class_tokens(before, training.plain(some), job.device)
             asked = class_tokens(before, loader, job.device)
@@ -277,7 +295,7 @@ class Judge:
                 numbers["head"] = train.head
             numbers |= {name: float(theirs.mean()) for name, theirs in found.items()}
             numbers["against"] = {name: paired(right, theirs) for name, theirs in found.items()}
-            numbers["shuffled_labels"] = self.shuffled_control(job, training, loader)
+            numbers["shuffled_labels"] = self.shuffled(control, loader)
         assert train.lr != "auto"
         head_alone, rates = train.finetune_blocks == 0, (train.lr, train.recipe_lr)
         if train.head == "layers":  # nothing was trained, so no rate is wrong
@@ -285,20 +303,10 @@ class Judge:
         said = verdict(numbers, *rates, head_alone)
         return said | {"verdict_numbers": numbers}
 
-    def shuffled_control(self, job: Job, training: TokenLoader, loader: TokenLoader) -> float:
+    def shuffled(self, control: Side, loader: TokenLoader) -> float:
         """The accuracy of the same training on shuffled labels: chance, or something leaks."""
-        train = job.train
-        seed_everything(train.seed)
-        everyone = np.arange(len(training.dataset))
-        batches = training.training(train, everyone, dealt(training.dataset))
-        if train.head == "layers":
-            control = side_job(self.before, self.setting, train, batches, 1)
-            add_layers_head(control.net, batches, train.head, None)
-            return evaluate(control.learner, loader, job.device, train.bf16)["accuracy"]
-        steps = min(job.steps, RECIPES["finetune"].steps)
-        control = side_job(self.before, self.setting, train, batches, steps)
-        with progress_bar(total=steps, desc="control: shuffled labels", unit="step") as bar:
-            train_side_by_side([Side([control], batches)], steps, bar)
-        if train.head == "both":
-            add_layers_head(control.net, batches, train.head, self.setting)
-        return evaluate(control.learner, loader, job.device, train.bf16)["accuracy"]
+        [job] = control.jobs
+        head = job.train.head
+        if head != "class":
+            add_layers_head(job.net, control.batches, head, self.setting)
+        return evaluate(job.learner, loader, job.device, job.train.bf16)["accuracy"]

@@ -27,7 +27,7 @@ from tokens.mending import add_sums, leave_whole, mend
 from tokens.parts import PROGRESS, Part, part_at, parts
 from tokens.plan import Draw, Plan, caches, damage, read_header, trunk_hash, write_header
 from tokens.records import Damaged, read_sums
-from tokens.trunk import Trunk, has_bfloat16, trunk_batch
+from tokens.trunk import Trunk, has_bfloat16, in_turn, trunk_batch
 from utils import UserError, log, progress_bar
 
 COPIED = 64  # records at a time
@@ -335,19 +335,22 @@ class Builder:
         log.debug("trunk pass: %s, batches of %d", trunk.engine, trunk.batch_size)
         if whole:  # smaller batches may go through other products, with other last bits
             ids = [*ids, *[ids[-1]] * (-len(ids) % trunk.batch_size)]
-        # On a CPU no process decodes meanwhile: the products then lose more than that gains
-        # (11.8 images/s without, 11.5 with a thread, 11.3 with a process).
         draws = [self.plan.draws[id_] for id_ in ids]
         loader = DataLoader(
             Drawn(draws), trunk.batch_size, **loader_options(self.train, self.device)
         )
         done = 0
         with ahead_of([(images.samples, key[0]) for images, key in draws]) as ahead:
-            for images in loader:
-                ahead.reached(done)
-                tokens = trunk(images)
-                kept = self._plain(ids[done : done + len(images)])
-                done += len(images)
+
+            def read() -> Iterator[Tensor]:
+                for number, images in enumerate(loader):
+                    ahead.reached(number * trunk.batch_size)
+                    yield images
+
+            for tokens in in_turn(trunk, read(), len(loader)):
+                images = len(tokens.tokens)
+                kept = self._plain(ids[done : done + images])
+                done += images
                 yield self._as_records(tokens), self._as_layers(tokens, kept)
 
     def _as_records(self, tokens: Tokens) -> np.ndarray:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +21,7 @@ HIDDEN_BYTES = 38 << 20
 SCORES_BYTES = 4 << 20  # of attention weights at a time: four images of a B/16
 NEAR, HALF_NEAR = 1e-5, 2e-2  # to the plain block's result, as a share of it
 CUDA_HIDDEN_BYTES = 320 << 20  # 128 images of a B/16 (the most), 14 of an L/14 at 518 pixels
+MOST_AT_ONCE = 16  # batches on as many cores: 0.1 GB each
 
 
 def trunk_batch(net: VisionTransformer, device: torch.device) -> int:
@@ -55,6 +60,7 @@ class Trunk:
         self.casts = bf16 and is_plain  # by autocast; packed blocks do it themselves
         self.engine = "plain" if is_plain else "oneDNN, packed"
         self.engine += ", bfloat16" if bf16 else ""
+        self.is_left = False  # whether nobody waits for what it is computing
 
     @torch.no_grad()  # inference mode's tensors could not be trained on
     def __call__(self, images: Tensor) -> Tokens:
@@ -63,6 +69,8 @@ class Trunk:
             x = net.forward_trunk(images.to(self.device), 0)  # B N D
             seen = []
             for block in self.blocks[: last - 1]:
+                if self.is_left:
+                    raise Left
                 x = block(x)
                 seen += [summaries(x.float())] if self.layers else []
         x = x.float()
@@ -75,6 +83,40 @@ class Trunk:
             with autocast(self.device, self.casts):
                 x = end.forward_cls(end.normalise(x), x[:, 0]).float()[:, None]  # B 1 D
         return Tokens(x, None, layers)
+
+
+class Left(Exception):
+    """Nobody waits for this batch any more."""
+
+
+def in_turn(trunk: Trunk, batches: Iterable[Tensor], count: int) -> Iterator[Tokens]:
+    """What a trunk makes of `count` batches, one after the other, as `map` gives them.
+
+    On a CPU each core takes a batch of its own, so that none waits for another at each product, and
+    the next images are decoded meanwhile; what is left over for some cores alone takes all. The
+    results are the same to the last bit.
+    """
+    cores = torch.get_num_threads() if trunk.device.type == "cpu" else 1
+    at_once = min(cores, count, MOST_AT_ONCE)
+    each = iter(batches)
+    if at_once > 1:
+        alone = partial(torch.set_num_threads, cores // at_once)
+        with ThreadPoolExecutor(at_once, initializer=alone) as pool:
+            begun: deque[Future[Tokens]] = deque()
+            try:
+                torch.set_num_threads(1)  # here, where images are decoded
+                for images in islice(each, count - count % at_once):
+                    begun.append(pool.submit(trunk, images))
+                    if len(begun) > at_once:
+                        yield begun.popleft().result()
+                while begun:
+                    yield begun.popleft().result()
+            finally:  # Ctrl-C, a full disk: a batch takes seconds
+                trunk.is_left = bool(begun)
+                pool.shutdown(cancel_futures=True)
+                trunk.is_left = False
+                torch.set_num_threads(cores)
+    yield from map(trunk, each)
 
 
 class PackedBlock:

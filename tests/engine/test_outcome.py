@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import pretrained
 from config_file import load_config
 from dataset import load_split, make_loaders
+from engine.outcome import Clock
 from metrics import evaluate, predict
 from tests.helpers import CPU, picture, summary, train
 
@@ -114,3 +115,14 @@ def test_a_test_part_is_scored_once_at_the_end(config_file: Path, image_folder: 
     train(config_file)
     result = summary(config_file)
     assert result["images"]["test"] == 12 and 0 <= result["test_accuracy"] <= 1
+
+
+def test_phases_at_the_same_time_share_it_by_their_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 2.0, 12.0, 13.0, 14.0])
+    monkeypatch.setattr("engine.outcome.time.perf_counter", lambda: next(now))
+    clock = Clock()
+    clock.lap("cache")
+    clock.lap_of({"verdict": 300, "refit": 700})
+    clock.lap("verdict")
+    clock.lap_of({"verdict": 0, "refit": 0})  # a head over layers answers alone
+    assert clock.seconds == {"cache": 2.0, "verdict": 4.0, "refit": 7.0}

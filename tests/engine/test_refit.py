@@ -11,7 +11,8 @@ import torch
 from safetensors import safe_open
 
 from config_file import load_config
-from engine.job import Diverged, Job
+from engine.job import Diverged
+from engine.side import Lost, Side
 from pretrained import load_model
 from tests.helpers import fail, summary, train
 
@@ -85,7 +86,7 @@ def test_stopped_meanwhile_the_measured_network_is_there(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("engine.refit.learn_all", stop)
+        patched.setattr("engine.refit.train_side_by_side", stop)
         with pytest.raises(KeyboardInterrupt, match="go on with"):
             train(finetune, *options)
     once, measured = load_model(best(finetune, "once")), load_model(best(finetune))
@@ -97,20 +98,21 @@ def test_stopped_meanwhile_the_measured_network_is_there(
 def test_one_that_fails_is_not_kept(
     finetune: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def diverge(*args: Any) -> None:
-        raise Diverged("loss")
+    def diverge(sides: list[Side], bar: Any) -> Lost:
+        return {job: Diverged("loss") for job in sides[0].jobs}
 
-    monkeypatch.setattr("engine.refit.learn_all", diverge)
+    monkeypatch.setattr("engine.refit.train_side_by_side", diverge)
     train(finetune, "train.lr=1e-3", "train.refit=auto")
     said = capsys.readouterr().out
     assert "once more on all pictures: the loss is not finite; the measured one stays" in said
     assert summary(finetune)["refit"] is None and "seen" not in metadata(best(finetune))
 
-    def forget(job: Job, *args: Any) -> None:
-        for parameter in job.parameters:
+    def forget(sides: list[Side], bar: Any) -> Lost:
+        for parameter in sides[0].jobs[0].parameters:
             torch.nn.init.zeros_(parameter)
+        return {}
 
-    monkeypatch.setattr("engine.refit.learn_all", forget)
+    monkeypatch.setattr("engine.refit.train_side_by_side", forget)
     train(finetune, "train.lr=1e-3", "train.refit=auto", "train.run_name=next")
     assert "of val, which it learned; dropped" in capsys.readouterr().out
     assert summary(finetune, "next")["refit"] is None

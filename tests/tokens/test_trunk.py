@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from torch import Tensor
 from config import ViTConfig
 from model import Tail, VisionTransformer
 from tests.helpers import CPU, DEEP, TINY_VIT
-from tokens.trunk import HalfBlock, PackedBlock, Trunk, packed
+from tokens.trunk import HalfBlock, PackedBlock, Trunk, in_turn, packed
 
 pytestmark = pytest.mark.usefixtures("new_files_are_remembered")
 
@@ -102,3 +104,91 @@ def test_the_tail_of_the_trunk_is_the_network(depth: int) -> None:
         torch.testing.assert_close(
             Tail(net)(Trunk(net, CPU)(images)), net(images), rtol=1e-5, atol=1e-5
         )
+
+
+@pytest.fixture
+def cores() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 5, 7])
+def test_batches_at_once_give_what_they_give_one_by_one(
+    cores: Callable[[int], None], threads: int, count: int
+) -> None:
+    net, _ = frozen(3)
+    trunk = Trunk(net, CPU, layers=True)
+    batches = [torch.randn(4 if i < count - 1 else 2, 3, 32, 32) for i in range(count)]
+    cores(threads)
+    found = list(in_turn(trunk, iter(batches), count))
+    assert torch.get_num_threads() == threads and len(found) == count
+    for tokens, images in zip(found, batches, strict=True):
+        alone = trunk(images)
+        for name in ("tokens", "cls", "layers"):
+            assert torch.equal(getattr(tokens, name), getattr(alone, name)), name
+
+
+def test_each_core_takes_batches_of_its_own(cores: Callable[[int], None]) -> None:
+    """What is left over for one core alone takes all of them, as does what is one batch."""
+    net, images = frozen(3)
+    trunk = Trunk(net, CPU)
+    found: list[int] = []
+
+    def counted(x: Tensor) -> Tensor:
+        found.append(torch.get_num_threads())
+        return x
+
+    trunk.blocks = [counted]
+    for threads, count, wanted in (
+        (2, 5, [1, 1, 1, 1, 2]),
+        (2, 1, [2]),
+        (4, 2, [2, 2]),
+        (1, 3, [1, 1, 1]),
+    ):
+        found.clear()
+        cores(threads)
+        list(in_turn(trunk, [images] * count, count))
+        assert found == wanted
+
+
+def test_a_stop_waits_for_no_batch(cores: Callable[[int], None]) -> None:
+    """Those that are begun end behind the block that they are in; what was to come is not begun."""
+    net, images = frozen(3)
+    trunk = Trunk(net, CPU)
+    cores(2)
+    begun, go_on = threading.Semaphore(0), threading.Event()
+    passed: list[int] = []
+    plain = trunk.blocks[0]
+
+    def held(x: Tensor) -> Tensor:
+        passed.append(0)
+        if len(passed) > 1:
+            begun.release()
+            go_on.wait(10)
+        return plain(x)
+
+    def later(x: Tensor) -> Tensor:
+        passed.append(1)
+        return x
+
+    def stopping() -> Iterator[Tensor]:
+        yield from [images] * 3
+        assert begun.acquire(timeout=10) and begun.acquire(timeout=10)
+        threading.Timer(0.1, go_on.set).start()
+        raise KeyboardInterrupt
+
+    trunk.blocks = [held, later, later]
+    with pytest.raises(KeyboardInterrupt):
+        list(in_turn(trunk, stopping(), 8))
+    assert passed.count(0) == 3 and passed.count(1) == 2, "of the first batch alone"
+    assert torch.get_num_threads() == 2 and not trunk.is_left
+
+
+def test_what_fails_in_a_batch_is_raised(cores: Callable[[int], None]) -> None:
+    net, images = frozen(3)
+    cores(2)
+    with pytest.raises(RuntimeError, match="size"):
+        list(in_turn(Trunk(net, CPU), [images, images[..., :16], images, images], 4))
+    assert torch.get_num_threads() == 2

@@ -1,0 +1,127 @@
+"""Jobs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from engine.job import Diverged, Job
+from engine.side import READ_AHEAD, Side, side_job, train_side_by_side
+from pretrained.read import read_arrays
+from tests.helpers import CPU, prepared, summary, train
+from tokens.builder import open_cache
+from tokens.plan import Plan
+
+Make = Callable[..., Side]
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def make(finetune: Path) -> Make:
+    """Makes a side of `jobs` with different learning rates, each of so many steps."""
+    config, split, net = prepared(finetune, "train.views=1", "train.lr=1e-3")
+    own = config.train.settled(len(split.part("train")))
+    plan = Plan(net, split, own)
+    loader = open_cache(plan, net, own, CPU).loaders(plan, split, own, CPU)["train"]
+
+    def side(steps: int, jobs: int = 1) -> Side:
+        batches = loader.training(own, np.arange(len(loader.dataset)))
+        rates = [own.model_copy(update={"lr": 1e-3 * (1 + i)}) for i in range(jobs)]
+        return Side([side_job(net, None, r, batches, steps) for r in rates], batches, steps)
+
+    return side
+
+
+def weights(side: Side) -> list[Tensor]:
+    return [p.detach().clone() for job in side.jobs for p in job.parameters]
+
+
+def run(*sides: Side) -> dict[Job, Diverged]:
+    total = sum(side.steps * len(side.jobs) for side in sides)
+    with tqdm(total=total, disable=None) as bar:
+        return train_side_by_side(list(sides), bar)
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3])
+def test_together_they_train_as_each_alone(
+    make: Make, threads: Callable[[int], None], cores: int
+) -> None:
+    """Of unequal lengths, too, and of several on the same batches."""
+    threads(1)
+    sizes = [(READ_AHEAD + 3, 1), (2 * READ_AHEAD, 3), (1, 1)]
+    alone = [make(*size) for size in sizes]
+    for side in alone:
+        assert run(side) == {}
+    threads(cores)
+    both = [make(*size) for size in sizes]
+    assert run(*both) == {} and torch.get_num_threads() == cores
+    for one, other in zip(alone, both, strict=True):
+        assert all(map(torch.equal, weights(one), weights(other)))
+        assert all(job.scheduler.last_epoch == other.steps for job in other.jobs)
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_one_that_diverges_stays_as_it_was_and_the_others_go_on(
+    make: Make, threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, cores: int
+) -> None:
+    threads(cores)
+    good, bad = make(12), make(12)
+    twin = make(12)
+    run(twin)
+    original = Job.step
+
+    def step(job: Job, *batch: Any) -> Any:
+        if job is bad.jobs[0] and job.scheduler.last_epoch == 5:
+            raise Diverged("gradient")
+        return original(job, *batch)
+
+    monkeypatch.setattr(Job, "step", step)
+    lost = run(good, bad)
+    assert list(lost) == bad.jobs and str(lost[bad.jobs[0]]) == "gradient"
+    assert bad.jobs[0].scheduler.last_epoch == 5
+    assert all(map(torch.equal, weights(good), weights(twin)))
+
+
+def test_a_stop_leaves_what_is_not_begun(
+    make: Make, threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads(2)
+    taken: list[Job] = []
+
+    def step(job: Job, *batch: Any) -> Any:
+        taken.append(job)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Job, "step", step)
+    with pytest.raises(KeyboardInterrupt):
+        run(make(40, 3))
+    assert len(taken) <= 4 and torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("options", [(), ("vit.dropout=0.1",)])
+def test_the_network_on_all_pictures_is_the_same_with_and_without_a_control(
+    finetune: Path, options: tuple[str, ...]
+) -> None:
+    """Though both train at the same time; or in turns, where each draws random numbers."""
+    torch.set_num_threads(2)
+    kept = []
+    for verdict in ("false", "true"):
+        settings = [f"train.verdict={verdict}", "train.refit=true", f"train.run_name={verdict}"]
+        train(finetune, "train.lr=1e-3", *settings, *options)
+        assert summary(finetune, verdict)["refit"] is not None
+        kept.append(read_arrays(finetune.parent / f"weights/{verdict}/best.safetensors")[0])
+    assert kept[0].keys() == kept[1].keys()
+    assert all(torch.equal(array, kept[1][name]) for name, array in kept[0].items())
