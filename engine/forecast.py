@@ -24,6 +24,7 @@ from tokens.trunk import Trunk
 
 TIMED = 16  # images of a batch through the trunk
 TIMED_SECONDS = 0.5  # of steps, which take some milliseconds
+AT_ONCE = 0.67  # of a step's time, where two cores each take one (EXPERIMENTS.md, 2026-11-27)
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ def forecast(work: Work) -> Forecast:
     seconds = {"the token cache": missing * timed_trunk(work) if missing else 0.0}
     if train.head != "layers":
         step = timed_step(work)
-        seconds["training"] = steps * step * (2 + held_out / images if work.refits else 1)
+        beside = step * (AT_ONCE if several_at_once(work) else 1)
+        again = steps * (1 + held_out / images) if work.refits else 0
+        seconds["training"] = steps * step + again * beside
         trials = 0
         if work.searches:
             trials += SEARCH_FOLDS * STEPS if train.head != "class" else 0
@@ -64,8 +67,13 @@ def forecast(work: Work) -> Forecast:
         if short := allowance(train, images):
             trials = min(trials, short.steps)
         control = min(steps, RECIPES["finetune"].steps) if train.verdict else 0
-        seconds["trials and the control"] = (trials + control) * step
+        seconds["trials and the control"] = trials * beside + control * (beside if again else step)
     return Forecast(seconds, copied)
+
+
+def several_at_once(work: Work) -> bool:
+    """Whether several trainings go at the same time, each on a core of its own."""
+    return work.device.type == "cpu" and torch.get_num_threads() > 1
 
 
 def clocked(what: Callable[[], object]) -> float:

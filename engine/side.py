@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -60,6 +61,7 @@ def train_side_by_side(sides: list[Side], bar: tqdm) -> Lost:
     for job in jobs:
         job.net.train()
     lost: Lost = {}
+    over = threading.Event()
     at_once, small = cores_for(jobs), jobs[0].is_small
     each = 1 if small else torch.get_num_threads() // at_once
     own = partial(torch.set_num_threads, each) if jobs[0].device.type == "cpu" else None
@@ -70,19 +72,23 @@ def train_side_by_side(sides: list[Side], bar: tqdm) -> Lost:
             both = zip(sides, read, strict=True)
             turns: Turns = deque((job, iter(some)) for side, some in both for job in side.jobs)
             try:
-                list(pool.map(take_turns, [turns] * at_once, [lost] * at_once))
-            finally:  # Ctrl-C: what is not begun is left
-                turns.clear()
+                each_core = [pool.submit(take_turns, turns, lost, over) for _ in range(at_once)]
+                for core in each_core:
+                    core.result()
+            except BaseException:  # Ctrl-C: what is not begun is left
+                over.set()
+                raise
             bar.update(sum(len(s.jobs) * len(some) for s, some in zip(sides, read, strict=True)))
     return lost
 
 
-def take_turns(turns: Turns, lost: Lost) -> None:
-    """Take one step of the first job there, which goes to the end, until none has a batch left."""
-    while turns:
+def take_turns(turns: Turns, lost: Lost, over: threading.Event) -> None:
+    """Take one step of the first job there, which goes to the end, until none has a batch left or
+    it is over."""
+    while not over.is_set():
         try:
             job, batches = turns.popleft()
-        except IndexError:  # another core took it
+        except IndexError:  # none, or other cores have them
             return
         batch = None if job in lost else next(batches, None)
         if batch is None:

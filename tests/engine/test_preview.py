@@ -81,6 +81,8 @@ def test_the_forecast_grows_with_what_is_to_be_done(
     known = {"timed_trunk": 1.0, "timed_step": 0.1, "timed_scores": 0.5}
     for name, seconds in known.items():
         monkeypatch.setattr(f"engine.forecast.{name}", lambda work, s=seconds: s)
+    at_once = [False]
+    monkeypatch.setattr("engine.forecast.several_at_once", lambda work: at_once[0])
 
     def expected(*options: str) -> dict[str, float]:
         config, _ = load_config(finetune, ["train.max_epochs=4", *options])
@@ -103,6 +105,13 @@ def test_the_forecast_grows_with_what_is_to_be_done(
     assert "training" not in expected("train.head=layers")
     whole = expected("train.mode=pretrained", "train.lr=1e-4", "train.head=class")
     assert whole == {"training": pytest.approx(1.6), "validation": pytest.approx(4 * 6 * 0.5)}
+    at_once[0] = True
+    judged = ["train.lr=1e-3", "train.head=class", "train.verdict=true"]
+    alone = expected(*judged)
+    assert alone == found, "a training and then a control take a core each"
+    again = expected(*judged, "train.refit=true")
+    assert again["training"] == pytest.approx(1.6 * (1 + 0.67 * 1.2))
+    assert again["trials and the control"] == pytest.approx(1.6 * 0.67)
 
 
 def test_check_fetches_nothing(

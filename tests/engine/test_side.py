@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from engine.job import Diverged, Job
-from engine.side import READ_AHEAD, Side, side_job, train_side_by_side
+from engine.side import READ_AHEAD, Side, side_job, take_turns, train_side_by_side
 from pretrained.read import read_arrays
 from tests.helpers import CPU, prepared, summary, train
 from tokens.builder import open_cache
@@ -109,6 +111,23 @@ def test_a_stop_leaves_what_is_not_begun(
     with pytest.raises(KeyboardInterrupt):
         run(make(40, 3))
     assert len(taken) <= 4 and torch.get_num_threads() == 2
+
+
+def test_a_core_ends_behind_its_step_when_it_is_over(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C reaches the first thread alone."""
+    side, over, taken = make(9, 2), threading.Event(), []
+
+    def step(job: Job, *batch: Any) -> None:
+        taken.append(job)
+        if len(taken) == 3:
+            over.set()
+
+    monkeypatch.setattr(Job, "step", step)
+    turns = deque((job, iter(list(side.batches))) for job in side.jobs)
+    take_turns(turns, {}, over)
+    assert taken == [*side.jobs, side.jobs[0]]
 
 
 @pytest.mark.parametrize("options", [(), ("vit.dropout=0.1",)])
