@@ -75,17 +75,23 @@ def test_a_report_that_fails_does_not_fail_the_run(
 ) -> None:
     failed = subprocess.CompletedProcess([], 2, "", "Traceback\nerror: no room for it\n")
     asked: list[list[str]] = []
+    threads: list[str] = []
 
     def no_report(command: list[str], **options: Any) -> Any:
         asked.append(command)
+        threads.append(options["env"]["OMP_WAIT_POLICY"])
         return failed
 
     monkeypatch.setattr("engine.outcome.subprocess.run", no_report)
     monkeypatch.setattr("engine.outcome.git_commit", lambda: None)
     assert train(config_file, "train.report=true", "train.max_epochs=1") == 0
+    assert threads == ["passive"], "beside another program busy ones take five times as long"
     assert "'tools.report'" in asked[0][2]
     assert asked[0][3:] == [str(config_file.parent / "logs" / "tiny")]
     assert "no report.html: no room for it" in capsys.readouterr().out
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    train(config_file, "train.report=true", "train.max_epochs=1", "train.run_name=next")
+    assert threads[1] == "active", "what the user says, stays"
 
 
 def test_the_best_checkpoint_scores_what_the_summary_says(config_file: Path) -> None:

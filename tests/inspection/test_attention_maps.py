@@ -271,3 +271,21 @@ def test_a_map_lies_where_the_network_saw_it_whatever_the_fit() -> None:
         assert clipped(seen_box(wide, how), wide) == (0, 0, 100, 40)
     tall = seen_box((40, 100), Preprocessing(image_size=32, fit="pad"))
     assert tall == pytest.approx((-30, 0, 70, 100), abs=4)
+
+
+@pytest.mark.parametrize(("images", "threads"), [(1, 1), (2, 2)])
+def test_what_is_small_takes_one_core(
+    monkeypatch: pytest.MonkeyPatch, images: int, threads: int
+) -> None:
+    """And gives the others back."""
+    net = VisionTransformer(ViTConfig(**TINY_VIT, num_classes=3))
+    monkeypatch.setattr("inspection.attention_maps.SMALL", net.pos_embed.numel())
+    found: list[int] = []
+    net.head.register_forward_hook(lambda *_: found.append(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        attention_maps(net, torch.randn(images, 3, net.vit.dim, net.vit.dim))
+        assert found == [threads] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
