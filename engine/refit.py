@@ -31,13 +31,15 @@ def once_more(job: Job, loaders: Loaders, judge: Judge) -> Side:
 
 
 def train_beside(control: Side | None, again: Side | None, seed: int) -> Lost:
-    """Train the control and the network on all pictures, at the same time where a CPU has two
-    cores; those that diverged. Where they draw random numbers, each has the stream for itself."""
+    """Train the control and the network on all pictures; those that diverged. At the same time
+    where no more than a last block trains on a CPU: more of it takes all cores, and where random
+    numbers are drawn each has the stream for itself."""
     named = {"the control": control, "all pictures": again}
     sides = {name: side for name, side in named.items() if side and side.steps}
-    draws = any(job.draws for side in sides.values() for job in side.jobs)
+    jobs = [job for side in sides.values() for job in side.jobs]
+    at_once = jobs and all(job.is_small and not job.draws for job in jobs)
     lost: Lost = {}
-    for names in [[name] for name in sides] if draws else [list(sides)] * bool(sides):
+    for names in [list(sides)] if at_once else [[name] for name in sides]:
         some = [sides[name] for name in names]
         seed_everything(seed)
         total = sum(side.steps * len(side.jobs) for side in some)

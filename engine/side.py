@@ -22,6 +22,7 @@ from model import Tail, Tokens, VisionTransformer
 from tokens.cache import TokenLoader
 
 READ_AHEAD = 8  # batches: cores with unlike jobs wait for one another behind them
+READ_BYTES = 256 << 20  # of them together, where one does not take more
 
 
 def side_job(
@@ -66,19 +67,25 @@ def train_side_by_side(sides: list[Side], bar: tqdm) -> Lost:
     each = 1 if small else torch.get_num_threads() // at_once
     own = partial(torch.set_num_threads, each) if jobs[0].device.type == "cpu" else None
     feeds = [islice(endless(side.batches), side.steps) for side in sides]
+    room = READ_BYTES // sum(side.batches.batch_bytes for side in sides)
+    ahead = max(1, min(READ_AHEAD, room)) if at_once > 1 else 1
     with one_core(small), ThreadPoolExecutor(at_once, initializer=own) as pool:
-        for _ in range(0, max(side.steps for side in sides), READ_AHEAD):
-            read = [list(islice(feed, READ_AHEAD)) for feed in feeds]
-            both = zip(sides, read, strict=True)
+        for _ in range(0, max(side.steps for side in sides), ahead):
+            read = [list(islice(feed, ahead)) for feed in feeds]
+            both = list(zip(sides, read, strict=True))
             turns: Turns = deque((job, iter(some)) for side, some in both for job in side.jobs)
             try:
-                each_core = [pool.submit(take_turns, turns, lost, over) for _ in range(at_once)]
-                for core in each_core:
-                    core.result()
+                if at_once == 1:  # on a GPU, whose choice is this thread's
+                    take_turns(turns, lost, over)
+                else:
+                    each_core = [pool.submit(take_turns, turns, lost, over) for _ in range(at_once)]
+                    for core in each_core:
+                        core.result()
             except BaseException:  # Ctrl-C: what is not begun is left
                 over.set()
                 raise
-            bar.update(sum(len(s.jobs) * len(some) for s, some in zip(sides, read, strict=True)))
+            bar.update(sum(len(side.jobs) * len(some) for side, some in both))
+            del read, both, turns  # before the next are read
     return lost
 
 

@@ -347,10 +347,10 @@ class Builder:
                     ahead.reached(number * trunk.batch_size)
                     yield images
 
-            for tokens in in_turn(trunk, read(), len(loader)):
-                images = len(tokens.tokens)
-                kept = self._plain(ids[done : done + images])
-                done += images
+            for tokens in in_turn(trunk, read(), len(draws)):
+                count = len(tokens.tokens)
+                kept = self._plain(ids[done : done + count])
+                done += count
                 yield self._as_records(tokens), self._as_layers(tokens, kept)
 
     def _as_records(self, tokens: Tokens) -> np.ndarray:

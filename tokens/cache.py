@@ -116,6 +116,11 @@ class TokenLoader:
     def __len__(self) -> int:
         return math.ceil(len(self.dataset) / self.batch_size)
 
+    @property
+    def batch_bytes(self) -> int:
+        """Of a batch's tokens as they are read."""
+        return self.batch_size * math.prod(self.cache.records.dtype["tokens"].shape) * 4
+
     def plain(self, indices: np.ndarray | None = None) -> TokenLoader:
         """The same images, or some, in their own order, as evaluation sees them."""
         some = slice(None) if indices is None else indices

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +21,7 @@ SCORES_BYTES = 4 << 20  # of attention weights at a time: four images of a B/16
 NEAR, HALF_NEAR = 1e-5, 2e-2  # to the plain block's result, as a share of it
 CUDA_HIDDEN_BYTES = 320 << 20  # 128 images of a B/16 (the most), 14 of an L/14 at 518 pixels
 MOST_AT_ONCE = 16  # batches on as many cores: 0.1 GB each
+FEWEST_ROWS = 16  # of a product that is the same to the last bit whatever the number of threads
 
 
 def trunk_batch(net: VisionTransformer, device: torch.device) -> int:
@@ -61,6 +61,9 @@ class Trunk:
         self.engine = "plain" if is_plain else "oneDNN, packed"
         self.engine += ", bfloat16" if bf16 else ""
         self.is_left = False  # whether nobody waits for what it is computing
+        # The last block's class tokens are few rows; of fewer than these some products differ.
+        has_rows = self.depth < len(net.blocks) or self.batch_size >= FEWEST_ROWS
+        self.by_core = device.type == "cpu" and has_rows
 
     @torch.no_grad()  # inference mode's tensors could not be trained on
     def __call__(self, images: Tensor) -> Tokens:
@@ -89,34 +92,44 @@ class Left(Exception):
     """Nobody waits for this batch any more."""
 
 
-def in_turn(trunk: Trunk, batches: Iterable[Tensor], count: int) -> Iterator[Tokens]:
-    """What a trunk makes of `count` batches, one after the other, as `map` gives them.
+def in_turn(trunk: Trunk, batches: Iterable[Tensor], images: int) -> Iterator[Tokens]:
+    """What a trunk makes of `images` images in batches, one after the other, as `map` gives them.
 
-    On a CPU each core takes a batch of its own, so that none waits for another at each product, and
-    the next images are decoded meanwhile; what is left over for some cores alone takes all. The
-    results are the same to the last bit.
+    On a CPU each core takes a whole batch of its own, so that none waits for another at each
+    product, and the next images are decoded meanwhile. What is left over for some cores alone, and
+    a batch that is not whole, take all cores: so the results are the same to the last bit wherever
+    a pass was stopped (of few rows a product's last bits are others by the number of threads).
+    Where a batch can't be read, those before it are given first.
     """
-    cores = torch.get_num_threads() if trunk.device.type == "cpu" else 1
-    at_once = min(cores, count, MOST_AT_ONCE)
-    each = iter(batches)
+    cores, whole = torch.get_num_threads(), images // trunk.batch_size
+    each = -(-cores // max(1, min(whole, MOST_AT_ONCE)))
+    at_once = cores // each if trunk.by_core else 1
+    read = iter(batches)
     if at_once > 1:
-        alone = partial(torch.set_num_threads, cores // at_once)
-        with ThreadPoolExecutor(at_once, initializer=alone) as pool:
+        failed: BaseException | None = None
+        own = partial(torch.set_num_threads, each)
+        with ThreadPoolExecutor(at_once, initializer=own) as pool:
             begun: deque[Future[Tokens]] = deque()
             try:
                 torch.set_num_threads(1)  # here, where images are decoded
-                for images in islice(each, count - count % at_once):
-                    begun.append(pool.submit(trunk, images))
+                for _ in range(whole - whole % at_once):
+                    try:
+                        begun.append(pool.submit(trunk, next(read)))
+                    except BaseException as error:
+                        failed = error
+                        break
                     if len(begun) > at_once:
                         yield begun.popleft().result()
-                while begun:
+                while begun and (failed is None or isinstance(failed, Exception)):
                     yield begun.popleft().result()
             finally:  # Ctrl-C, a full disk: a batch takes seconds
                 trunk.is_left = bool(begun)
                 pool.shutdown(cancel_futures=True)
                 trunk.is_left = False
                 torch.set_num_threads(cores)
-    yield from map(trunk, each)
+        if failed is not None:
+            raise failed
+    yield from map(trunk, read)
 
 
 class PackedBlock:

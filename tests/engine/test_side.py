@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,9 +17,11 @@ from tqdm import tqdm
 
 from engine.job import Diverged, Job
 from engine.side import READ_AHEAD, Side, side_job, take_turns, train_side_by_side
+from model import Tokens
 from pretrained.read import read_arrays
 from tests.helpers import CPU, prepared, summary, train
 from tokens.builder import open_cache
+from tokens.cache import TokenCache
 from tokens.plan import Plan
 
 Make = Callable[..., Side]
@@ -130,11 +133,38 @@ def test_a_core_ends_behind_its_step_when_it_is_over(
     assert taken == [*side.jobs, side.jobs[0]]
 
 
-@pytest.mark.parametrize("options", [(), ("vit.dropout=0.1",)])
+@pytest.mark.parametrize("cores", [1, 2])
+def test_few_batches_are_read_ahead(
+    make: Make, threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, cores: int
+) -> None:
+    """As many as READ_BYTES have room for, none where one core takes them, and none is kept."""
+    threads(cores)
+    alive: weakref.WeakSet[Tensor] = weakref.WeakSet()
+    most = [0]
+    original = TokenCache.read
+
+    def read(cache: TokenCache, *args: Any) -> Tokens:
+        found = original(cache, *args)
+        alive.add(found.tokens)
+        most[0] = max(most[0], len(alive))
+        return found
+
+    monkeypatch.setattr(TokenCache, "read", read)
+    sides = [make(30), make(20)]
+    run(*sides)
+    assert most[0] <= 2 * READ_AHEAD + 2 if cores > 1 else most[0] <= 4
+    monkeypatch.setattr("engine.side.READ_BYTES", 5 * sides[0].batches.batch_bytes)
+    most[0] = 0
+    run(make(30), make(20))
+    assert most[0] <= 6
+
+
+@pytest.mark.parametrize("options", [(), ("vit.dropout=0.1",), ("train.finetune_blocks=2",)])
 def test_the_network_on_all_pictures_is_the_same_with_and_without_a_control(
     finetune: Path, options: tuple[str, ...]
 ) -> None:
-    """Though both train at the same time; or in turns, where each draws random numbers."""
+    """Though both train at the same time; or one after the other, where each draws random numbers
+    or takes all cores."""
     torch.set_num_threads(2)
     kept = []
     for verdict in ("false", "true"):

@@ -114,49 +114,99 @@ def cores() -> Iterator[Callable[[int], None]]:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 4])
-@pytest.mark.parametrize("count", [0, 1, 2, 3, 5, 7])
+@pytest.mark.parametrize("images", [0, 3, 4, 8, 11, 12, 22, 28])
 def test_batches_at_once_give_what_they_give_one_by_one(
-    cores: Callable[[int], None], threads: int, count: int
+    cores: Callable[[int], None], threads: int, images: int
 ) -> None:
     net, _ = frozen(3)
     trunk = Trunk(net, CPU, layers=True)
-    batches = [torch.randn(4 if i < count - 1 else 2, 3, 32, 32) for i in range(count)]
+    trunk.batch_size = 4
+    batches = list(torch.randn(images, 3, 32, 32).split(4)) if images else []
     cores(threads)
-    found = list(in_turn(trunk, iter(batches), count))
-    assert torch.get_num_threads() == threads and len(found) == count
-    for tokens, images in zip(found, batches, strict=True):
-        alone = trunk(images)
+    found = list(in_turn(trunk, iter(batches), images))
+    assert torch.get_num_threads() == threads and len(found) == len(batches)
+    for tokens, each in zip(found, batches, strict=True):
+        alone = trunk(each)
         for name in ("tokens", "cls", "layers"):
             assert torch.equal(getattr(tokens, name), getattr(alone, name)), name
 
 
-def test_each_core_takes_batches_of_its_own(cores: Callable[[int], None]) -> None:
-    """What is left over for one core alone takes all of them, as does what is one batch."""
-    net, images = frozen(3)
-    trunk = Trunk(net, CPU)
-    found: list[int] = []
+def threads_of(trunk: Trunk, images: Tensor, count: int) -> list[int]:
+    """How many each batch takes."""
+    found: list[tuple[int, int]] = []
 
     def counted(x: Tensor) -> Tensor:
-        found.append(torch.get_num_threads())
+        found.append((len(x), torch.get_num_threads()))
         return x
 
     trunk.blocks = [counted]
+    list(in_turn(trunk, images[:1].expand(count, -1, -1, -1).split(trunk.batch_size), count))
+    return [threads for _, threads in sorted(found, reverse=True)]
+
+
+def test_each_core_takes_batches_of_its_own(cores: Callable[[int], None]) -> None:
+    """What is left over for one core alone takes all of them, as do one batch and one that is not
+    whole, wherever it comes: of few rows a product's last bits are others by the threads."""
+    net, images = frozen(3)
+    trunk = Trunk(net, CPU)
+    trunk.batch_size = 5
     for threads, count, wanted in (
-        (2, 5, [1, 1, 1, 1, 2]),
-        (2, 1, [2]),
-        (4, 2, [2, 2]),
-        (1, 3, [1, 1, 1]),
+        (2, 25, [2, 1, 1, 1, 1]),
+        (2, 23, [1, 1, 1, 1, 2]),
+        (2, 18, [2, 1, 1, 2]),
+        (2, 5, [2]),
+        (2, 8, [2, 2]),
+        (4, 10, [2, 2]),
+        (8, 25, [8, 2, 2, 2, 2]),
+        (24, 200, [24] * 4 + [2] * 36),
+        (1, 15, [1, 1, 1]),
     ):
-        found.clear()
         cores(threads)
-        list(in_turn(trunk, [images] * count, count))
-        assert found == wanted
+        assert sorted(threads_of(trunk, images, count)) == sorted(wanted), (threads, count)
+    cores(2)
+    assert threads_of(trunk, images, 13)[-1] == 2, "the short one"
+
+
+def test_where_rows_are_few_each_batch_takes_all_cores(cores: Callable[[int], None]) -> None:
+    net, images = frozen(4)  # the last block, too, whose products have a row a picture
+    cores(2)
+    trunk = Trunk(net, CPU)
+    assert trunk.by_core
+    net.vit = net.vit.model_copy(update={"ff_dim": 38 << 18})
+    trunk = Trunk(net, CPU)
+    assert trunk.batch_size < 16 and not trunk.by_core
+    assert threads_of(trunk, images, 3 * trunk.batch_size) == [2] * 3
+
+
+def test_what_was_read_before_a_picture_that_can_t_be_read_is_given(
+    cores: Callable[[int], None],
+) -> None:
+    net, _ = frozen(3)
+    trunk = Trunk(net, CPU)
+    trunk.batch_size = 4
+    cores(2)
+    images = torch.randn(28, 3, 32, 32)
+
+    def reading() -> Iterator[Tensor]:
+        yield from images[:20].split(4)
+        raise OSError("gone")
+
+    found = in_turn(trunk, reading(), 28)
+    got = [next(found) for _ in range(5)]
+    with pytest.raises(OSError, match="gone"):
+        next(found)
+    assert all(
+        torch.equal(tokens.tokens, trunk(batch).tokens)
+        for tokens, batch in zip(got, images[:20].split(4), strict=True)
+    )
+    assert torch.get_num_threads() == 2
 
 
 def test_a_stop_waits_for_no_batch(cores: Callable[[int], None]) -> None:
     """Those that are begun end behind the block that they are in; what was to come is not begun."""
     net, images = frozen(3)
     trunk = Trunk(net, CPU)
+    trunk.batch_size = 5
     cores(2)
     begun, go_on = threading.Semaphore(0), threading.Event()
     passed: list[int] = []
@@ -181,14 +231,16 @@ def test_a_stop_waits_for_no_batch(cores: Callable[[int], None]) -> None:
 
     trunk.blocks = [held, later, later]
     with pytest.raises(KeyboardInterrupt):
-        list(in_turn(trunk, stopping(), 8))
+        list(in_turn(trunk, stopping(), 40))
     assert passed.count(0) == 3 and passed.count(1) == 2, "of the first batch alone"
     assert torch.get_num_threads() == 2 and not trunk.is_left
 
 
 def test_what_fails_in_a_batch_is_raised(cores: Callable[[int], None]) -> None:
     net, images = frozen(3)
+    trunk = Trunk(net, CPU)
+    trunk.batch_size = 5
     cores(2)
     with pytest.raises(RuntimeError, match="size"):
-        list(in_turn(Trunk(net, CPU), [images, images[..., :16], images, images], 4))
+        list(in_turn(trunk, [images, images[..., :16], images, images], 20))
     assert torch.get_num_threads() == 2
