@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -208,15 +210,17 @@ def test_a_stop_waits_for_no_batch(cores: Callable[[int], None]) -> None:
     trunk = Trunk(net, CPU)
     trunk.batch_size = 5
     cores(2)
-    begun, go_on = threading.Semaphore(0), threading.Event()
+    begun, number = threading.Semaphore(0), itertools.count()
     passed: list[int] = []
     plain = trunk.blocks[0]
 
     def held(x: Tensor) -> Tensor:
         passed.append(0)
-        if len(passed) > 1:
+        if next(number):  # not the first
             begun.release()
-            go_on.wait(10)
+            until = time.monotonic() + 10
+            while not trunk.is_left and time.monotonic() < until:
+                time.sleep(0.01)
         return plain(x)
 
     def later(x: Tensor) -> Tensor:
@@ -226,7 +230,6 @@ def test_a_stop_waits_for_no_batch(cores: Callable[[int], None]) -> None:
     def stopping() -> Iterator[Tensor]:
         yield from [images] * 3
         assert begun.acquire(timeout=10) and begun.acquire(timeout=10)
-        threading.Timer(0.1, go_on.set).start()
         raise KeyboardInterrupt
 
     trunk.blocks = [held, later, later]
