@@ -121,7 +121,7 @@ def timed_step(work: Work) -> float:
         train = train.model_copy(update=found)
     job = Job(own, learner, train, labels.tolist(), steps=4)
     own.train()
-    with one_core(work.plan is not None):
+    with one_core(job.is_small):
         return clocked(lambda: job.step(inputs, labels))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,10 @@ from tests.helpers import quick, train
 
 
 @pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
+def two_threads(cores: Callable[[int], None]) -> Iterator[None]:
+    cores(2)
     yield
-    after = torch.get_num_threads()
-    torch.set_num_threads(before)
-    assert after == 2, "what follows a training has all cores"
+    assert torch.get_num_threads() == 2, "what follows a training has all cores"
 
 
 def threads_of_steps(monkeypatch: pytest.MonkeyPatch) -> set[int]:

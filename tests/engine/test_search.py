@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +225,7 @@ def test_the_recipe_stays_unless_another_is_surely_better(spread: float, chosen:
     assert choose(trials, recipe) is trials[chosen]
 
 
-def test_two_cores_try_settings_as_one_does(untuned: Path) -> None:
+def test_two_cores_try_settings_as_one_does(untuned: Path, cores: Callable[[int], None]) -> None:
     config, _ = load_config(untuned, ["train.max_epochs=4", "train.lr=2e-4"])
     split = load_split(config.train)
     net, train_ = build_for(config, split.classes), config.train.settled(36)
@@ -237,12 +238,8 @@ def test_two_cores_try_settings_as_one_does(untuned: Path) -> None:
     folds = stratified_folds(loader)[:1]
     found = []
     for threads in (1, 2):
-        torch.set_num_threads(threads)
-        try:
-            bar = tqdm(disable=True)
-            trials = try_settings(net, grid, loader, folds, train_, 10, bar)
-        finally:
-            torch.set_num_threads(1)
+        cores(threads)
+        trials = try_settings(net, grid, loader, folds, train_, 10, tqdm(disable=True))
         found.append([trial.mean_loss for trial in trials])
     assert found[0][:4] == pytest.approx(found[1][:4], rel=1e-4)
     assert len(set(found[0])) == 5

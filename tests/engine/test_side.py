@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,6 @@ from tokens.cache import TokenCache
 from tokens.plan import Plan
 
 Make = Callable[..., Side]
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[Callable[[int], None]]:
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -60,29 +53,29 @@ def run(*sides: Side) -> dict[Job, Diverged]:
         return train_side_by_side(list(sides), bar)
 
 
-@pytest.mark.parametrize("cores", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 2, 3])
 def test_together_they_train_as_each_alone(
-    make: Make, threads: Callable[[int], None], cores: int
+    make: Make, cores: Callable[[int], None], count: int
 ) -> None:
     """Of unequal lengths, too, and of several on the same batches."""
-    threads(1)
+    cores(1)
     sizes = [(READ_AHEAD + 3, 1), (2 * READ_AHEAD, 3), (1, 1)]
     alone = [make(*size) for size in sizes]
     for side in alone:
         assert run(side) == {}
-    threads(cores)
+    cores(count)
     both = [make(*size) for size in sizes]
-    assert run(*both) == {} and torch.get_num_threads() == cores
+    assert run(*both) == {} and torch.get_num_threads() == count
     for one, other in zip(alone, both, strict=True):
         assert all(map(torch.equal, weights(one), weights(other)))
         assert all(job.scheduler.last_epoch == other.steps for job in other.jobs)
 
 
-@pytest.mark.parametrize("cores", [1, 2])
+@pytest.mark.parametrize("count", [1, 2])
 def test_one_that_diverges_stays_as_it_was_and_the_others_go_on(
-    make: Make, threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, cores: int
+    make: Make, cores: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    threads(cores)
+    cores(count)
     good, bad = make(12), make(12)
     twin = make(12)
     run(twin)
@@ -101,9 +94,9 @@ def test_one_that_diverges_stays_as_it_was_and_the_others_go_on(
 
 
 def test_a_stop_leaves_what_is_not_begun(
-    make: Make, threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+    make: Make, cores: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    threads(2)
+    cores(2)
     taken: list[Job] = []
 
     def step(job: Job, *batch: Any) -> Any:
@@ -133,12 +126,12 @@ def test_a_core_ends_behind_its_step_when_it_is_over(
     assert taken == [*side.jobs, side.jobs[0]]
 
 
-@pytest.mark.parametrize("cores", [1, 2])
+@pytest.mark.parametrize("count", [1, 2])
 def test_few_batches_are_read_ahead(
-    make: Make, threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, cores: int
+    make: Make, cores: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     """As many as READ_BYTES have room for, none where one core takes them, and none is kept."""
-    threads(cores)
+    cores(count)
     alive: weakref.WeakSet[Tensor] = weakref.WeakSet()
     most = [0]
     original = TokenCache.read
@@ -152,7 +145,7 @@ def test_few_batches_are_read_ahead(
     monkeypatch.setattr(TokenCache, "read", read)
     sides = [make(30), make(20)]
     run(*sides)
-    assert most[0] <= 2 * READ_AHEAD + 2 if cores > 1 else most[0] <= 4
+    assert most[0] <= 2 * READ_AHEAD + 2 if count > 1 else most[0] <= 4
     monkeypatch.setattr("engine.side.READ_BYTES", 5 * sides[0].batches.batch_bytes)
     most[0] = 0
     run(make(30), make(20))
@@ -161,11 +154,11 @@ def test_few_batches_are_read_ahead(
 
 @pytest.mark.parametrize("options", [(), ("vit.dropout=0.1",), ("train.finetune_blocks=2",)])
 def test_the_network_on_all_pictures_is_the_same_with_and_without_a_control(
-    finetune: Path, options: tuple[str, ...]
+    finetune: Path, cores: Callable[[int], None], options: tuple[str, ...]
 ) -> None:
     """Though both train at the same time; or one after the other, where each draws random numbers
     or takes all cores."""
-    torch.set_num_threads(2)
+    cores(2)
     kept = []
     for verdict in ("false", "true"):
         settings = [f"train.verdict={verdict}", "train.refit=true", f"train.run_name={verdict}"]

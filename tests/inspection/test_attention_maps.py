@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -275,17 +277,13 @@ def test_a_map_lies_where_the_network_saw_it_whatever_the_fit() -> None:
 
 @pytest.mark.parametrize(("images", "threads"), [(1, 1), (2, 2)])
 def test_what_is_small_takes_one_core(
-    monkeypatch: pytest.MonkeyPatch, images: int, threads: int
+    monkeypatch: pytest.MonkeyPatch, cores: Callable[[int], None], images: int, threads: int
 ) -> None:
     """And gives the others back."""
     net = VisionTransformer(ViTConfig(**TINY_VIT, num_classes=3))
     monkeypatch.setattr("inspection.attention_maps.SMALL", net.pos_embed.numel())
     found: list[int] = []
     net.head.register_forward_hook(lambda *_: found.append(torch.get_num_threads()))
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        attention_maps(net, torch.randn(images, 3, net.vit.dim, net.vit.dim))
-        assert found == [threads] and torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+    cores(2)
+    attention_maps(net, torch.randn(images, 3, net.vit.dim, net.vit.dim))
+    assert found == [threads] and torch.get_num_threads() == 2

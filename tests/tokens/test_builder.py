@@ -268,7 +268,11 @@ def test_tokens_that_do_not_fit_half_precision(finetune: Path) -> None:
 
 @pytest.mark.parametrize(("blocks", "size"), [(0, 29), (0, 20), (1, 5)])
 def test_a_pass_that_was_stopped_ends_with_the_same_bytes_on_several_cores(
-    finetune: Path, monkeypatch: pytest.MonkeyPatch, blocks: int, size: int
+    finetune: Path,
+    cores: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    blocks: int,
+    size: int,
 ) -> None:
     """Wherever it was stopped: the last batch is a short one, of whose few class tokens a product's
     last bits would be others by the number of threads."""
@@ -280,22 +284,18 @@ def test_a_pass_that_was_stopped_ends_with_the_same_bytes_on_several_cores(
         yield next(original(*args))
         raise KeyboardInterrupt
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        for stop in (False, True):
-            options = (f"train.finetune_blocks={blocks}", "train.lr=1e-3")
-            own = f"train.data={finetune.parent}/data-{stop}"
-            config, split, net = prepared(finetune, *options, own)
-            settled = config.train.settled(len(split.part("train")))
-            wanted = Plan(net, split, settled)
-            if stop:
-                with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-                    patched.setattr(Builder, "_computed", stopped)
-                    Builder(wanted, net, settled, CPU).build()
-            open_cache(wanted, net, settled, CPU)
-            files = ("tokens.bin", "layers.bin", "sums.bin")
-            found.append([(wanted.path / name).read_bytes() for name in files])
-    finally:
-        torch.set_num_threads(before)
+    cores(2)
+    for stop in (False, True):
+        options = (f"train.finetune_blocks={blocks}", "train.lr=1e-3")
+        own = f"train.data={finetune.parent}/data-{stop}"
+        config, split, net = prepared(finetune, *options, own)
+        settled = config.train.settled(len(split.part("train")))
+        wanted = Plan(net, split, settled)
+        if stop:
+            with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+                patched.setattr(Builder, "_computed", stopped)
+                Builder(wanted, net, settled, CPU).build()
+        open_cache(wanted, net, settled, CPU)
+        files = ("tokens.bin", "layers.bin", "sums.bin")
+        found.append([(wanted.path / name).read_bytes() for name in files])
     assert found[0] == found[1]

@@ -108,13 +108,6 @@ def test_the_tail_of_the_trunk_is_the_network(depth: int) -> None:
         )
 
 
-@pytest.fixture
-def cores() -> Iterator[Callable[[int], None]]:
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("threads", [1, 2, 3, 4])
 @pytest.mark.parametrize("images", [0, 3, 4, 8, 11, 12, 22, 28])
 def test_batches_at_once_give_what_they_give_one_by_one(
