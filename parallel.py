@@ -22,6 +22,7 @@ from durable import ticks_of
 
 T = TypeVar("T")
 SAID_BY_TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+PORT = 29500  # where torchrun's processes meet by default
 PATIENCE = timedelta(days=1)  # the first process may read a million pictures meanwhile
 
 
@@ -45,6 +46,19 @@ def world_size() -> int:
 def local_rank() -> int:
     """Which of those of this machine this is."""
     return _said("LOCAL_RANK", 0)
+
+
+def begun_by() -> list[str]:
+    """The command that began these processes, as far as their environment tells it: on several
+    machines it is typed on each of them."""
+    if world_size() == 1:
+        return ["python"]
+    here = f"--nproc-per-node={_said('LOCAL_WORLD_SIZE', world_size())}"
+    machines = _said("GROUP_WORLD_SIZE", 1)
+    if machines == 1:
+        return ["torchrun", here]
+    first = f"--rdzv-endpoint={os.environ['MASTER_ADDR']}:{PORT}"
+    return ["torchrun", f"--nnodes={machines}", here, "--rdzv-backend=c10d", first]
 
 
 def is_first() -> bool:

@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from durable import flush, temporary_of
 from filenames import shown
-from parallel import is_first, rank, tell_torchrun, world_size
+from parallel import begun_by, is_first, rank, tell_torchrun
 from stopping import stopping
 from streams import LogFile, any_streams, silence
 
@@ -170,8 +170,7 @@ def go_on(folder: Path) -> str:
     program = Path("training.py")  # as it is typed in the project's own folder
     if not program.exists():
         program = Path(__file__).parent / program
-    begin = ["torchrun", f"--nproc-per-node={world_size()}"] if world_size() > 1 else ["python"]
-    return shell(*begin, program, "--resume", folder)
+    return shell(*begun_by(), program, "--resume", folder)
 
 
 def free_bytes(folder: Path) -> int:

@@ -57,7 +57,8 @@ def forecast(work: Work) -> Forecast:
     seconds = {"the token cache": missing * timed_trunk(work) if missing else 0.0}
     if train.head != "layers":
         step = timed_step(work)
-        beside = step * (AT_ONCE if several_at_once(work) else 1)
+        at_once = several_at_once(work) and train.trained_blocks <= 1  # more takes all cores
+        beside = step * (AT_ONCE if at_once else 1)
         again = steps * (1 + held_out / images) if work.refits else 0
         seconds["training"] = steps * step + again * beside
         trials = 0

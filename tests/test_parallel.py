@@ -25,7 +25,7 @@ from model import Tokens
 from tests.helpers import REPO, TINY_VIT, pictures_of, random_weights, train
 from tests.processes import HERE, train_together
 from transforms import EpochSampler
-from utils import UserError
+from utils import UserError, go_on
 
 # What is told apart: odd last batches, blends, weighted classes, an average, turns.
 MODES: dict[str, dict[str, Any]] = {
@@ -140,6 +140,20 @@ def many(monkeypatch: pytest.MonkeyPatch, processes: int, number: int) -> None:
     for name, value in {"RANK": number, "WORLD_SIZE": processes, "MASTER_PORT": 1}.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setenv("MASTER_ADDR", "nowhere")
+
+
+def test_how_to_go_on_is_what_each_machine_is_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert go_on(Path("logs/a b")) == "python training.py --resume 'logs/a b'"
+    many(monkeypatch, 8, 0)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert go_on(Path("logs/x")).startswith("torchrun --nproc-per-node=8 training.py")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_ADDR", "first")
+    several = (
+        "torchrun --nnodes=2 --nproc-per-node=4 --rdzv-backend=c10d --rdzv-endpoint=first:29500"
+    )
+    assert go_on(Path("logs/x")) == f"{several} training.py --resume logs/x"
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 5])

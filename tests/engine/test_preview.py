@@ -112,6 +112,9 @@ def test_the_forecast_grows_with_what_is_to_be_done(
     again = expected(*judged, "train.refit=true")
     assert again["training"] == pytest.approx(1.6 * (1 + 0.67 * 1.2))
     assert again["trials and the control"] == pytest.approx(1.6 * 0.67)
+    deeper = expected(*judged, "train.refit=true", "train.finetune_blocks=2")
+    assert deeper["training"] == pytest.approx(1.6 * 2.2), "it takes all cores, in turns"
+    assert deeper["trials and the control"] == pytest.approx(1.6)
 
 
 def test_check_fetches_nothing(
