@@ -149,6 +149,9 @@ RECIPES: dict[Mode, Recipe] = {
 }
 
 
+BY_IMAGES = ("max_epochs", "warmup_epochs", "keep")
+
+
 class TrainConfig(Section):
     """How the network is trained, on what, and where the results go; config.yaml explains."""
 
@@ -336,6 +339,16 @@ class TrainConfig(Section):
             update={name: value for name, value in values.items() if getattr(self, name) == "auto"}
             | {"max_epochs": most, "finetune_blocks": self.trained_blocks}
         )
+
+    def by_images(self, images: int) -> list[str]:
+        """Which settings that depend on the number of training images are what `auto` comes to for
+        so many: in a run's own file it stands no more."""
+        free = (self.model_copy(update={name: "auto"}).settled(images) for name in BY_IMAGES)
+        return [
+            name
+            for name, one in zip(BY_IMAGES, free, strict=True)
+            if getattr(one, name) == getattr(self, name)
+        ]
 
 
 class OverfitConfig(Section):

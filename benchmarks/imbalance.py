@@ -3,8 +3,9 @@
     python -m benchmarks.imbalance [--data DIR] [--seeds 3]
 
 Ten classes of signdigits with 100, 72, 51 ... 5 photos to train on (a geometric row from 20:1 to
-1:1), and 80 others of each class to test on. Which class is how rare is drawn by the seed. The
-finetune mode's defaults; the three ways share a seed's token cache. Prints a table and writes
+1:1), and 80 others of each class to test on. Which class is how rare is drawn by the seed. A class
+head alone, three times; the head over layers; and finetune mode's defaults (`auto`), twice. All
+share a seed's token cache, and a finished run is not run again. Prints a table and writes
 benchmarks/results/imbalance.csv: balanced accuracy is the mean of the classes' recalls, which on a
 test part of equal classes is the accuracy as well; `rarest` is the mean recall of the three rarest.
 """
@@ -34,6 +35,7 @@ WAYS = {
     "balanced_sampler": [BLOCK, "train.balanced_sampler=true"],
     "layers": ["train.head=layers"],
     "auto": [],
+    "auto-class_weights": ["train.class_weights=balanced"],
 }
 PLACES = {"log_path": "logs", "save_path": "weights", "data": "data"}
 CONFIG, WORK = "configs/signdigits-50.yaml", Path("logs") / "imbalance"
@@ -53,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     for way in WAYS:
         mine = [row for row in rows if row["way"] == way]
         means = {k: statistics.fmean(r[k] for r in mine) for k in ("balanced", "rarest")}
-        print(f"{way:<18}balanced accuracy {means['balanced']:.3f}, rarest {means['rarest']:.3f}")
+        print(f"{way:<20}balanced accuracy {means['balanced']:.3f}, rarest {means['rarest']:.3f}")
     return 0
 
 

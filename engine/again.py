@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from config import Config
+from config import Config, TrainConfig
 from config_file import load_config
 from csv_files import read_csv
 from engine.answers import PREDICTIONS
@@ -17,6 +17,11 @@ from engine.written import changed, rewriting
 from metrics import paired_chance, said_chance
 from utils import UserError, log, replacing, some
 
+# What decides which settings are tried, and which of them is best.
+SEARCHED = (
+    *("mode", "checkpoint", "finetune_blocks", "batch_size"),
+    *("head", "views", "optim", "lr", "weight_decay"),
+)
 NEEDED = ("config.yaml", "split.csv", "summary.json", PREDICTIONS)
 
 
@@ -43,7 +48,7 @@ def settings_of_run(config: Config, overrides: Sequence[str]) -> tuple[Config, l
         )
     kept = [o for o in overrides if o.partition("=")[0] not in ("train.from_run", "train.split")]
     ours = [f"train.from_run={run}", f"train.split={run / 'split.csv'}", "train.new_images=train"]
-    ours += ["vit.num_classes=auto"]
+    ours += ["vit.num_classes=auto", *_free_again(run)]
     found, notes = load_config(run / "config.yaml", [*ours, *kept])
     named = any(override.startswith("train.run_name=") for override in kept)
     if not named:
@@ -53,14 +58,42 @@ def settings_of_run(config: Config, overrides: Sequence[str]) -> tuple[Config, l
     return found, [f"settings: those of {run}, and its split", *said, *notes]
 
 
+def _free_again(run: Path) -> list[str]:
+    """The overrides that let follow the number of pictures what followed it in a run: its file has
+    what that came to."""
+    train = load_config(run / "config.yaml", [])[0].train
+    learned = sum(row["part"] == "train" for row in read_csv(run / "split.csv", ("part",)))
+    free = [f"train.{name}=auto" for name in train.by_images(learned)]
+    if train.head == "layers":  # no block trained
+        free.append(f"train.finetune_blocks={TrainConfig().finetune_blocks}")
+    return free
+
+
+def earlier_search(config: Config) -> tuple[Path | None, list[str]]:
+    """The table of what the earlier run tried, if this one goes on from it; and the settings that
+    are not as they were then, with which all is tried anew."""
+    if not config.train.from_run:
+        return None, []
+    run = Path(config.train.from_run)
+    if not ((run / SEARCH).is_file() and (run / "config.yaml").is_file()):
+        return None, []
+    before = load_config(run / "config.yaml", _free_again(run))[0].train
+    other = [key for key in SEARCHED if getattr(before, key) != getattr(config.train, key)]
+    return (None if other else run / SEARCH), [f"train.{key}" for key in other]
+
+
 def take_search(config: Config, run: Run) -> None:
     """The setting that the earlier run found: nothing is tried again."""
-    if config.train.from_run and not (run.folder / SEARCH).exists():
-        there = Path(config.train.from_run) / SEARCH
-        if there.is_file():
-            with rewriting(run.folder, SEARCH), replacing(run.folder / SEARCH) as temporary:
-                shutil.copyfile(there, temporary)
-            log.info("the setting is what %s found (%s)", there.parent.name, SEARCH)
+    if not config.train.from_run or (run.folder / SEARCH).exists():
+        return
+    there, other = earlier_search(config)
+    if there is not None:
+        with rewriting(run.folder, SEARCH), replacing(run.folder / SEARCH) as temporary:
+            shutil.copyfile(there, temporary)
+        log.info("the setting is what %s found (%s)", there.parent.name, SEARCH)
+    elif other:
+        name = Path(config.train.from_run).name
+        log.info("the setting is found anew: %s had another %s", name, some(other))
 
 
 def compare_with_run(

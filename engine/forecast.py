@@ -39,9 +39,10 @@ class Forecast:
         return sum(self.seconds.values())
 
 
-def forecast(work: Work) -> Forecast:
-    """What the pass through the frozen blocks, the training and the trials are going to take; the
-    reading of pictures and the report aside."""
+def forecast(work: Work, tries: bool = True) -> Forecast:
+    """What the pass through the frozen blocks, the training and the trials (unless it `tries`
+    nothing, as an earlier run did) are going to take; the reading of pictures and the report
+    aside."""
     train = work.train
     assert train.max_epochs != "auto"
     images, held_out = (len(work.split.part(part)) for part in ("train", "val"))
@@ -62,7 +63,7 @@ def forecast(work: Work) -> Forecast:
         again = steps * (1 + held_out / images) if work.refits else 0
         seconds["training"] = steps * step + again * beside
         trials = 0
-        if work.searches:
+        if work.searches and tries:
             trials += SEARCH_FOLDS * STEPS if train.head != "class" else 0
             trials += search_budget(images, work.net) if train.lr == "auto" else 0
         if short := allowance(train, images):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -333,6 +333,17 @@ class Setting:
             net.blocks.requires_grad_(False)
             found["finetune_blocks"] = 0
         return train.model_copy(update=found)
+
+    def named(self, train: TrainConfig) -> Setting:
+        """The same with what the config names in the place of what was found: of a run that goes on
+        with new settings, those count."""
+        keys = ("optim", "lr", "weight_decay")
+        found = {key: getattr(train, key) for key in keys if getattr(train, key) != "auto"}
+        if train.head != "auto":
+            found["head"] = train.head
+        if train.views not in ("auto", self.views):
+            found["views"] = None
+        return replace(self, **found)
 
     @classmethod
     def read(cls, path: Path) -> Setting | None:

@@ -46,12 +46,17 @@ def first_look(work: Work, loader: TokenLoader) -> Kind:
     """
     train = work.train
     if setting := Setting.read(work.run.folder / SEARCH):
+        setting = setting.named(train)
         return Kind(setting.head or train.head, setting.views)
     if train.head == "class":
         return Kind("class")
     folds = stratified_folds(loader)
     named = train.views != "auto" or train.transform is not None
     if not folds:
+        log.info(
+            "a class has one training image, or group: no first look is taken, and both heads "
+            "answer; the epochs' numbers are the block's alone"
+        )
         return Kind("both", None if named else 1)
     if train.head == "both" and named:
         return Kind("both")

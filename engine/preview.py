@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 from config import RECIPES, Config
 from config_file import dump_config
 from dataset import PARTS, Split
+from engine.again import earlier_search
 from engine.forecast import Forecast, forecast
+from engine.job import Setting
 from engine.run import Run
 from engine.search import searches_all
 from engine.start import Work, begin, checkpoint_bytes, moment_bytes, set_up
@@ -29,17 +32,32 @@ def preview(config: Config, notes: Iterable[str] = ()) -> None:
     except NotFetched as absent:
         log.info("%s", absent)
     else:
-        print_check(work)
+        before = as_before(work)
+        print_check(before, tries=before is work)
 
 
-def print_check(work: Work) -> None:
+def as_before(work: Work) -> Work:
+    """The same with the setting that the earlier run found, where it goes on from one."""
+    there, _ = earlier_search(work.config)
+    setting = Setting.read(there) if there is not None and work.plan is not None else None
+    if setting is None:
+        return work
+    setting = setting.named(work.train)
+    print(f"what was to be found: what {work.train.from_run} found")
+    if setting.views:
+        work = work.with_views(setting.views)
+    train = setting.applied(work.net, work.train)
+    return replace(work, config=work.config.model_copy(update={"train": train}))
+
+
+def print_check(work: Work, tries: bool = True) -> None:
     """What a run would do: the resolved config, the parameters, the data, the steps, the memory."""
     train, split, plan = work.train, work.split, work.plan
     total, trainable = work.net.parameter_counts()
     print(dump_config(work.config))
     print(f"parameters: {total:,} in all, {trainable:,} train (mode {train.mode})")
     print_pictures(split)
-    expected = forecast(work)
+    expected = forecast(work, tries)
     steps = math.ceil(len(split.part("train")) / train.batch_size)
     epochs = train.max_epochs
     assert epochs != "auto"

@@ -58,7 +58,7 @@ def search(work: Work, loader: TokenLoader, kind: Kind) -> Setting:
     """
     net, train, folder = work.net, work.train, work.run.folder
     if chosen := Setting.read(folder / SEARCH):
-        return chosen
+        return chosen.named(train)
     candidates = settings(net, train)
     recipe = replace(recipes_own(candidates, train), head=kind.head, views=kind.views)
     folds = stratified_folds(loader)
@@ -78,9 +78,10 @@ def search(work: Work, loader: TokenLoader, kind: Kind) -> Setting:
     trials, finals = rounds(net, candidates, loader, folds, train, kind.head == "both", short)
     winner = choose(finals, recipes_own(candidates, train))
     log.info(
-        "%s: %s (%.4f right in %d-fold cross-validation on the training part%s)",
+        "%s: %s (%s%.4f right in %d-fold cross-validation on the training part%s)",
         "lr auto" if train.lr == "auto" else "the setting",
         winner.setting,
+        "the block alone: " if kind.head == "both" else "",
         winner.accuracy,
         len(folds),
         f"; the best of {len(candidates)} settings" if len(candidates) > 1 else "",

@@ -196,7 +196,9 @@ def without_layers(weights: Weights) -> Weights:
     another's: a training begins without either."""
     state = {n: tensor for n, tensor in weights.state.items() if not n.startswith(FOUND)}
     if any(name.startswith("layers.") for name in weights.state):
-        log.info("  the head over layers is left out: it is solved for anew")
+        log.info("  the head over layers is left out: a training solves for it anew")
+        if not weights.vit.num_classes:
+            log.info("  beside it there was no class head: a fresh one takes its place")
     return replace(weights, state=state)
 
 

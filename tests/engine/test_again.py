@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from safetensors.torch import load_file
 
 import training
 from tests.helpers import picture, quick, random_weights, summary
@@ -51,6 +54,67 @@ def test_more_pictures_of_its_classes(
     assert {p: after[p] for p in before} == before
     assert {after[p] for p in after.keys() - before.keys()} == {("red", "train")}
     assert Path("logs/more/search.csv").read_text() == Path("logs/tiny/search.csv").read_text()
+
+
+def more_of(run: str, *options: str) -> dict[str, Any]:
+    """What a run reaches that goes on from another."""
+    training.main([f"train.from_run={run}", "train.run_name=more", *options])
+    return json.loads(Path("logs/more/summary.json").read_text())
+
+
+def test_what_is_named_is_not_taken_from_the_earlier_run(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = more_of("tiny", "train.lr=0.003", "train.optim=adamw")
+    assert (found["lr"], found["optim"]) == (0.003, "adamw")
+    said = capsys.readouterr().out
+    assert "the setting is found anew: tiny had another train.optim, train.lr\n" in said
+    assert "the setting is what tiny found" not in said
+    shutil.rmtree("logs/more")
+    shutil.rmtree("weights/more")
+    found = more_of("tiny", "train.head=class", "train.views=2")
+    assert found["head"] == "class"
+    arrays = load_file("weights/more/best.safetensors")
+    assert not [name for name in arrays if name.startswith("layers.")], "an ordinary ViT"
+
+
+def test_what_followed_the_number_of_pictures_does_so_again(
+    finished: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = ["train.max_epochs=auto", "train.warmup_epochs=auto", "train.run_name=auto"]
+    training.main(["--config", str(finished), *own])
+    for i in range(60):
+        picture("red", 200 + i).save(image_folder / "red" / f"more{i}.png")
+    capsys.readouterr()
+    training.main(["--check", "train.from_run=auto", "train.run_name=more"])
+    epochs = [yaml.safe_load(Path("logs/auto/config.yaml").read_text())["train"]["max_epochs"]]
+    said = capsys.readouterr().out
+    epochs.append(int(re.findall(r"max_epochs: (\d+)", said)[0]))
+    assert epochs == [300, 160], "of 30 and of 90 to learn, 900 steps of 16"
+    assert "what was to be found: what logs/auto found" in said
+    assert "to be found, by trying" not in said and "to be chosen" not in said
+    training.main(["train.from_run=auto", "train.run_name=few", "train.max_epochs=1"])
+    assert json.loads(Path("logs/few/summary.json").read_text())["epochs"] == 1
+
+
+def test_a_run_of_a_head_over_layers_goes_on_with_a_block(finished: Path) -> None:
+    training.main(["--config", str(finished), "train.head=layers", "train.run_name=layers"])
+    found = more_of("layers", "train.head=class", "train.lr=1e-3")
+    assert found["head"] == "class"
+    config = yaml.safe_load(Path("logs/more/config.yaml").read_text())
+    assert config["train"]["finetune_blocks"] == 1
+
+
+def test_a_setting_that_is_new_on_resume_is_used(finished: Path) -> None:
+    training.main(["--config", str(finished), "train.optim=sgd", "train.run_name=sgd"])
+    before = json.loads(Path("logs/sgd/summary.json").read_text())
+    new = ["train.lr=0.0123", "train.weight_decay=0.5", "train.views=2", "train.max_epochs=3"]
+    training.main(["--resume", "sgd", *new])
+    found = json.loads(Path("logs/sgd/summary.json").read_text())
+    assert before["lr"] != 0.0123
+    assert (found["lr"], found["weight_decay"]) == (0.0123, 0.5)
+    config = yaml.safe_load(Path("logs/sgd/config.yaml").read_text())["train"]
+    assert (config["lr"], config["weight_decay"], config["views"]) == (0.0123, 0.5, 2)
 
 
 def test_a_new_class_is_split_as_a_new_folder_is(finished: Path, image_folder: Path) -> None:

@@ -271,10 +271,16 @@ def test_training_begins_without_the_head_of_the_weights(
 
 
 @pytest.mark.parametrize("head", ["layers", "both"])
-def test_test_py_looks_at_such_a_run(finetune: Path, head: str) -> None:
+def test_test_py_looks_at_such_a_run(
+    finetune: Path, head: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     train(finetune, f"train.head={head}", "train.lr=1e-3")
     own = ["--config", str(finetune.parent / "logs/tiny/config.yaml")]
+    capsys.readouterr()
     assert look.main([*own, "--checkpoint", str(finetune.parent / "weights/tiny")]) in (0, 1)
+    said = capsys.readouterr().out
+    assert ("no class head: a fresh one takes its place" in said) is (head == "layers")
+    assert ("the head is kept" in said) is (head == "both")
 
 
 def test_what_it_does_not_go_with(finetune: Path) -> None:

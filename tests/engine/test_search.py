@@ -210,6 +210,9 @@ def test_one_training_image_a_class_is_too_few_to_search(
     result = reached(untuned, "train.max_epochs=2")
     assert "too few to try settings" in capsys.readouterr().out
     assert result["lr"] == pytest.approx(6e-3 * math.sqrt(8 / 16))
+    reached(untuned, "train.max_epochs=2", "train.head=auto", "train.run_name=auto")
+    result, said = summary(untuned, "auto"), capsys.readouterr().out
+    assert result["head"] == "both" and "no first look is taken, and both heads answer" in said
 
 
 @pytest.mark.parametrize(("spread", "chosen"), [(0.01, 1), (1.0, 0)])

@@ -263,6 +263,17 @@ def test_what_knows_the_rare_class_learned() -> None:
     )
 
 
+@pytest.mark.parametrize(("rare", "expected"), [(1, TOO_FEW), (4, TOO_FEW), (5, LEARNED)])
+def test_one_picture_of_the_rare_class_is_luck(rare: int, expected: str) -> None:
+    knows = {"accuracy": 1.0, "balanced_accuracy": 1.0, "balanced_interval": [0.601, 1.0]}
+    many = {"images": 41, "interval": list(wilson(1.0, 41)), "images_of_the_rarest_class": rare}
+    share = {"largest_class": 40 / 41, "train_accuracy": 1.0}
+    found = said(**UNEQUAL | knows | many | share)
+    assert found["verdict"] == expected
+    few = f"too few images ({rare} of the smallest class to judge by)"
+    assert (few in found["verdict_sentence"]) is (expected == TOO_FEW)
+
+
 def test_classes_that_look_alike() -> None:
     nothing = {"nearest_neighbours": 0.2, "logistic_regression": 0.21, "shuffled_labels": 0.2}
     found = said(accuracy=0.2, train_accuracy=0.25, **nothing)
