@@ -32,13 +32,14 @@ def preview(config: Config, notes: Iterable[str] = ()) -> None:
     except NotFetched as absent:
         log.info("%s", absent)
     else:
-        before = as_before(work)
+        before = as_before(work, config)
         print_check(before, tries=before is work)
 
 
-def as_before(work: Work) -> Work:
-    """The same with the setting that the earlier run found, where it goes on from one."""
-    there, _ = earlier_search(work.config)
+def as_before(work: Work, config: Config) -> Work:
+    """The same with the setting that the earlier run found, where the config as it was written goes
+    on from one."""
+    there, _ = earlier_search(config)
     setting = Setting.read(there) if there is not None and work.plan is not None else None
     if setting is None:
         return work

@@ -97,6 +97,15 @@ def test_what_followed_the_number_of_pictures_does_so_again(
     assert json.loads(Path("logs/few/summary.json").read_text())["epochs"] == 1
 
 
+def test_check_counts_no_search_where_a_named_rate_goes_on(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training.main(["--config", str(finished), "train.lr=0.002", "train.run_name=named"])
+    capsys.readouterr()
+    training.main(["--check", "train.from_run=named", "train.run_name=more"])
+    assert "what was to be found: what logs/named found" in capsys.readouterr().out
+
+
 def test_a_run_of_a_head_over_layers_goes_on_with_a_block(finished: Path) -> None:
     training.main(["--config", str(finished), "train.head=layers", "train.run_name=layers"])
     found = more_of("layers", "train.head=class", "train.lr=1e-3")
