@@ -78,6 +78,7 @@ def test_what_is_named_is_not_taken_from_the_earlier_run(
     assert not [name for name in arrays if name.startswith("layers.")], "an ordinary ViT"
 
 
+@pytest.mark.slow
 def test_what_followed_the_number_of_pictures_does_so_again(
     finished: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,6 +98,7 @@ def test_what_followed_the_number_of_pictures_does_so_again(
     assert json.loads(Path("logs/few/summary.json").read_text())["epochs"] == 1
 
 
+@pytest.mark.slow
 def test_check_counts_no_search_where_a_named_rate_goes_on(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,6 +108,7 @@ def test_check_counts_no_search_where_a_named_rate_goes_on(
     assert "what was to be found: what logs/named found" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_of_a_head_over_layers_goes_on_with_a_block(finished: Path) -> None:
     training.main(["--config", str(finished), "train.head=layers", "train.run_name=layers"])
     found = more_of("layers", "train.head=class", "train.lr=1e-3")
