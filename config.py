@@ -149,6 +149,7 @@ RECIPES: dict[Mode, Recipe] = {
 }
 
 
+# What `auto` comes to depends on the training images, or (`keep`) on a setting that may be new.
 BY_IMAGES = ("max_epochs", "warmup_epochs", "keep")
 
 
@@ -341,14 +342,13 @@ class TrainConfig(Section):
         )
 
     def by_images(self, images: int) -> list[str]:
-        """Which settings that depend on the number of training images are what `auto` comes to for
-        so many: in a run's own file it stands no more."""
-        free = (self.model_copy(update={name: "auto"}).settled(images) for name in BY_IMAGES)
-        return [
-            name
-            for name, one in zip(BY_IMAGES, free, strict=True)
-            if getattr(one, name) == getattr(self, name)
-        ]
+        """Which of BY_IMAGES are what `auto` comes to for so many training images: a run's own file
+        says that number, and `auto` no more."""
+
+        def of_auto(name: str) -> Any:
+            return getattr(self.model_copy(update={name: "auto"}).settled(images), name)
+
+        return [name for name in BY_IMAGES if of_auto(name) == getattr(self, name)]
 
 
 class OverfitConfig(Section):

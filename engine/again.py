@@ -77,7 +77,7 @@ def earlier_search(config: Config) -> tuple[Path | None, list[str]]:
     run = Path(config.train.from_run)
     if not ((run / SEARCH).is_file() and (run / "config.yaml").is_file()):
         return None, []
-    before = load_config(run / "config.yaml", _free_again(run))[0].train
+    before = load_config(run / "config.yaml", [])[0].train
     other = [key for key in SEARCHED if getattr(before, key) != getattr(config.train, key)]
     return (None if other else run / SEARCH), [f"train.{key}" for key in other]
 
