@@ -16,7 +16,7 @@ from utils import autocast, progress_bar
 Z95 = 1.959964  # the normal distribution's 97.5 % point: intervals hold 95 %
 
 
-@torch.inference_mode()
+@torch.no_grad()  # FSDP keeps its first forward's buffers: inference mode's can't be trained on
 def predict(
     net: nn.Module,
     loader: Iterable[tuple[Any, Tensor]],

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 import images
 import parallel
+import training
 from csv_files import read_csv
 from engine.nonfinite import OVERFLOW, first_of
 from engine.parts import Batches, turns_of
@@ -250,6 +251,34 @@ def test_a_killed_process_brings_the_job_back(home: Path, killed: int, parallel:
     assert f"torchrun has started this job once more: {home}/logs/{run} goes on" in said
     assert "going on after" in said
     same(home, "undisturbed", run)
+
+
+def end_before_validation(_: int) -> None:
+    """All end where epoch 2's steps are taken and it is not yet evaluated."""
+    before, calls = training.evaluate_together, []
+
+    def evaluate(*given: Any) -> dict[str, float]:
+        calls.append(1)
+        if len(calls) == 2:
+            os._exit(9)
+        return before(*given)
+
+    training.evaluate_together = evaluate
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_the_first_thing_after_a_stop_may_be_a_validation(home: Path, parallel: str) -> None:
+    run = f"evaluated-{parallel}"
+    if not (home / "logs/scratch-1").exists():
+        train(home / "scratch.yaml", "train.run_name=scratch-1")
+    more = [f"train.parallel={parallel}", "train.save_steps=1"]
+    stopped = train_together(home, asked(home, "scratch", run, *more), 2, end_before_validation)
+    assert [status for status, _ in stopped] == [9, 9], stopped
+    resumed = train_together(home, ["--resume", str(home / "logs" / run)])
+    assert [status for status, _ in resumed] == [0, 0], resumed
+    assert "going on after step 4 of epoch 2" in resumed[0][1]
+    same(home, "scratch-1", run)
 
 
 def spoil(number: int) -> None:
