@@ -310,7 +310,7 @@ def minutes(seconds: float) -> str:
 def versions() -> dict[str, str]:
     """The versions that a result depends on."""
     found = {"python": platform.python_version()}
-    for name in ("torch", "torchvision", "bitsandbytes", "torchmetrics", "numpy"):
+    for name in ("torch", "torchvision", "bitsandbytes", "scikit-learn", "numpy"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found

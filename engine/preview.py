@@ -19,6 +19,7 @@ from engine.trials import Allowance, allowance, recipes_own, settings
 from filenames import shown
 from pretrained.build import NotFetched
 from tokens.plan import damage
+from tokens.trunk import in_half
 from utils import log, minutes
 
 
@@ -79,6 +80,9 @@ def print_check(work: Work, tries: bool = True) -> None:
     parts = parts_of(expected)
     of_them = f" ({parts})" if parts else ""
     print(f"time: about {minutes(expected.total)}, from a timed batch{of_them}")
+    waited = expected.seconds.get("the token cache", 0)
+    if hint := in_half(waited, train.trunk_bf16, work.device):
+        print(f"  {hint}")
     print(f"memory: about {expected_memory(work) / 1e9:.1f} GB")
     print(f"disk: about {checkpoint_bytes(train, work.net) / 1e6:,.0f} MB of checkpoints")
 

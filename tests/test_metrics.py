@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 
 from config_file import load_config
 from dataset import load_split, make_loaders
-from metrics import balanced_interval, evaluate, wilson
+from metrics import balanced_interval, evaluate, scores, wilson
 from pretrained.build import build_for
 
 
@@ -42,8 +42,19 @@ def test_evaluation_is_without_dropout_and_restores_the_mode(config_file: Path) 
 def test_classes_without_images_do_not_count_in_the_balanced_accuracy() -> None:
     logits = torch.eye(3)[[0, 0, 1, 2]]  # the last answer is a class that has no images
     batches: Any = [(logits, torch.tensor([0, 0, 1, 1]))]
-    scores = evaluate(torch.nn.Identity(), batches, torch.device("cpu"))
-    assert scores["accuracy"] == 0.75 and scores["balanced_accuracy"] == 0.75
+    found = evaluate(torch.nn.Identity(), batches, torch.device("cpu"))
+    assert found["accuracy"] == 0.75 and found["balanced_accuracy"] == 0.75
+
+
+@pytest.mark.parametrize("images", [1, 7, 60])
+def test_the_balanced_accuracy_is_torchmetrics(images: int) -> None:
+    from torchmetrics.functional.classification import multiclass_accuracy
+
+    draw = torch.Generator().manual_seed(images)
+    logits = torch.randn(images, 9, generator=draw)
+    labels = torch.randint(0, 9, (images,), generator=draw)
+    theirs = multiclass_accuracy(logits, labels, 9, average="none")[labels.unique()].mean()
+    assert scores(logits, labels)["balanced_accuracy"] == pytest.approx(float(theirs), abs=1e-6)
 
 
 def test_the_interval_of_a_mean_of_recalls() -> None:

@@ -27,7 +27,7 @@ from tokens.mending import add_sums, leave_whole, mend
 from tokens.parts import PROGRESS, Part, part_at, parts
 from tokens.plan import Draw, Plan, caches, damage, read_header, trunk_hash, write_header
 from tokens.records import Damaged, read_sums
-from tokens.trunk import Trunk, has_bfloat16, in_turn, trunk_batch
+from tokens.trunk import Trunk, has_bfloat16, in_half, in_turn, trunk_batch
 from utils import UserError, log, progress_bar
 
 COPIED = 64  # records at a time
@@ -243,6 +243,8 @@ class Builder:
         (self.plan.path / PROGRESS).unlink(missing_ok=True)
         seconds, made = time.perf_counter() - self.started, len(self.ids) - self.there
         log.info("token cache made in %.1f s, %.1f images/s", seconds, made / seconds)
+        if hint := in_half(seconds, self.train.trunk_bf16, self.device):
+            log.info("  %s", hint)
 
     def _join(self) -> None:
         """Put what follows the first records behind them; a part that can't is made anew."""

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model import Block, Tokens, VisionTransformer, cells, summaries
-from utils import autocast, log
+from utils import autocast, log, minutes
 
 # A batch of the trunk pass makes so much of an MLP's hidden layer: 16 images of a B/16. Half of
 # that loses 3 %, twice of it gains nothing.
@@ -21,6 +21,8 @@ SCORES_BYTES = 4 << 20  # of attention weights at a time: four images of a B/16
 NEAR, HALF_NEAR = 1e-5, 2e-2  # to the plain block's result, as a share of it
 CUDA_HIDDEN_BYTES = 320 << 20  # 128 images of a B/16 (the most), 14 of an L/14 at 518 pixels
 MOST_AT_ONCE = 16  # batches on as many cores: 0.1 GB each
+LONG = 60  # seconds of a pass that somebody waits for
+HALF = 0.55  # of the seconds, in bfloat16 (EXPERIMENTS.md, 2026-11-27: S/14 0.57, B/16 0.53)
 FEWEST_ROWS = 16  # of a product that is the same to the last bit whatever the number of threads
 
 
@@ -204,6 +206,13 @@ def has_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 faster than float32, as far as PyTorch can tell."""
     known = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, lambda: False)() for name in known)
+
+
+def in_half(seconds: float, bf16: bool, device: torch.device) -> str:
+    """Of a pass that is waited for, what bfloat16 would make of its seconds here; else nothing."""
+    if bf16 or device.type != "cpu" or seconds < LONG or not has_bfloat16():
+        return ""
+    return f"train.trunk_dtype=bfloat16: about {minutes(HALF * seconds)} here, with fewer digits"
 
 
 @torch.inference_mode()

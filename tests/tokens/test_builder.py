@@ -253,6 +253,27 @@ def test_a_trunk_in_bfloat16_says_where_it_is_slow(
     torch.testing.assert_close(half, whole, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.parametrize(
+    ("has", "seconds", "asked"),
+    [(True, 0, "float32"), (True, 0, "bfloat16"), (True, 60, "float32")] + [(False, 0, "float32")],
+)
+def test_a_pass_that_is_waited_for_says_what_would_halve_it(
+    finetune: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    has: bool,
+    seconds: int,
+    asked: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("tokens.trunk.has_bfloat16", lambda: has)
+    monkeypatch.setattr("tokens.trunk.LONG", seconds)
+    expected = has and not seconds and asked == "float32"
+    for more in (["--check"], []):
+        train(finetune, f"train.trunk_dtype={asked}", "train.lr=1e-3", *more)
+        said = capsys.readouterr().out
+        assert ("train.trunk_dtype=bfloat16: about 0 s here" in said) is expected, more
+
+
 def test_tokens_that_do_not_fit_half_precision(finetune: Path) -> None:
     path = finetune.parent / "random.safetensors"
     net = pretrained.load_model(path)
