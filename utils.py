@@ -32,6 +32,7 @@ from tqdm import tqdm
 from durable import flush, temporary_of
 from filenames import shown
 from parallel import begun_by, is_first, rank, tell_torchrun
+from shortages import shortage
 from stopping import stopping
 from streams import LogFile, any_streams, silence
 
@@ -52,8 +53,8 @@ class UserError(Exception):
 def command_line(main: Callable[[], int | None], *more: type[Exception]) -> int:
     """Run a program's main and turn what a user can cause into one sentence and an exit status.
 
-    2 for UserError, `more` of its kind and a full disk; 130 for Ctrl-C, which SIGTERM (143) and
-    SIGHUP (129) are taken for.
+    2 for UserError, `more` of its kind, a full disk or memory; 130 for Ctrl-C, which SIGTERM (143)
+    and SIGHUP (129) are taken for.
     """
     user_errors: tuple[type[Exception], ...] = (UserError, *more)
     with stopping() as signals:
@@ -66,11 +67,14 @@ def command_line(main: Callable[[], int | None], *more: type[Exception]) -> int:
             if is_first():
                 say_stopped(str(stop))
             return signals.status
-        except BrokenPipeError:  # a reader that has seen enough, such as `head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-        except OSError as error:
-            if (sentence := of_the_disk(error)) is None:
+        except (OSError, RuntimeError, MemoryError, EOFError) as error:
+            sentence = shortage(error)
+            if sentence is None and isinstance(error, BrokenPipeError):
+                silence(sys.stdout)  # its reader has seen enough, such as `head`
+                return 0
+            if sentence is None and isinstance(error, OSError):
+                sentence = of_the_disk(error)
+            if sentence is None:
                 raise
             say_failed(sentence)
             return 2

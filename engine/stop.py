@@ -11,6 +11,7 @@ from engine.restart import note_job
 from engine.run import Run
 from engine.verdict import NOT_LEARNED
 from parallel import Lost, is_first
+from shortages import shortage
 from utils import UserError, go_on, log, shell, write_json
 
 
@@ -51,8 +52,8 @@ def after_training(run: Run) -> Iterator[None]:
 
 @contextlib.contextmanager
 def resumable(run: Run, progress: Progress, epochs: int | str) -> Iterator[None]:
-    """Around the training, of so many epochs: a stop, or a loss that isn't finite, says what is
-    kept and how to go on."""
+    """Around the training, of so many epochs: a stop, a loss that isn't finite or a full memory
+    says what is kept and how to go on."""
     try:
         yield
     except KeyboardInterrupt:
@@ -80,7 +81,9 @@ def resumable(run: Run, progress: Progress, epochs: int | str) -> Iterator[None]
             "another process of this job has ended, with a sentence of its own unless it was "
             f"killed; {progress.said()} done, go on with: {go_on(run.folder)}"
         ) from None
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError, OSError, EOFError) as error:
+        if short := shortage(error):
+            raise UserError(f"{short}; go on with that and: {go_on(run.folder)}") from error
         if "deterministic implementation" not in str(error):
             raise
         what = str(error).partition(". ")[0]

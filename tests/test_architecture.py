@@ -20,7 +20,7 @@ import own_code
 REPO = Path(__file__).resolve().parents[1]
 FLOORS = (  # from the ground up
     "filenames plain_files stopping",
-    "config_types text_files streams durable products",
+    "config_types text_files streams durable products shortages",
     "parallel",
     "utils config own_code decoding yaml_files",
     "config_rules overrides csv_files drawing fetching filing certainty duplicates",

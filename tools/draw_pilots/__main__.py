@@ -13,9 +13,10 @@ the number of processes.  A finished folder is left alone; an interrupted one is
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from numpy.random import default_rng
 from PIL import Image
 from tqdm import tqdm
 
+from shortages import shortage
 from stopping import pool_worker, stopping
 from streams import any_streams
 from tools.draw_pilots.cast import NAMES
@@ -117,9 +119,12 @@ def fill_folder(out: Path, per_class: int, seed: int, workers: int) -> int:
         for job in bar(missing):
             draw_job(job)
     else:
-        with multiprocessing.Pool(workers, initializer=pool_worker) as pool:
-            for _ in bar(pool.imap_unordered(draw_job, missing, chunksize=4)):
+        pool = ProcessPoolExecutor(workers, initializer=pool_worker)
+        try:
+            for _ in bar(pool.map(draw_job, missing, chunksize=4)):
                 pass
+        finally:
+            pool.shutdown(cancel_futures=True)
     (out / MARKER).replace(out / README)
     return len(missing)
 
@@ -205,6 +210,8 @@ def main(argv: list[str] | None = None) -> int:
                 return 0
         except OSError as error:
             fault = f"{error.filename or args.out}: {error.strerror or error}."
+        except BrokenProcessPool as error:
+            fault = f"{shortage(error)} (--workers); the same command continues {args.out}."
         except KeyboardInterrupt:
             again = f"the same command continues {args.out}."
             print(f"draw_pilots: stopped; {again}", file=sys.stderr)
