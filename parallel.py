@@ -127,13 +127,22 @@ def by_first(make: Callable[..., T], *given: Any, told: Callable[[T], Any] | Non
         try:
             found = make(*given)
             box = [told(found) if told else found, True]
-        finally:
-            dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        except BaseException:
+            with contextlib.suppress(Lost):  # whoever waits may have been stopped as well
+                _from_first(box)
+            raise
+        _from_first(box)
         return found
-    dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+    _from_first(box)
     if not box[1]:
         raise SystemExit(2)
     return box[0]
+
+
+def _from_first(box: list[Any]) -> None:
+    """Fill the others' boxes with what the first has in its own."""
+    with heard():
+        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
 
 
 def share(n: int) -> range:
@@ -154,7 +163,8 @@ def told_by_all(value: T) -> list[T]:
     """What each of the processes says, in their order."""
     found: list[Any] = [value] * world_size()
     if world_size() > 1:
-        dist.all_gather_object(found, value)
+        with heard():
+            dist.all_gather_object(found, value)
     return found
 
 

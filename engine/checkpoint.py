@@ -114,9 +114,19 @@ class Keeper:
         self.settings = dump_config(config)
         kept = said_of_kept(job)
         self.metrics = MetricsLog(run.folder, COLUMNS, progress.epoch, progress.best_epoch, kept)
-        self.best: dict[str, Tensor] | None = None
+        self.best = self._trained_then()
         self.last: dict[str, Any] | None = None
         self.written, self.took = time.monotonic(), 0.0
+
+    def _trained_then(self) -> dict[str, Tensor] | None:
+        """The network of the epoch after which the run goes on, where that is the best so far: its
+        file may hold a later one by now, written just before a kill, or a finished run's."""
+        progress = self.progress
+        begun = progress.position is not None and progress.position.steps
+        if self.job.train.keep != "best" or not 0 < progress.epoch == progress.best_epoch or begun:
+            return None
+        with self.job.average.in_place():
+            return self._trained()
 
     def keep(self, row: dict[str, Any]) -> None:
         """Keep an epoch: its row of metrics.csv, its state, and its network where it is to be kept.
@@ -174,6 +184,8 @@ class Keeper:
     def write(self) -> None:
         """The best first: what goes on from last.pt must find it."""
         began = time.monotonic()
+        if self.best is not None or self.last is not None:  # it is not finished any more
+            (self.run.folder / "summary.json").unlink(missing_ok=True)
         if self.best is not None:
             epoch = str(self.progress.best_epoch)
             keep(self.run.best, self.job.net, self.config, self.best, epoch=epoch)

@@ -41,6 +41,8 @@ class Follower(Keeper):
     def __init__(self, run: Run, job: Job, progress: Progress, config: Config) -> None:
         self.run, self.job, self.progress, self.config = run, job, progress, config
         self.metrics: Any = Rows(run.folder / METRICS)
+        if is_shared_out(job.net):
+            self._trained_then()
 
     def _keep(self, kept: bool) -> None:
         if is_shared_out(self.job.net):  # the first needs this one's part of each array

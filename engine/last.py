@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,8 @@ def read_last(last: Path, best: Path | None) -> tuple[dict[str, Any] | None, boo
             continue
         now, kept = state["progress"]["epoch"], state["progress"]["best_epoch"]
         if wanted is None:
-            wanted, lacks = kept, best and kept and _fault_of(best, kept, now)
+            held = kept == now and not steps_of(state["progress"])  # by the checkpoint itself
+            wanted, lacks = kept, best and kept and not held and _fault_of(best, kept, now)
         if lacks and kept and wanted <= now:
             continue  # no epoch is left in which that network would be made again
         spoiled = bool(faults)
@@ -78,6 +79,11 @@ def read_last(last: Path, best: Path | None) -> tuple[dict[str, Any] | None, boo
             f"{faults[0]}; no checkpoint before it is whole: remove {last.parent} to start over"
         )
     return None, False
+
+
+def steps_of(progress: Mapping[str, Any]) -> int:
+    """How many steps of the epoch that follows are taken."""
+    return int((progress.get("position") or {"steps": 0})["steps"])
 
 
 def _each(last: Path) -> Iterator[tuple[Path, dict[str, Any] | None, str]]:
@@ -124,7 +130,10 @@ def _fault_of(best: Path, wanted: int, now: int) -> str | None:
         read_arrays(best)
     except UserError as error:
         return str(error).partition(": ")[0]
-    said = metadata_in(best).get("epoch", str(wanted))
+    metadata = metadata_in(best)
+    if "seen" in metadata:
+        return f"{best} holds what learned the validation part, too, instead of epoch {wanted}"
+    said = metadata.get("epoch", str(wanted))
     if said.isdecimal() and (int(said) == wanted or int(said) > now):
         return None
     return f"{best} holds epoch {said} instead of {wanted}"

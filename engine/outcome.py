@@ -118,8 +118,9 @@ def kept_network(
     """Make the job's network the one that is kept, with a head over layers where the config has
     one; its answers for the parts that are held out, and their scores."""
     head = job.train.head
-    if job.train.keep == "last":  # the file may hold another by now: refit's
-        job.average.settle()
+    if job.train.keep == "last" or progress.best_epoch in (0, progress.epoch):
+        job.average.settle()  # the file may hold another by now: refit's
+        progress.best_epoch = progress.epoch
     elif head != "layers":
         arrays, _ = read_arrays(work.run.best)
         trained = {n: a for n, a in arrays.items() if not n.startswith(FOUND)}
@@ -137,8 +138,9 @@ def kept_network(
             if head == "layers":
                 write_unseen(work.run.folder, work.split, left_out, labels)
     given = answers(job, loaders)
+    note_scores(given["val"], progress)
     if head != "class":
-        note_scores(job, loaders["train"], given["val"], progress)
+        note_learned(job, loaders["train"], progress)
     found = held_out_scores(progress, given, work.split)
     return given, found | {"left_out_accuracy": estimate}
 
@@ -166,13 +168,18 @@ def tell_layers(net: VisionTransformer, training: TokenLoader, run: Run, estimat
     plot_layers(rows, largest, run.folder / "layers.png")
 
 
-def note_scores(job: Job, training: Any, given: tuple[Tensor, Tensor], progress: Progress) -> None:
-    """What the whole network reaches, in place of what its trained part did: on the plain training
-    pictures, and by its answers `given` for the validation part."""
-    learned = evaluate(job.learner, training.plain(), job.device, job.train.bf16)
+def note_scores(given: tuple[Tensor, Tensor], progress: Progress) -> None:
+    """What the kept network reaches by its answers `given` for the validation part: an epoch's row
+    may be of its trained part alone, or of another network, where settings changed at a stop."""
     val = scores(*given)
     progress.best_accuracy, progress.best_loss = val["accuracy"], val["loss"]
     progress.best_balanced_accuracy = val["balanced_accuracy"]
+
+
+def note_learned(job: Job, training: Any, progress: Progress) -> None:
+    """What the whole network reaches on the plain training pictures, in place of what its trained
+    part did."""
+    learned = evaluate(job.learner, training.plain(), job.device, job.train.bf16)
     progress.train_accuracy, progress.train_loss = learned["accuracy"], learned["loss"]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from config import Config
 from config_file import READ, dump_config, load_config
 from dataset import Split
+from engine.last import steps_of
 from engine.lock import running_here
 from engine.mended import mend_settings
 from engine.run import BEST, Run, config_of, find_run, runs
@@ -18,7 +19,7 @@ from engine.written import is_changed
 from filenames import same_name
 from layout.split_file import read_split
 from parallel import world_size
-from pretrained.files import digest_of
+from pretrained.files import digest_of, metadata_in
 from utils import UserError, go_on, log, shell, some
 from yaml_files import section_of
 
@@ -152,7 +153,7 @@ def saved_state(work: Work) -> dict[str, Any] | None:
     if (before := state.get("processes", 1)) != world_size():
         log.info("processes: %d now, %d until then: the batches stay", world_size(), before)
     progress = state["progress"]
-    steps = (progress.get("position") or {"steps": 0})["steps"]
+    steps = steps_of(progress)
     within = f"step {steps} of epoch {progress['epoch'] + 1}"
     log.info(
         "going on after %s of %s", within if steps else f"epoch {progress['epoch']}", run.folder
@@ -168,12 +169,30 @@ def check_settings(run: Run, config: Config, state: Mapping[str, Any] | None) ->
     changes = changed(settings_in(text or ""), asked(config))
     by_digest = config.train.mode == "finetune" and state is not None and "frozen" in state
     refuse(run, changes, {"train.checkpoint"} if by_digest else set())
-    done = state["progress"]["epoch"] if state else 0
+    progress = state["progress"] if state else {"epoch": 0, "best_epoch": 0}
+    begun = progress["epoch"] + bool(steps_of(progress))
     epochs = config.train.max_epochs
-    if isinstance(epochs, int) and epochs < done:
-        raise UserError(f"train.max_epochs: {epochs} is less than the {done} epochs that are done")
+    if isinstance(epochs, int) and epochs < begun:
+        raise UserError(
+            f"train.max_epochs: {epochs} is less than the {begun} epochs that are begun"
+        )
+    if changes and config.train.keep == "best" and comes_again(run, progress):
+        raise UserError(
+            f"{run.best} was written just before a kill, and is of an epoch that is still to come: "
+            f"with other settings it would be another; first go on with: {go_on(run.folder)}"
+        )
     if changes:
         log.info("settings that are new: %s", some(said(changes), 30))
+
+
+def comes_again(run: Run, progress: Mapping[str, Any]) -> bool:
+    """Whether the kept network's file is of a later epoch than the checkpoint, in the place of an
+    earlier one's that is not to be had any more."""
+    held = progress["best_epoch"] == progress["epoch"] and not steps_of(progress)
+    if held or not run.best.exists():
+        return False
+    said = metadata_in(run.best).get("epoch", "0")
+    return said.isdecimal() and int(said) > progress["epoch"]
 
 
 Changes = Mapping[str, tuple[Any, Any]]

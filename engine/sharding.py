@@ -73,6 +73,8 @@ def take(values: Tensor, given: Tensor) -> None:
 def moments_of(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
     """An optimiser's saved state, its arrays shared out as the weights are."""
     weights = [p for group in optimizer.param_groups for p in group["params"]]
+    if any(number >= len(weights) for number in state["state"]):
+        raise ValueError("it trains other parameters")
     shared = {
         number: {
             name: as_part_of(weights[number], value) if isinstance(value, Tensor) else value

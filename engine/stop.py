@@ -14,6 +14,8 @@ from parallel import Lost, is_first
 from shortages import shortage
 from utils import UserError, go_on, log, shell, write_json
 
+THE_SAME = "the same command begins again"
+
 
 @contextlib.contextmanager
 def before_all() -> Iterator[None]:
@@ -21,7 +23,9 @@ def before_all() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("stopped before it began; the same command begins again") from None
+        raise KeyboardInterrupt(f"stopped before it began; {THE_SAME}") from None
+    except Lost as error:
+        raise lost(error, THE_SAME) from None
 
 
 @contextlib.contextmanager
@@ -30,13 +34,27 @@ def before_training(run: Run) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if run.resumes:
-            said = f"{run.folder} is as it was; go on with: {go_on(run.folder)}"
-        elif run.split.exists():
-            said = f"go on with: {go_on(run.folder)}"
-        else:
-            said = "the same command begins again"
-        raise KeyboardInterrupt(f"stopped before the training; {said}") from None
+        raise KeyboardInterrupt(f"stopped before the training; {beginning(run)}") from None
+    except Lost as error:
+        raise lost(error, beginning(run)) from None
+
+
+def beginning(run: Run) -> str:
+    """How a run is begun that has not trained yet."""
+    if run.resumes:
+        return f"{run.folder} is as it was; go on with: {go_on(run.folder)}"
+    return f"go on with: {go_on(run.folder)}" if run.split.exists() else THE_SAME
+
+
+def lost(error: Lost, said: str) -> BaseException:
+    """What ends a process that lost another one: the first says so, and how to go on."""
+    log.debug("%s", error)
+    if not is_first():
+        return SystemExit(2)
+    return UserError(
+        "another process of this job has ended, with a sentence of its own unless it was "
+        f"killed; {said}"
+    )
 
 
 @contextlib.contextmanager
@@ -74,13 +92,8 @@ def resumable(run: Run, progress: Progress, epochs: int | str) -> Iterator[None]
         note_job(run.folder, f"{sentence}; {kept}")  # torchrun need not try that again
         raise Diverged(f"{sentence}; {kept}") from None
     except Lost as error:
-        log.debug("%s", error)
-        if not is_first():
-            raise SystemExit(2) from None
-        raise UserError(
-            "another process of this job has ended, with a sentence of its own unless it was "
-            f"killed; {progress.said()} done, go on with: {go_on(run.folder)}"
-        ) from None
+        done = f"{progress.said()} done, go on with: {go_on(run.folder)}"
+        raise lost(error, done) from None
     except (RuntimeError, MemoryError, OSError, EOFError) as error:
         if short := shortage(error):
             raise UserError(f"{short}; go on with that and: {go_on(run.folder)}") from error

@@ -65,7 +65,7 @@ def apply_split(
     if wrong:
         raise UserError(
             f"{root} is not the folder that {file} was made of: {some(sorted(wrong), 10)}; "
-            "leave train.split out for a new split"
+            "put them back, or begin a new run, without train.split"
         )
     used = [replace(s, part=rows[p]["part"]) for p, s in here.items() if p in rows]
     held = {s.sha256: s.path for s in used if s.part != "train"}

@@ -253,6 +253,48 @@ def test_a_killed_process_brings_the_job_back(home: Path, killed: int, parallel:
     same(home, "undisturbed", run)
 
 
+def stopped_while_another_reads(number: int) -> None:
+    """The second process has gone, by the time that the first is stopped as it reads pictures."""
+    if number == 1:
+        training.opened = lambda *_: os._exit(9)  # type: ignore[assignment]
+    else:
+        training_follow().set_up = interrupted
+
+
+def lost_while_another_reads(number: int) -> None:
+    """The second process has gone, by the time that the first has read the pictures."""
+    if number == 1:
+        training.opened = lambda *_: os._exit(9)  # type: ignore[assignment]
+
+
+def training_follow() -> Any:
+    from engine import follow  # noqa: PLC0415
+
+    return follow
+
+
+def interrupted(*_: object) -> None:
+    time.sleep(2)
+    raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("first", "status", "expected"),
+    [
+        (stopped_while_another_reads, 130, "stopped before the training; the same command begins"),
+        (lost_while_another_reads, 2, "error: another process of this job has ended, with a sen"),
+    ],
+)
+def test_a_stop_before_the_training_is_one_sentence_whoever_is_left(
+    home: Path, first: Any, status: int, expected: str
+) -> None:
+    run = f"before-{status}"
+    (found, said), (other, _) = train_together(home, asked(home, "scratch", run), 2, first)
+    assert (found, other) == (status, 9), said
+    assert expected in said and "Traceback" not in said, said
+
+
 def end_before_validation(_: int) -> None:
     """All end where epoch 2's steps are taken and it is not yet evaluated."""
     before, calls = training.evaluate_together, []
@@ -279,6 +321,17 @@ def test_the_first_thing_after_a_stop_may_be_a_validation(home: Path, parallel: 
     assert [status for status, _ in resumed] == [0, 0], resumed
     assert "going on after step 4 of epoch 2" in resumed[0][1]
     same(home, "scratch-1", run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_a_finished_run_is_trained_for_longer(home: Path, parallel: str) -> None:
+    run, more = f"longer-{parallel}", ["train.keep=best", "train.max_epochs=2"]
+    begun = asked(home, "scratch", run, f"train.parallel={parallel}", *more)
+    for words in (begun, ["--resume", str(home / "logs" / run), "train.max_epochs=3"]):
+        said = train_together(home, words)
+        assert [status for status, _ in said] == [0, 0], said
+    assert "epoch 3" in said[0][1]
 
 
 def spoil(number: int) -> None:

@@ -127,7 +127,7 @@ def test_what_is_new_is_said_and_what_would_be_another_run_is_refused(
     last = torch.load(config_file.parent / "weights/tiny/last.pt", weights_only=True)
     assert last["scheduler"]["base_lrs"] == [0.002, 0.002], "it is used, not only said"
     said = fail(config_file, "--resume", str(stopped), "train.max_epochs=2")
-    assert "train.max_epochs: 2 is less than the 3 epochs that are done" in said
+    assert "train.max_epochs: 2 is less than the 3 epochs that are begun" in said
 
 
 def test_an_edit_of_the_run_s_own_settings_is_seen(stopped: Path, config_file: Path) -> None:
