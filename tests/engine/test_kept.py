@@ -115,6 +115,7 @@ def test_what_learned_val_is_not_measured_on_it(home: Path) -> None:
         assert after[name] == before[name], name
 
 
+@pytest.mark.slow
 def test_what_learned_val_stays_none_of_the_epochs(home: Path) -> None:
     """None that follows is better, so the one before them is kept: its own file must be made."""
     begin(home, FINETUNE)
@@ -123,7 +124,10 @@ def test_what_learned_val_stays_none_of_the_epochs(home: Path) -> None:
     is_of_the_file(home)
 
 
-@pytest.mark.parametrize("keys", [SCRATCH, {**SCRATCH, "ema": 0.5}])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("keys", [SCRATCH, pytest.param({**SCRATCH, "ema": 0.5}, marks=SLOW)])
 def test_the_last_epoch_instead_of_the_best_has_its_own_scores(
     home: Path, keys: Mapping[str, Any]
 ) -> None:
@@ -142,7 +146,7 @@ def test_an_epoch_that_is_begun_counts(home: Path) -> None:
     is_of_the_file(home)
 
 
-@pytest.mark.parametrize("keep", ["last", "best"])
+@pytest.mark.parametrize("keep", ["last", pytest.param("best", marks=SLOW)])
 @pytest.mark.parametrize(("stopped", "more"), [(4, []), (2, ["train.eval_epoch=1"])])
 def test_an_end_that_was_not_validated_is(
     home: Path, keep: str, stopped: int, more: list[str]
@@ -154,7 +158,12 @@ def test_an_end_that_was_not_validated_is(
 
 
 @pytest.mark.parametrize(
-    "words", [["train.lr=0.5", "train.clip_grad=null"], ["train.max_epochs=2"], []]
+    "words",
+    [
+        ["train.lr=0.5", "train.clip_grad=null"],
+        pytest.param(["train.max_epochs=2"], marks=SLOW),
+        pytest.param([], marks=SLOW),
+    ],
 )
 def test_a_file_that_was_written_before_a_kill_is_not_kept(home: Path, words: list[str]) -> None:
     """best.safetensors of epoch 3, last.pt of epoch 2."""
@@ -171,6 +180,7 @@ def training_run() -> Any:
     return run
 
 
+@pytest.mark.slow
 def test_a_file_of_an_epoch_to_come_needs_its_settings(home: Path) -> None:
     """Nothing is left of the best of epochs 1 and 2: epoch 3 must come as it was."""
     keys = {**SCRATCH, "lr": 0.0005, "save_epoch": 1, "save_steps": None}
