@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
+import logging
 import os
+import queue
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import _base, thread
 from types import FrameType
 from typing import Any
 
@@ -37,6 +41,9 @@ class Stopping:
             return
         if time.monotonic() < self.since + PATIENCE:
             return
+        if _takes_a_lock(frame):
+            _thread.start_new_thread(_send_again, (number,))
+            return
         self.number, self.since = number, time.monotonic()
         raise KeyboardInterrupt
 
@@ -48,6 +55,24 @@ class Stopping:
             return
         self.since = -float("inf")
         threading.Timer(0.01, os.kill, (self.process, self.number)).start()
+
+
+# Python's own locks are taken in several steps: an exception between two of them leaves one locked,
+# and a pool's threads wait for it for ever. A wait itself may be broken.
+LOCKS = {module.__file__ for module in (threading, queue, logging, _base, thread)}
+WAITS = {"wait", "_wait_for_tstate_lock"}
+
+
+def _takes_a_lock(frame: FrameType | None) -> bool:
+    """Whether a signal came in the midst of that, and can be sent again."""
+    if frame is None or not hasattr(signal, "pthread_kill"):
+        return False
+    return frame.f_code.co_filename in LOCKS and frame.f_code.co_name not in WAITS
+
+
+def _send_again(number: int) -> None:
+    time.sleep(0.01)
+    signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
 def while_importing() -> None:

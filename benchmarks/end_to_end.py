@@ -1,15 +1,16 @@
 """From a folder of pictures to the report: ours, and timm's loop with its default augmentation.
 
     python -m benchmarks.end_to_end
+    python -m benchmarks.end_to_end --way defaults bfloat16
     python -m benchmarks.end_to_end --way views-4 views-4-bfloat16 [--short]
 
 ViT-B/16 (random weights), 750 drawn pictures (600 train, 150 val). Ours: `python training.py` from
-an empty cache to report.html, with untouched defaults or, in the other two ways, as timm trains:
-the last block and a class head, four augmented views of a picture; `bfloat16`: the frozen blocks'
-precision. timm: its ViT with the last block, norm and head training, in the plain loop with the
-default augmentation of its train.py, 50 epochs with a validation after each, of which 29 batches
-(--short: 4) are run and the rest is extrapolated. On idle cores; with OMP_NUM_THREADS=1 all seconds
-are the processor's own, so that what else runs there counts for nobody.
+an empty cache to report.html, with untouched defaults or, in the ways of four views, as timm
+trains: the last block and a class head, augmented views of a picture; `bfloat16`: the frozen
+blocks' precision. timm: its ViT with the last block, norm and head training, in the plain loop with
+the default augmentation of its train.py, 50 epochs with a validation after each, of which 29
+batches (--short: 4) are run and the rest is extrapolated. On idle cores; with OMP_NUM_THREADS=1 all
+seconds are the processor's own, so that what else runs there counts for nobody.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ PHASES = ("cache_seconds", "search_seconds", "seconds", "verdict_seconds", "refi
 VIEWS: dict[str, Any] = {"head": "class", "views": 4}
 WAYS: dict[str, dict[str, Any]] = {
     "defaults": {},
+    "bfloat16": {"trunk_dtype": "bfloat16"},
     "views-4": VIEWS,
     "views-4-bfloat16": {**VIEWS, "trunk_dtype": "bfloat16"},
 }

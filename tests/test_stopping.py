@@ -8,9 +8,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -194,6 +196,37 @@ def test_importing_a_package_of_programs_changes_no_signal() -> None:
     code = "import signal; before = signal.getsignal(2); import tools, benchmarks\n"
     code += "assert signal.getsignal(2) == before"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPO).returncode == 0
+
+
+class Told:
+    """A lock whose taker gets a signal between two of Python's steps."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.acquire, self.release = self.lock.acquire, self.lock.release
+        self.tell: Any = lambda frame: None
+
+    def __enter__(self) -> bool:
+        found = self.lock.__enter__()
+        self.tell(sys._getframe(1))
+        return found
+
+    def __exit__(self, *reason: Any) -> None:
+        self.lock.__exit__(*reason)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="it can't be sent again")
+def test_a_signal_leaves_no_lock_taken() -> None:
+    """`tools.predict` hung for ever at one Ctrl-C in some thousand: its pool's threads waited for a
+    lock that had been taken, and was not yet given."""
+    told: Any = Told()
+    condition = threading.Condition(told)
+    with stopping() as found:
+        told.tell = lambda frame: found(signal.SIGINT, frame)
+        with pytest.raises(KeyboardInterrupt), condition:
+            told.tell = lambda frame: None
+            time.sleep(10)
+    assert found.status == 130 and told.lock.acquire(blocking=False)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked off on Linux alone")
