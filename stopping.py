@@ -21,13 +21,16 @@ ENDING = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr
 PATIENCE = 10  # seconds in which a second signal changes nothing: the first is being obeyed
 
 
+MOST_PUT_OFF = 1  # seconds: a frame may be stuck in the midst of taking a lock
+
+
 class Stopping:
     """What a program does on such a signal: it raises KeyboardInterrupt, once; `status` is then the
     program's exit status, 130, 143 or 129."""
 
     def __init__(self) -> None:
         self.number: int = signal.SIGINT
-        self.since = -float("inf")
+        self.since = self.asked = -float("inf")
         self.process = os.getpid()
 
     @property
@@ -39,12 +42,15 @@ class Stopping:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        if time.monotonic() < self.since + PATIENCE:
+        now = time.monotonic()
+        if now < self.since + PATIENCE:
             return
-        if _takes_a_lock(frame):
+        if now > self.asked + PATIENCE:
+            self.asked = now
+        if now < self.asked + MOST_PUT_OFF and _takes_a_lock(frame):
             _thread.start_new_thread(_send_again, (number,))
             return
-        self.number, self.since = number, time.monotonic()
+        self.number, self.since = number, now
         raise KeyboardInterrupt
 
     def not_raised(self, what: Any) -> None:
@@ -60,7 +66,7 @@ class Stopping:
 # Python's own locks are taken in several steps: an exception between two of them leaves one locked,
 # and a pool's threads wait for it for ever. A wait itself may be broken.
 LOCKS = {module.__file__ for module in (threading, queue, logging, _base, thread)}
-WAITS = {"wait", "_wait_for_tstate_lock"}
+WAITS = {"wait", "_wait_for_tstate_lock", "join", "_shutdown", "emit", "flush", "write"}
 
 
 def _takes_a_lock(frame: FrameType | None) -> bool:

@@ -229,6 +229,18 @@ def test_a_signal_leaves_no_lock_taken() -> None:
     assert found.status == 130 and told.lock.acquire(blocking=False)
 
 
+def test_a_signal_is_not_put_off_for_ever() -> None:
+    """As where a lock is not to be had."""
+    told: Any = Told()
+    condition = threading.Condition(told)
+    with stopping() as found:
+        found.asked = time.monotonic() - 2
+        told.tell = lambda frame: found(signal.SIGINT, frame)
+        with pytest.raises(KeyboardInterrupt):
+            condition.__enter__()
+    assert told.lock.locked()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked off on Linux alone")
 def test_a_pool_can_end_its_processes() -> None:
     """By the system: Python's handler for SIGTERM is not called in one that waits for work, where
