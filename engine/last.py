@@ -59,8 +59,9 @@ def read_last(last: Path, best: Path | None) -> tuple[dict[str, Any] | None, boo
             continue
         now, kept = state["progress"]["epoch"], state["progress"]["best_epoch"]
         if wanted is None:
-            held = kept == now and not steps_of(state["progress"])  # by the checkpoint itself
-            wanted, lacks = kept, best and kept and not held and _fault_of(best, kept, now)
+            wanted = kept
+            if best and kept and not holds_best(state["progress"]):
+                lacks = _fault_of(best, kept, now)
         if lacks and kept and wanted <= now:
             continue  # no epoch is left in which that network would be made again
         spoiled = bool(faults)
@@ -84,6 +85,11 @@ def read_last(last: Path, best: Path | None) -> tuple[dict[str, Any] | None, boo
 def steps_of(progress: Mapping[str, Any]) -> int:
     """How many steps of the epoch that follows are taken."""
     return int((progress.get("position") or {"steps": 0})["steps"])
+
+
+def holds_best(progress: Mapping[str, Any]) -> bool:
+    """Whether the weights of a checkpoint are those of the best epoch, or there is none yet."""
+    return progress["best_epoch"] == progress["epoch"] and not steps_of(progress)
 
 
 def _each(last: Path) -> Iterator[tuple[Path, dict[str, Any] | None, str]]:

@@ -10,7 +10,7 @@ from typing import Any
 from config import Config
 from config_file import READ, dump_config, load_config
 from dataset import Split
-from engine.last import steps_of
+from engine.last import holds_best, steps_of
 from engine.lock import running_here
 from engine.mended import mend_settings
 from engine.run import BEST, Run, config_of, find_run, runs
@@ -188,8 +188,7 @@ def check_settings(run: Run, config: Config, state: Mapping[str, Any] | None) ->
 def comes_again(run: Run, progress: Mapping[str, Any]) -> bool:
     """Whether the kept network's file is of a later epoch than the checkpoint, in the place of an
     earlier one's that is not to be had any more."""
-    held = progress["best_epoch"] == progress["epoch"] and not steps_of(progress)
-    if held or not run.best.exists():
+    if holds_best(progress) or not run.best.exists():
         return False
     said = metadata_in(run.best).get("epoch", "0")
     return said.isdecimal() and int(said) > progress["epoch"]

@@ -20,6 +20,7 @@ import images
 import parallel
 import training
 from csv_files import read_csv
+from engine import follow
 from engine.nonfinite import OVERFLOW, first_of
 from engine.parts import Batches, turns_of
 from model import Tokens
@@ -258,19 +259,13 @@ def stopped_while_another_reads(number: int) -> None:
     if number == 1:
         training.opened = lambda *_: os._exit(9)  # type: ignore[assignment]
     else:
-        training_follow().set_up = interrupted
+        follow.set_up = interrupted  # type: ignore[assignment]
 
 
 def lost_while_another_reads(number: int) -> None:
     """The second process has gone, by the time that the first has read the pictures."""
     if number == 1:
         training.opened = lambda *_: os._exit(9)  # type: ignore[assignment]
-
-
-def training_follow() -> Any:
-    from engine import follow  # noqa: PLC0415
-
-    return follow
 
 
 def interrupted(*_: object) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import subprocess
 import sys
-from collections.abc import Iterable
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,6 @@ from torch.utils.data import DataLoader
 import training
 from engine.job import Job
 from shortages import shortage
-from tests.helpers import REPO, train
 from utils import command_line
 
 
@@ -110,38 +107,5 @@ def test_a_training_that_does_not_fit_says_how_to_go_on(
     monkeypatch.undo()
     run = config_file.parent / "logs" / "full"
     assert str(run) in said
-    train(config_file, "train.max_epochs=4", "train.batch_size=8", "train.run_name=whole")
     assert training.main(["--resume", str(run), "train.accumulate=2"]) in (0, None)
     assert (run / "summary.json").exists()
-
-
-def seconds_of(session: int) -> Iterable[int]:
-    """The processes of a session."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[3]) == session and int(folder.name) != session and fields[0] != "Z":
-            yield int(folder.name)
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at Linux's processes")
-def test_a_drawing_process_that_is_killed_ends_all(tmp_path: Path) -> None:
-    """It was waited for, for ever."""
-    words = ["--out", str(tmp_path / "a b"), "--per-class", "60", "--workers", "2"]
-    program = subprocess.Popen(
-        [sys.executable, "-m", "tools.draw_pilots", *words],
-        cwd=REPO,
-        start_new_session=True,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while not list(tmp_path.glob("a b/*/*.jpg")):
-        assert program.poll() is None
-    os.kill(next(iter(seconds_of(program.pid))), signal.SIGKILL)
-    said = program.communicate(timeout=60)[1]
-    assert program.returncode == 2, said
-    assert said.startswith("draw_pilots: a process was killed, ") and "--workers" in said
-    assert said.endswith(f"; the same command continues {tmp_path / 'a b'}.\n")
-    assert not list(seconds_of(program.pid))

@@ -17,10 +17,12 @@ import training
 from config_file import load_config
 from csv_files import read_csv
 from dataset import load_split, make_loaders
+from engine import run
 from engine.checkpoint import Keeper
 from engine.job import Job
 from engine.last import metadata_in
 from metrics import evaluate
+from pretrained.checksums import seal
 from tests.helpers import TINY_VIT, pictures_of, random_weights, summary
 
 FINETUNE = {"mode": "finetune", "head": "class", "lr": 0.01, "optim": "adamw", "max_epochs": 6}
@@ -168,28 +170,20 @@ def test_an_end_that_was_not_validated_is(
 def test_a_file_that_was_written_before_a_kill_is_not_kept(home: Path, words: list[str]) -> None:
     """best.safetensors of epoch 3, last.pt of epoch 2."""
     keys = {**SCRATCH, "lr": 0.0005, "save_epoch": 1, "save_steps": None}
-    begin_killed(home, keys, lambda patch: kill(patch, training_run(), "write_last", 3, False))
+    begin_killed(home, keys, lambda patch: kill(patch, run, "write_last", 3, False))
     assert metadata_in(home / "weights/run/best.safetensors")["epoch"] == "3"
     resume(home, *words)
     is_of_the_file(home)
-
-
-def training_run() -> Any:
-    from engine import run
-
-    return run
 
 
 @pytest.mark.slow
 def test_a_file_of_an_epoch_to_come_needs_its_settings(home: Path) -> None:
     """Nothing is left of the best of epochs 1 and 2: epoch 3 must come as it was."""
     keys = {**SCRATCH, "lr": 0.0005, "save_epoch": 1, "save_steps": None}
-    begin_killed(home, keys, lambda patch: kill(patch, training_run(), "write_last", 3, False))
+    begin_killed(home, keys, lambda patch: kill(patch, run, "write_last", 3, False))
     last = home / "weights/run/last.pt"
     state = torch.load(last, weights_only=True)
     state["progress"]["best_epoch"] = 1
-    from pretrained.checksums import seal
-
     torch.save(state, last)
     seal(last)
     with pytest.raises(Exception, match="an epoch that is still to come.*first go on with"):

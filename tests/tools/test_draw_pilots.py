@@ -260,6 +260,28 @@ def test_a_stop_leaves_no_process(
     assert program.returncode == 128 + number and not in_session(program.pid)
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at Linux's processes")
+def test_a_process_that_is_killed_ends_all(tmp_path: Path) -> None:
+    """It was waited for, for ever."""
+    words = ["--out", str(tmp_path / "a b"), "--per-class", "60", "--workers", "2"]
+    program = subprocess.Popen(
+        [sys.executable, "-m", "tools.draw_pilots", *words],
+        cwd=REPO,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not list(tmp_path.glob("a b/*/*.jpg")):
+        assert program.poll() is None
+    drawing = [process for process in in_session(program.pid) if process != program.pid]
+    os.kill(drawing[0], signal.SIGKILL)
+    said = program.communicate(timeout=60)[1]
+    assert program.returncode == 2, said
+    assert said.startswith("draw_pilots: a process was killed, ") and "--workers" in said
+    assert said.endswith(f"; the same command continues {tmp_path / 'a b'}.\n")
+    assert not in_session(program.pid)
+
+
 def in_session(leader: int) -> list[int]:
     """The processes of a session."""
     found = []
