@@ -2,6 +2,7 @@
 
     python -m benchmarks.learning_curve [--data DIR]
     python -m benchmarks.learning_curve --full      full fine-tuning too: hours on a CPU
+    python -m benchmarks.learning_curve --full --bf16   and that in bfloat16
 
 5, 10, 20, 50 and 100 pictures a class of characters5 and signdigits, drawn anew five times, a fifth
 of them for validation, and the same pictures to test on each time: characters5's own test part, and
@@ -16,6 +17,7 @@ run again. docs/learning-curve.png is drawn of what is there.
 from __future__ import annotations
 
 import argparse
+import itertools
 import shutil
 import statistics
 from collections.abc import Iterator, Sequence
@@ -54,19 +56,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", default="data", help="holds characters5 and signdigits")
     parser.add_argument("--draws", type=int, default=DRAWS, help="of each size (5)")
     parser.add_argument("--full", action="store_true", help="full fine-tuning too")
+    parser.add_argument(
+        "--bf16",
+        action="store_true",
+        help="full fine-tuning by bfloat16 autocast: 1.6 times the speed on CPUs with AVX-512 BF16",
+    )
     args = parser.parse_args(argv)
     rows = read()
     there = {(row["set"], int(row["size"]), int(row["draw"]), row["way"]) for row in rows}
-    for draw in range(args.draws):
-        for name in SETS:
-            for size in SIZES:
-                folder = drawn(Path(args.data) / name, name, size, draw)
-                for way in WAYS:
-                    if (name, size, draw, way) in there or (way == FULL and not args.full):
-                        continue
-                    rows.append(measure(folder, name, size, draw, way))
-                    print(rows[-1], flush=True)
-                    write_csv(CSV, rows, FIELDS)
+    ways = WAYS | {FULL: [f"train.bf16={str(args.bf16).lower()}"]}
+    for draw, size, name in itertools.product(range(args.draws), SIZES, SETS):
+        folder = drawn(Path(args.data) / name, name, size, draw)
+        for way, options in ways.items():
+            if (name, size, draw, way) in there or (way == FULL and not args.full):
+                continue
+            rows.append(measure(folder, name, size, draw, way, options))
+            print(rows[-1], flush=True)
+            write_csv(CSV, rows, FIELDS)
     plot(rows, ROOT / "docs" / "learning-curve.png")
     return 0
 
@@ -94,17 +100,20 @@ def drawn(source: Path, name: str, size: int, draw: int) -> Path:
     return linked(source / "train" if test.is_dir() else source, folder, some)
 
 
-def measure(folder: Path, name: str, size: int, draw: int, way: str) -> dict[str, Any]:
+def measure(
+    folder: Path, name: str, size: int, draw: int, way: str, options: Sequence[str]
+) -> dict[str, Any]:
     run = f"{name}-{size}-{draw}-{way.replace(' ', '-')}"
     places = [f"train.log_path={WORK}", f"train.save_path={WORK / 'weights'}"]
-    options = [f"train.base_dir={folder}", f"train.data={WORK / name}", f"train.run_name={run}"]
+    options = [*options, f"train.base_dir={folder}", f"train.data={WORK / name}"]
+    options.append(f"train.run_name={run}")
     if not (WORK / run / "summary.json").exists():
         shutil.rmtree(WORK / run, ignore_errors=True)
         shutil.rmtree(WORK / "weights" / run, ignore_errors=True)
     baseline = "timm-full" if way == FULL else None
     if baseline:
         options.append(f"train.max_epochs={full_epochs(folder)}")
-    found = finished(SETS[name], [*options, *places, *BARE, *WAYS[way]], baseline)
+    found = finished(SETS[name], [*options, *places, *BARE], baseline)
     shutil.rmtree(WORK / "weights" / run, ignore_errors=True)
     row = (name, size, draw, way, round(found["test_accuracy"], 4), found.get("head") or "")
     return dict(zip(FIELDS, row, strict=True))
