@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from classifier import MIN_CONFIDENCE, UNLIKE, Answer, Classifier, Unreadable
-from filenames import shown, text_of
+from system.filenames import shown, text_of
 
 LABELLED = ("label", "probability")
 NAMED = 6  # classes in a title, at most

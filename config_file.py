@@ -21,10 +21,10 @@ from pydantic.fields import FieldInfo
 
 from config import OF_THE_WEIGHTS, SECTIONS, Config, ConfigError
 from config_rules import advice, combinations
-from filenames import is_table
+from filing.yaml_files import NotYaml, names_of, pairs, plain, read_node, short
 from overrides import apply, is_switch, takes, typed
-from text_files import NoText
-from yaml_files import NotYaml, names_of, pairs, plain, read_node, short
+from system.filenames import is_table
+from system.text_files import NoText
 
 # The two flags of this project's first version, still understood.
 LEGACY_FLAGS = ("finetuning", "freeze_model")

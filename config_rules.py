@@ -7,7 +7,7 @@ import os
 import re
 
 from config import RECIPES, Config, TrainConfig
-from filenames import is_table
+from system.filenames import is_table
 
 Fault = tuple[bool, str, str]  # whether it is wrong, the keys (the first is blamed), the message
 

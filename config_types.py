@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator
 
-from filenames import name_of, shown
+from system.filenames import name_of, shown
 
 
 def false_is_none(value: Any) -> Any:
@@ -57,6 +57,6 @@ Mean = Annotated[Number, Field(ge=-10, le=10)]  # of values in [0, 1]: 123 is of
 Deviation = Annotated[Number, Field(ge=1e-3, le=10)]
 Auto = Literal["auto"]
 OFF = BeforeValidator(false_is_none)
-# As text in files, and as the system takes it in use: see filenames.py.
+# As text in files, and as the system takes it in use: see system/filenames.py.
 PathText = Annotated[str, PlainValidator(_path), PlainSerializer(shown)]
 Names = Annotated[tuple[Annotated[str, BeforeValidator(_name)], ...], Field(min_length=2)]

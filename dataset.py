@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from config import Preprocessing, TrainConfig
-from filenames import nearest, same_name, text_of
 from images import FileIndex, ImageDataset, Reading, Sample, read_all, with_greys
 from layout.draw import assign_parts
 from layout.groups import copies_notes, with_groups
@@ -37,7 +36,8 @@ from shards.ahead import InOrder, following
 from shards.load import load as load_shards
 from shards.packed import Packed
 from shards.place import names_shards
-from stopping import quiet_worker
+from system.filenames import nearest, same_name, text_of
+from system.stopping import quiet_worker
 from transforms import EpochSampler, eval_transform, train_sampler, train_transform
 from utils import UserError, some, write_csv
 

@@ -23,6 +23,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from decoding.duplicates import descriptor
+from decoding.file_index import FileIndex, Read
 from decoding.files import content_of, few_large
 from decoding.formats import (
     MAX_PIXELS,
@@ -32,9 +34,7 @@ from decoding.formats import (
     why,
 )
 from decoding.greys import Greys, Values, describe, is_deep, scale, shown, usual, values_of
-from duplicates import descriptor
-from file_index import FileIndex, Read
-from filenames import text_of
+from system.filenames import text_of
 from utils import UserError, progress_bar, some
 
 # Decoded images stay in memory while they take less than this share of what is free.
@@ -176,7 +176,7 @@ def container_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
 class Reading:
     """What reading many files gave: the contents' hashes, the pixels (3, h, w) of some, the values
     (h, w) of some deep ones (see greys.py) and what all of those are like, the descriptors (see
-    duplicates.py), and the files that can't be read, with the reason."""
+    decoding/duplicates.py), and the files that can't be read, with the reason."""
 
     digests: dict[Path, str] = field(default_factory=dict)
     decoded: dict[Path, Tensor] = field(default_factory=dict)

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from config import SECTIONS, ConfigError
 from config_types import false_is_none
-from filenames import shown
-from yaml_files import NotYaml, names_of, node_of, short, value_of
+from filing.yaml_files import NotYaml, names_of, node_of, short, value_of
+from system.filenames import shown
 
 KEYS = [f"{section}.{key}" for section, part in SECTIONS.items() for key in part.model_fields]
 

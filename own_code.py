@@ -26,11 +26,9 @@ from typing import Any
 
 # This project's own top-level names: they run already, and are not a user's to change meanwhile.
 ROOMS = """
-filenames plain_files stopping config_types text_files streams durable products shortages parallel
-utils config own_code decoding yaml_files config_rules overrides csv_files drawing duplicates
-fetching filing certainty config_file model metrics transforms file_index images layout shards
-dataset pretrained tokens engine classifier answers inspection audit training test tools benchmarks
-tests
+system config_types products utils config own_code config_rules filing decoding certainty drawing
+overrides metrics config_file model transforms images layout shards dataset pretrained tokens engine
+classifier answers inspection audit training test tools benchmarks tests
 """
 PROJECT = set(ROOMS.split())
 LIBRARIES = {"torch", "torchvision", "numpy", "PIL"}  # loaded already, and only once a process

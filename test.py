@@ -12,7 +12,7 @@ program can do, PASS or FAIL; the exit status is 1 where one fails. Saves table.
 from __future__ import annotations
 
 if __name__ == "__main__":  # PyTorch takes seconds to import: Ctrl-C is no traceback by then, too
-    import stopping
+    from system import stopping
 
     stopping.while_importing()
 

@@ -10,7 +10,7 @@ torchrun --nproc-per-node=4 training.py           four processes that train as o
 from __future__ import annotations
 
 if __name__ == "__main__":  # PyTorch takes seconds to import: Ctrl-C is no traceback by then, too
-    import stopping
+    from system import stopping
 
     stopping.while_importing()
 
@@ -50,7 +50,7 @@ from engine.track import Tracker, settings_of, tracking
 from engine.verdict import Judge
 from model import Tail
 from overrides import arguments
-from parallel import by_first, heard, is_first, together
+from system.parallel import by_first, heard, is_first, together
 from tokens.builder import open_together
 from tokens.cache import Loaders
 from utils import command_line, end_log, log, progress_bar, seed_everything

@@ -29,12 +29,12 @@ import torch
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from durable import flush, temporary_of
-from filenames import shown
-from parallel import begun_by, is_first, rank, tell_torchrun
-from shortages import shortage
-from stopping import stopping
-from streams import LogFile, any_streams, silence
+from system.durable import flush, temporary_of
+from system.filenames import shown
+from system.parallel import begun_by, is_first, rank, tell_torchrun
+from system.shortages import shortage
+from system.stopping import stopping
+from system.streams import LogFile, any_streams, silence
 
 log = logging.getLogger("vit")
 

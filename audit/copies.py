@@ -9,7 +9,7 @@ import numpy as np
 
 from audit.features import Seen
 from audit.findings import Suspect
-from duplicates import Known, joined
+from decoding.duplicates import Known, joined
 from utils import some
 
 COMPARED = (

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from audit.odd import far_out
-from csv_files import read_csv
+from filing.csv_files import read_csv
 from images import Sample, read_unchanged
 from utils import UserError, progress_bar, write_csv
 

@@ -18,7 +18,7 @@ from audit.neighbours import nearest, places
 from audit.odd import far_out, oddness
 from config import Config
 from dataset import SAME_FILE, Split
-from duplicates import near_groups
+from decoding.duplicates import near_groups
 from images import FileIndex, read_all
 from layout.split_file import text_below
 from utils import UserError, some

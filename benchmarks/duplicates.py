@@ -28,10 +28,10 @@ from PIL import Image, ImageOps
 from benchmarks.folders import link
 from benchmarks.machine import RESULTS
 from config import TrainConfig
-from csv_files import read_csv
 from dataset import load_split
+from decoding.duplicates import SIDE, descriptor, near_pairs
 from decoding.formats import EXTENSIONS
-from duplicates import SIDE, descriptor, near_pairs
+from filing.csv_files import read_csv
 from images import FileIndex, read_image
 from tools.repeat import finished
 from utils import UserError, command_line, progress_bar, write_csv

@@ -23,8 +23,8 @@ from classifier import Classifier, find_checkpoint
 from config import ConfigError
 from config_file import load_config
 from engine.run import config_of
-from filenames import name_of
 from layout.split_file import read_split
+from system.filenames import name_of
 from tools.export.causes import CLIPPED, HALF_A_PIXEL, PADDED_FIRST, TRANSPARENT, cause
 from utils import UserError, command_line, setup_log, write_csv
 

@@ -36,7 +36,7 @@ from typing import Any
 from benchmarks.machine import RESULTS, ROOT
 from benchmarks.mutations import mutated
 from benchmarks.readers import READERS, Reader
-from csv_files import read_csv
+from filing.csv_files import read_csv
 from utils import UserError, command_line, progress_bar, shell, write_csv
 
 HANGS_AFTER = 5  # seconds of its own: beside other programs they last longer

@@ -37,8 +37,8 @@ from PIL import Image
 import training
 from benchmarks.machine import RESULTS
 from config import ConfigError, ViTConfig
-from csv_files import read_csv
 from engine.run import BEST
+from filing.csv_files import read_csv
 from model import VisionTransformer
 from pretrained.read import read_arrays
 from pretrained.write import save_model

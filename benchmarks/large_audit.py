@@ -30,7 +30,7 @@ from audit.quality import Look
 from audit.whole import examined
 from benchmarks.machine import RESULTS
 from dataset import Split
-from duplicates import SIDE
+from decoding.duplicates import SIDE
 from images import Sample
 from tokens.cache import TokenLoader
 from tokens.records import Records

@@ -29,7 +29,7 @@ import numpy as np
 from benchmarks.folders import linked
 from benchmarks.machine import RESULTS, ROOT
 from config import BATCH
-from csv_files import read_csv
+from filing.csv_files import read_csv
 from tools.repeat import finished
 from utils import command_line, replacing, write_csv
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from csv_files import read_csv
+from filing.csv_files import read_csv
 from utils import write_csv
 
 ROOT = Path(__file__).resolve().parents[1]

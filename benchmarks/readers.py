@@ -27,11 +27,11 @@ from certainty.likeness import Likeness, Sizes
 from classifier import class_names, load_classifier
 from config import Config, ConfigError, ViTConfig
 from config_file import dump_config, load_config
-from csv_files import read_csv
 from engine.job import Setting
 from engine.last import write_last
 from engine.metrics_log import COLUMNS, read_metrics
 from engine.run import Run
+from filing.csv_files import read_csv
 from images import read_image
 from inspection.record import read_run
 from layout.decisions import read_decisions

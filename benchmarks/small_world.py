@@ -26,7 +26,7 @@ import engine.trials
 import pretrained
 import training
 from config import ConfigError, ViTConfig
-from csv_files import read_csv
+from filing.csv_files import read_csv
 from model import VisionTransformer
 from utils import UserError, of_the_disk
 

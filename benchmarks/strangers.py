@@ -27,7 +27,7 @@ from benchmarks.folders import few_shots
 from benchmarks.machine import RESULTS
 from classifier import Answer, Classifier
 from config_file import load_config
-from csv_files import read_csv
+from filing.csv_files import read_csv
 from layout.tree import read_tree
 from tools.repeat import finished
 from utils import command_line, write_csv

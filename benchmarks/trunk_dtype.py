@@ -26,8 +26,8 @@ from benchmarks.machine import RESULTS, clock, keep_others, machine, matrix_peak
 from benchmarks.results import BARE, ROWS
 from benchmarks.throughput import forward_flops
 from config import ConfigError, ViTConfig
-from csv_files import read_csv
 from engine.answers import PREDICTIONS
+from filing.csv_files import read_csv
 from model import VisionTransformer
 from tokens.trunk import Trunk
 from tools.repeat import finished, reported, took

@@ -11,7 +11,7 @@ from PIL import UnidentifiedImageError
 
 from decoding.formats import LARGE, LARGE_ONES, MAX_PIXELS, begins_as_picture
 from decoding.members import member_of, within
-from plain_files import kind_of, without_waiting
+from system.plain_files import kind_of, without_waiting
 
 MOST_BYTES = 4 * MAX_PIXELS  # of one file
 

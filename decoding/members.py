@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
-from plain_files import without_waiting
+from system.plain_files import without_waiting
 
 BLOCK = 512
 LONGEST_NAME = 4096  # bytes

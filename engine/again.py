@@ -9,11 +9,11 @@ from typing import Any
 
 from config import Config, TrainConfig
 from config_file import load_config
-from csv_files import read_csv
 from engine.answers import PREDICTIONS
 from engine.job import SEARCH
 from engine.run import Run, find_run
 from engine.written import changed, rewriting
+from filing.csv_files import read_csv
 from metrics import paired_chance, said_chance
 from utils import UserError, log, replacing, some
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from csv_files import read_csv
 from dataset import Split
 from engine.written import rewriting
+from filing.csv_files import read_csv
 from utils import write_csv
 
 PREDICTED = ("part", "path", "label", "predicted", "probability", "label_probability")

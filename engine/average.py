@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from engine.sharding import local, take
-from stopping import unbroken
+from system.stopping import unbroken
 
 
 class Average:

@@ -13,13 +13,13 @@ from torch.utils.data import DataLoader, Subset
 from certainty.certainty import Certainty
 from certainty.likeness import Likeness, can_be_measured, fit_likeness, share_below
 from certainty.sure import calibration_error, fit_temperature, set_level, without_own
-from csv_files import read_csv
 from dataset import loader_options
 from engine.answers import OUT_OF_FOLD
 from engine.cores import SMALL, one_core
 from engine.heads import some_of_each
 from engine.job import Job, Setting
 from engine.start import Work
+from filing.csv_files import read_csv
 from images import ImageDataset
 from model import VisionTransformer, entering, summaries
 from tokens.cache import Loaders, TokenLoader, layers_of

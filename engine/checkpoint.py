@@ -19,9 +19,9 @@ from engine.position import Position
 from engine.run import Run
 from engine.sharding import is_shared_out, whole
 from model import Tail, VisionTransformer
-from parallel import Lost, by_first, world_size
 from pretrained.write import save_model, save_trained
-from stopping import unbroken
+from system.parallel import Lost, by_first, world_size
+from system.stopping import unbroken
 from utils import UserError
 
 

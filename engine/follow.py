@@ -16,7 +16,7 @@ from engine.resume import check_early
 from engine.run import Run
 from engine.sharding import is_shared_out
 from engine.start import Work, set_up
-from parallel import by_first, is_first
+from system.parallel import by_first, is_first
 
 
 class Rows:

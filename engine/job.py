@@ -16,17 +16,17 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchvision.transforms import v2
 
 from config import TrainConfig
-from csv_files import read_csv
 from engine.average import Average
 from engine.parts import Parts
 from engine.position import Position
 from engine.run import Run
 from engine.sharding import is_shared_out, moments_of, take, whole
+from filing.csv_files import read_csv
 from model import Tail, Tokens, VisionTransformer
-from parallel import world_size
 from pretrained.files import digest_of
 from pretrained.write import metadata_of
-from stopping import unbroken
+from system.parallel import world_size
+from system.stopping import unbroken
 from utils import UserError, autocast, log
 
 

@@ -11,7 +11,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from durable import alive, ticks_of
+from system.durable import alive, ticks_of
 from utils import UserError, log, shell
 
 try:

@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from csv_files import read_csv
 from engine.plots import plot_curves
 from engine.track import TensorBoard
+from filing.csv_files import read_csv
 from utils import UserError, write_csv
 
 METRICS = "metrics.csv"

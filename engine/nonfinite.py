@@ -14,7 +14,7 @@ from engine.job import Diverged, Job
 from engine.position import Position
 from engine.sharding import is_shared_out
 from model import Tokens
-from parallel import is_first, told_by_all
+from system.parallel import is_first, told_by_all
 from transforms import EpochSampler
 from utils import log, some
 

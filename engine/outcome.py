@@ -39,13 +39,13 @@ from engine.start import Work
 from engine.track import log_outcome, reached, settings_of
 from engine.verdict import Judge
 from engine.written import rewriting
-from filenames import name_of
 from images import greys_of
 from metrics import balanced_interval, confusion, evaluate, predict, score_lines, scores, wilson
 from model import VisionTransformer
-from parallel import alone
 from pretrained.build import FOUND
 from pretrained.read import read_arrays
+from system.filenames import name_of
+from system.parallel import alone
 from tokens.cache import Loaders, TokenLoader
 from utils import git_commit, log, minutes, versions, write_csv, write_json
 

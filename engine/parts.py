@@ -16,7 +16,16 @@ from torch.utils.data import DataLoader, Sampler, Subset
 from config import TrainConfig
 from metrics import evaluate, predict, scores
 from model import Tokens
-from parallel import by_first, is_first, rank, share, share_of, summed, told_by_all, world_size
+from system.parallel import (
+    by_first,
+    is_first,
+    rank,
+    share,
+    share_of,
+    summed,
+    told_by_all,
+    world_size,
+)
 from tokens.cache import TokenLoader
 from transforms import EpochSampler
 from utils import UserError, autocast

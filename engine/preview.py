@@ -16,8 +16,8 @@ from engine.run import Run
 from engine.search import searches_all
 from engine.start import Work, begin, checkpoint_bytes, moment_bytes, set_up
 from engine.trials import Allowance, allowance, recipes_own, settings
-from filenames import shown
 from pretrained.build import NotFetched
+from system.filenames import shown
 from tokens.plan import damage
 from tokens.trunk import in_half
 from utils import log, minutes

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from config_file import load_config
 from engine.run import JOB, runs
-from parallel import job_id
+from system.parallel import job_id
 from utils import UserError, write_json
 
 

@@ -16,12 +16,12 @@ from engine.mended import mend_settings
 from engine.run import BEST, Run, config_of, find_run, runs
 from engine.start import Work
 from engine.written import is_changed
-from filenames import same_name
+from filing.yaml_files import section_of
 from layout.split_file import read_split
-from parallel import world_size
 from pretrained.files import digest_of, metadata_in
+from system.filenames import same_name
+from system.parallel import world_size
 from utils import UserError, go_on, log, shell, some
-from yaml_files import section_of
 
 # What makes a run the one that it is. vit's keys do as well, but for dropout.
 FIXED = (

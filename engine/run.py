@@ -13,17 +13,17 @@ from typing import Any
 
 from config import ConfigError
 from config_file import load_config
-from durable import TEMPORARY, remove_left
 from engine.last import read_last, write_last
 from engine.lock import LOCK, Lock, Taken
 from engine.metrics_log import COLUMNS, METRICS
 from engine.written import is_changed
-from filenames import name_of
+from filing.yaml_files import section_of
 from pretrained.files import metadata_in, weights_in
 from pretrained.names import WEIGHTS
 from pretrained.near import find_local
+from system.durable import TEMPORARY, remove_left
+from system.filenames import name_of
 from utils import UserError, go_on, log, log_to, write_csv
-from yaml_files import section_of
 
 LONGEST = 40  # letters of a folder's name in a run's
 BEST = "best.safetensors"  # the network of a run that is kept

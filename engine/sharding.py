@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from config import TrainConfig
 from model import VisionTransformer
-from parallel import world_size
+from system.parallel import world_size
 
 
 def shared_out(net: VisionTransformer, train: TrainConfig) -> VisionTransformer | None:

@@ -25,8 +25,8 @@ from engine.track import check_tracker
 from engine.written import changed, forget, is_changed, rewriting, was_written
 from images import FileIndex, ImageDataset, greys_of
 from model import VisionTransformer
-from parallel import local_rank, world_size
 from pretrained.build import build_for
+from system.parallel import local_rank, world_size
 from tokens.plan import Plan, known_files, plan_cache
 from transforms import Own
 from utils import (

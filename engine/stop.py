@@ -10,8 +10,8 @@ from engine.job import Diverged
 from engine.restart import note_job
 from engine.run import Run
 from engine.verdict import NOT_LEARNED
-from parallel import Lost, is_first
-from shortages import shortage
+from system.parallel import Lost, is_first
+from system.shortages import shortage
 from utils import UserError, go_on, log, shell, write_json
 
 THE_SAME = "the same command begins again"

@@ -28,8 +28,8 @@ from config import Config, TrainConfig
 from decoding.greys import Greys
 from drawing import may_fail
 from engine.plots import captioned_figure, confusion_figure
-from filenames import shown
-from stopping import unbroken
+from system.filenames import shown
+from system.stopping import unbroken
 from utils import UserError, go_on, log, write_json
 
 PROJECT = "vit-finetune"  # where the library's own variable names no other

@@ -8,8 +8,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from csv_files import cells_of
-from text_files import NoText
+from filing.csv_files import cells_of
+from system.text_files import NoText
 from utils import write_json
 
 CHECKSUMS = "checksums.json"

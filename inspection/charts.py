@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from filenames import shown
 from metrics import wilson
+from system.filenames import shown
 
 INK, MUTED, LINE, HIT, MISS = "#010203", "#020304", "#030405", "#040506", "#050607"
 SERIES = tuple(f"#0607{i:02x}" for i in range(8))

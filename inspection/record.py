@@ -13,11 +13,11 @@ import numpy as np
 
 from config import Config, ConfigError
 from config_file import load_config
-from csv_files import read_csv
 from engine.answers import OUT_OF_FOLD, PREDICTIONS
 from engine.metrics_log import read_metrics
 from engine.run import BEST
 from engine.written import changed
+from filing.csv_files import read_csv
 from metrics import confusion
 from shards.place import root_of
 from utils import UserError

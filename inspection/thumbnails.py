@@ -9,8 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from filenames import name_of
 from images import read_image
+from system.filenames import name_of
 
 LONGER = 200  # pixels of a thumbnail's longer side
 QUALITY = 80

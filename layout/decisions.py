@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from csv_files import read_csv
-from filenames import name_of, nearest, same_name
+from filing.csv_files import read_csv
+from system.filenames import name_of, nearest, same_name
 from utils import UserError, some, write_csv
 
 COLUMNS = ("path", "decision", "label")

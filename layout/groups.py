@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from config import TrainConfig
-from csv_files import read_csv
-from duplicates import joined, near_groups
-from filenames import is_table, same_name
+from decoding.duplicates import joined, near_groups
+from filing.csv_files import read_csv
 from images import Sample
 from layout.split_file import text_below
+from system.filenames import is_table, same_name
 from utils import UserError
 
 COLUMNS = ("path", "group")

@@ -7,10 +7,10 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from filenames import name_of, nearest, same_name
 from layout.decisions import KEEP, LEAVE_OUT, RELABEL, Decision, read_decisions
 from layout.parts import Found, Layout
 from layout.split_file import text_below
+from system.filenames import name_of, nearest, same_name
 from utils import UserError, some
 
 

@@ -14,8 +14,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filenames import looks_like, same_name, shown, text_of
 from layout.tree import Folder, read_tree
+from system.filenames import looks_like, same_name, shown, text_of
 from utils import UserError, some
 
 PART_NAMES = {

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from filenames import nearest, text_of
+from system.filenames import nearest, text_of
 from utils import UserError
 
 STDIN = "-"

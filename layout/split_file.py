@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
-from csv_files import cells_of, read_csv
-from filenames import same_name, shown, text_of
+from filing.csv_files import cells_of, read_csv
 from images import Sample
-from text_files import NoText
+from system.filenames import same_name, shown, text_of
+from system.text_files import NoText
 from utils import UserError, some
 
 PARTS = ("train", "val", "test")

@@ -17,7 +17,7 @@ from pathlib import Path
 from PIL import Image
 
 from decoding.formats import EXTENSIONS, MOST_METADATA
-from filenames import text_of
+from system.filenames import text_of
 from utils import UserError
 
 SYSTEM = {"__macosx", "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot"}

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plain_files import kind_of
+from system.plain_files import kind_of
 from utils import UserError
 
 MOST_ARRAYS = 20_000  # of a network: a ViT-H has 400, with its optimiser 1,200

@@ -11,7 +11,7 @@ from pathlib import Path
 import requests
 
 from config import ViTConfig
-from fetching import download
+from filing.fetching import download
 from pretrained.files import ENDINGS, shards_of
 from pretrained.manifest import MANIFEST
 from pretrained.near import find_local, near, possible

@@ -6,11 +6,11 @@ import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from filenames import name_of
+from filing.yaml_files import section_of
 from pretrained.claims import ordinary
 from pretrained.files import ENDINGS, WEIGHTS_FILES, holds_weights, weights_in
+from system.filenames import name_of
 from utils import UserError, some
-from yaml_files import section_of
 
 BEST = WEIGHTS_FILES[0]
 

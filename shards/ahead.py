@@ -12,9 +12,9 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from images import Sample
-from parallel import world_size
 from shards.fetch import Fetcher
 from shards.packed import Packed
+from system.parallel import world_size
 from transforms import streams_for
 from utils import UserError, log
 

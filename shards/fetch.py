@@ -13,7 +13,7 @@ from typing import Literal
 from filelock import FileLock
 
 from decoding.members import TAR
-from fetching import download
+from filing.fetching import download
 from shards.place import PIPE, Source
 from utils import UserError, free_bytes, log, sha256_of
 

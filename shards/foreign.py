@@ -23,10 +23,10 @@ from decoding.files import MOST_BYTES
 from decoding.formats import EXTENSIONS, open_picture, why
 from decoding.greys import Values, describe, is_deep, values_of
 from decoding.members import Member, members
-from filenames import same_name, text_of
 from layout.parts import part_of
-from plain_files import without_waiting
 from shards.index import Shard, rows_of, write_rows
+from system.filenames import same_name, text_of
+from system.plain_files import without_waiting
 from utils import UserError, write_json
 
 LABELS = ("cls", "json", "txt")  # the first that is there counts

@@ -14,7 +14,6 @@ import numpy as np
 from config import TrainConfig
 from decoding.greys import Greys, Values, scale
 from decoding.members import TAR
-from filenames import nearest, same_name
 from layout.split_file import PARTS
 from shards.draw import drawn, without_held_out
 from shards.fetch import Fetcher, Wanted, fetch
@@ -22,6 +21,7 @@ from shards.foreign import names_in_order, numbers_of, scan, together
 from shards.index import INDEX, Index, Shard, holds_rows, read_index
 from shards.packed import Packed, Place, Tars
 from shards.place import Source, fetched_folder, is_ours, root_of, sources_of
+from system.filenames import nearest, same_name
 from utils import UserError, log, progress_bar, sha256_of, some
 
 # What is decided when shards are made, by tools.shard, of a folder.

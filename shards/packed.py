@@ -19,9 +19,9 @@ import numpy as np
 from decoding.files import MOST_BYTES
 from images import Sample
 from layout.split_file import PARTS
-from plain_files import without_waiting
 from shards.fetch import Fetcher
 from shards.index import Shard, read_rows
+from system.plain_files import without_waiting
 from utils import UserError
 
 MOST_OPEN = 8  # tars that a process keeps open

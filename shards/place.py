@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from decoding.members import TAR
-from filenames import text_of
 from shards.index import FORMAT, INDEX
+from system.filenames import text_of
 from utils import UserError
 
 PIPE = "pipe:"

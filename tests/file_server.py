@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-import fetching
+from filing import fetching
 
 
 class Server:

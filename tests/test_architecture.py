@@ -19,12 +19,12 @@ import own_code
 
 REPO = Path(__file__).resolve().parents[1]
 FLOORS = (  # from the ground up
-    "filenames plain_files stopping",
-    "config_types text_files streams durable products shortages",
-    "parallel",
-    "utils config own_code decoding yaml_files",
-    "config_rules overrides csv_files drawing fetching filing certainty duplicates",
-    "config_file model metrics transforms file_index",
+    "system",
+    "config_types products",
+    "utils config own_code",
+    "config_rules filing decoding certainty drawing",
+    "overrides metrics",
+    "config_file model transforms",
     "images",
     "layout",
     "shards",

@@ -16,7 +16,7 @@ import torch
 from config import Preprocessing
 from config_file import load_config
 from dataset import load_split, make_loaders, write_split
-from filenames import name_of
+from system.filenames import name_of
 from tests.helpers import SHARED_DATA, picture, pictures_of, prepared, reached, settings
 from transforms import EpochSampler, eval_transform
 from utils import UserError

@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 from config import TrainConfig
 from dataset import loader_options
 from model import Tokens, VisionTransformer
-from parallel import barrier, by_first, is_first, rank, told_by_all, world_size
 from shards.ahead import ahead_of
+from system.parallel import barrier, by_first, is_first, rank, told_by_all, world_size
 from tokens.cache import TokenCache, chunks
 from tokens.mending import add_sums, leave_whole, mend
 from tokens.parts import PROGRESS, Part, part_at, parts

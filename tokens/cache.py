@@ -16,7 +16,7 @@ from config import TrainConfig
 from dataset import PARTS, Split
 from images import available_memory
 from model import Tail, Tokens, VisionTransformer
-from parallel import share_of
+from system.parallel import share_of
 from tokens.plan import Plan
 from tokens.records import Records, read_sums
 from transforms import EpochSampler, train_sampler

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from filenames import text_of
+from system.filenames import text_of
 from tokens.cache import TokenCache
 from tokens.plan import Plan, read_header, write_header
 from tokens.records import SUMS, as_bytes, checksum, read_sums

@@ -1,5 +1,5 @@
 """Programs, python -m tools.NAME."""
 
-import stopping
+from system import stopping
 
 stopping.while_found()  # PyTorch takes seconds to import: Ctrl-C is no traceback by then, too

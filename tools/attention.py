@@ -26,7 +26,6 @@ from config import ConfigError
 from decoding.formats import why
 from drawing import legible, style
 from engine.run import BEST
-from filenames import fitting, text_of
 from images import read_image
 from inspection.attention_maps import (
     Maps,
@@ -40,6 +39,7 @@ from inspection.attention_maps import (
 from layout.paths import STDIN, full, spread
 from layout.tree import read_tree
 from model import VisionTransformer
+from system.filenames import fitting, text_of
 from utils import UserError, command_line, pick_device, progress_bar, replacing
 
 LONGER, HEAD, GAP, TITLE = 3.4, 1.6, 0.12, 0.5  # inches: a picture's longer side, a head's, between

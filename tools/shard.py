@@ -22,13 +22,13 @@ from filelock import FileLock, Timeout
 from config import ConfigError
 from config_file import load_config
 from dataset import PARTS, Split, load_split
-from durable import remove_left
 from engine.start import begin, report_data
 from images import greys_of
 from overrides import arguments
 from shards.index import INDEX, Index, Shard, read_index, write_rows
 from shards.place import names_shards
 from shards.write import Planned, check, plan, write
+from system.durable import remove_left
 from tokens.plan import known_files
 from utils import (
     UserError,

@@ -8,7 +8,7 @@ import pytest
 
 from audit import whole
 from audit.quality import Look
-from duplicates import SIDE
+from decoding.duplicates import SIDE
 from tests.audit.clusters import clusters, seen_of
 
 

@@ -15,12 +15,12 @@ import yaml
 import pretrained
 import training
 from config_file import load_config
-from csv_files import read_csv
 from dataset import load_split, make_loaders
 from engine import run
 from engine.checkpoint import Keeper
 from engine.job import Job
 from engine.last import metadata_in
+from filing.csv_files import read_csv
 from metrics import evaluate
 from pretrained.checksums import seal
 from tests.helpers import TINY_VIT, pictures_of, random_weights, summary

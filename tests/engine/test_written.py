@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from csv_files import read_csv
 from engine.again import settings_of_run
 from engine.written import CHECKSUMS, changed, rewriting
+from filing.csv_files import read_csv
 from inspection.record import read_run
 from tests.helpers import fail, flip, quick, train
 from utils import UserError, write_csv

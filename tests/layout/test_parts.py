@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from filenames import text_of
 from layout.parts import lay_out, part_of
+from system.filenames import text_of
 from tests.helpers import picture
 from utils import UserError
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 import transformers
 
-import fetching
 import pretrained
+from filing import fetching
 from pretrained import names
 from pretrained.names import GOOGLE_BUCKET, GOOGLE_FILES, missing, resolve
 from tests.file_server import Server, served

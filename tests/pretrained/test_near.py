@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-import fetching
 import pretrained
 from config import Config, TrainConfig, ViTConfig
+from filing import fetching
 from model import VisionTransformer
 from pretrained import names
 from pretrained.build import build_for

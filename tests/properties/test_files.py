@@ -10,11 +10,11 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from csv_files import MOST_BYTES, appended, read_csv
-from filenames import name_of, same_name, shown, text_of
+from filing.csv_files import MOST_BYTES, appended, read_csv
 from layout.decisions import CHOICES, Decision, read_decisions, write_decisions
+from system.filenames import name_of, same_name, shown, text_of
+from system.text_files import NoText
 from tests.properties.helpers import holds
-from text_files import NoText
 from utils import UserError, write_csv
 
 BYTES = st.one_of(

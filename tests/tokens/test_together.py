@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-import parallel
 from config import Config
 from dataset import Split
 from model import Tokens, VisionTransformer
+from system import parallel
 from tests.helpers import CPU, prepared
 from tokens.builder import open_cache, open_together
 from tokens.plan import Plan

@@ -22,7 +22,7 @@ import pytest
 from answers import Row, row_of
 from classifier import Answer, Classifier, Unreadable
 from config import ConfigError
-from filenames import name_of, text_of
+from system.filenames import name_of, text_of
 from tests.helpers import COLOURS, REPO, pictures_of, random_weights, small_run
 from tools.predict import __main__ as predict
 from tools.predict import sorting

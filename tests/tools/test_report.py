@@ -17,11 +17,11 @@ from PIL import Image
 
 from config import Config
 from engine.run import find_run
-from filenames import text_of
 from inspection.record import Prediction, read_run
 from inspection.thumbnails import below, small
 from model import VisionTransformer
 from pretrained.write import save_model
+from system.filenames import text_of
 from tests.helpers import TINY_VIT, picture
 from tests.tools.helpers import PREDICTED, answer, made_up, make_run, write_rows
 from tools import compare

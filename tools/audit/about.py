@@ -16,10 +16,10 @@ from filelock import FileLock, Timeout
 from audit.findings import AUDIT
 from config import ConfigError, TrainConfig
 from config_file import load_config
-from csv_files import read_csv
-from filenames import name_of, text_of
-from filing import free_name
+from filing.csv_files import read_csv
+from filing.moving import free_name
 from layout.decisions import KEEP, Decision, read_decisions
+from system.filenames import name_of, text_of
 from utils import UserError, log, some, write_json
 
 ABOUT, PAGE, DECISIONS = "audit.json", "audit.html", "decisions.csv"

@@ -17,10 +17,10 @@ from typing import Any
 
 from config import TrainConfig
 from engine.answers import PREDICTIONS
-from filenames import shown, text_of
 from inspection.record import Prediction, Record, read_run
 from layout.decisions import Decision, write_decisions
 from metrics import paired_chance, said_chance, wilson
+from system.filenames import shown, text_of
 from tools.audit.about import About, earlier, merged, new_words, own_words, settings
 from utils import UserError, shell
 

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TextIO
 
 from audit.findings import AUDIT
-from csv_files import read_csv
-from filenames import name_of, nearest, same_name, text_of
-from filing import free_name, move
+from filing.csv_files import read_csv
+from filing.moving import free_name, move
 from layout.decisions import KEEP, LEAVE_OUT, RELABEL, Decision, read_decisions, write_decisions
 from layout.parts import Found, lay_out
 from layout.split_file import text_below
-from stopping import unbroken
+from system.filenames import name_of, nearest, same_name, text_of
+from system.stopping import unbroken
 from tools.audit.about import DECISIONS, audit_of, held, read_about, read_own
 from tools.audit.undo import (
     COLUMNS,

@@ -20,10 +20,10 @@ from typing import Any
 from markupsafe import Markup
 
 from audit.findings import KINDS, Findings, Suspect
-from filenames import text_of
 from inspection.charts import by_images
 from inspection.render import render
 from inspection.thumbnails import thumbnail
+from system.filenames import text_of
 from tools.audit.about import DECISIONS, PAGE, About, earlier, new_words, own_words, write_about
 from utils import progress_bar, shell, write_text
 

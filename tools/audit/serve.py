@@ -19,8 +19,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from config import ConfigError
-from filenames import shown
 from layout.decisions import RELABEL, Decision, fault_of, write_decisions
+from system.filenames import shown
 from tools.audit.about import DECISIONS, PAGE, held, read_about, read_own
 from tools.audit.again import Training
 from utils import UserError

@@ -9,9 +9,9 @@ from typing import Any
 
 from config import Config, TrainConfig
 from config_file import load_config
-from csv_files import read_csv
 from engine.answers import OUT_OF_FOLD
 from engine.run import LEFT_BY_A_RUN, find_run, plain, trained
+from filing.csv_files import read_csv
 from tools.audit.about import ABOUT, PREFIX, read_about
 from utils import UserError
 

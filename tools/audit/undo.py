@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from csv_files import appended
-from filenames import name_of, text_of
-from filing import move
+from filing.csv_files import appended
+from filing.moving import move
 from layout.decisions import read_decisions, write_decisions
-from stopping import unbroken
-from text_files import NoText
+from system.filenames import name_of, text_of
+from system.stopping import unbroken
+from system.text_files import NoText
 from tools.audit.about import ABOUT, DECISIONS, held, read_own
 from utils import UserError, progress_bar, sha256_of, shell, write_csv
 

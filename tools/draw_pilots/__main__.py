@@ -25,9 +25,9 @@ from numpy.random import default_rng
 from PIL import Image
 from tqdm import tqdm
 
-from shortages import shortage
-from stopping import pool_worker, stopping
-from streams import any_streams
+from system.shortages import shortage
+from system.stopping import pool_worker, stopping
+from system.streams import any_streams
 from tools.draw_pilots.cast import NAMES
 from tools.draw_pilots.picture import draw_pilot
 

@@ -15,10 +15,10 @@ from config import ConfigError
 from config_file import load_config
 from decoding.files import is_there
 from decoding.greys import Greys
-from filenames import name_of
 from images import read_image
 from layout.split_file import read_split
 from shards.place import root_of
+from system.filenames import name_of
 from tools.export.given import Given
 from utils import progress_bar
 

@@ -19,11 +19,11 @@ from config import Config
 from config_file import dump_config, load_config
 from decoding.files import is_there
 from engine.metrics_log import read_metrics
-from filenames import name_of
 from layout.split_file import read_split
 from metrics import wilson
 from pretrained.write import export, save_model, sort_metadata
 from shards.place import root_of
+from system.filenames import name_of
 from tools.export.given import Given
 from tools.export.golden import answered, held_out_files
 from utils import UserError, log, write_text

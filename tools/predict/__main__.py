@@ -26,8 +26,8 @@ from classifier import UNLIKE, Classifier, find_checkpoint
 from config import ConfigError
 from config_file import load_config
 from engine.run import BEST
-from filenames import text_of
 from layout.paths import STDIN, home
+from system.filenames import text_of
 from tools.predict.pictures import UNDO, Asked, find_pictures
 from tools.predict.rows import KINDS, AnswersFile
 from tools.predict.said import NOT_ANSWERS, Table, Tally, counted

@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filenames import same_name, text_of
 from layout.parts import lay_out
 from layout.paths import full, spread
 from layout.tree import read_tree
+from system.filenames import same_name, text_of
 from utils import UserError, some
 
 UNDO = "undo.csv"  # what a folder of sorted pictures has beside them

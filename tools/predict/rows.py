@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from answers import Row, as_csv, columns, record
-from filenames import name_of
-from stopping import unbroken
+from system.filenames import name_of
+from system.stopping import unbroken
 from utils import UserError, write_json
 
 KINDS = (".csv", ".jsonl")

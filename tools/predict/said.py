@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from answers import Row
-from filenames import text_of
+from system.filenames import text_of
 from tools.predict.scoring import Counts
 from utils import some
 

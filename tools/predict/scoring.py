@@ -10,10 +10,10 @@ from pathlib import Path
 
 from decoding.files import content_of
 from engine.run import config_of
-from filenames import nearest
 from layout.split_file import read_split
 from metrics import said, wilson
 from pretrained.files import metadata_in
+from system.filenames import nearest
 from utils import some
 
 Counts = Counter[tuple[str, str, str]]  # the folder's class, the label, what was said

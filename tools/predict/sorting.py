@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from csv_files import appended
-from filenames import name_of, shown, text_of
-from filing import free_name, move
+from filing.csv_files import appended
+from filing.moving import free_name, move
 from layout.paths import full
-from stopping import unbroken
-from text_files import NoText
+from system.filenames import name_of, shown, text_of
+from system.stopping import unbroken
+from system.text_files import NoText
 from tools.predict.pictures import UNDO
 from utils import UserError, progress_bar, replacing, write_csv
 

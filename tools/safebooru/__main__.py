@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
-from filenames import text_of
+from system.filenames import text_of
 from tools.safebooru.attribution import ATTRIBUTION, write_attribution
 from tools.safebooru.board import KEY, USER, Board
 from tools.safebooru.gather import Gathering, by_hand, survey, tidy

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from images import read_image
-from stopping import unbroken
+from system.stopping import unbroken
 from tools.safebooru.board import Again, Board, Refused, Unavailable
 from tools.safebooru.manifest import Decision, Manifest, Row
 from tools.safebooru.picture import Picture, decoded, see_that_it_is

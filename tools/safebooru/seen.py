@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from duplicates import NEAR, Known, descriptor
+from decoding.duplicates import NEAR, Known, descriptor
 
 
 class Seen:

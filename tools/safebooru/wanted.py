@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from filenames import nearest
+from system.filenames import nearest
 from tools.safebooru.post import Post
 from utils import UserError
 

@@ -16,8 +16,8 @@ import json
 import sys
 
 from classifier import find_checkpoint
-from filenames import shown
 from pretrained.programs import program_kind
+from system.filenames import shown
 from tools.show.exports import program_facts
 from tools.show.facts import facts_of
 from tools.show.words import program, said

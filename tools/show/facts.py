@@ -14,6 +14,7 @@ import torch
 from certainty.certainty import PREFIX, Certainty, certainty_in, faults_of
 from classifier import MIN_CONFIDENCE, UNLIKE
 from config import PRESETS, Preprocessing, ViTConfig
+from filing.yaml_files import section_of
 from model import VisionTransformer
 from pretrained.build import build, whole
 from pretrained.describe import checked, own_metadata
@@ -22,7 +23,6 @@ from pretrained.manifest import manifest_of
 from pretrained.names import missing
 from pretrained.read import MOST_BLOCKS, NOT_UNDERSTOOD, layers_head
 from utils import UserError, progress_bar, sha256_of, shell
-from yaml_files import section_of
 
 # What a text raises that is no YAML, or none of ours: a date of a 13th month is a ValueError.
 UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)

@@ -6,8 +6,8 @@ import textwrap
 from typing import Any
 
 from config import Preprocessing
-from filenames import shown
 from inspection.record import PARTS
+from system.filenames import shown
 from utils import some
 
 WIDTH = 100

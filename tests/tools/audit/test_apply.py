@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from filenames import text_of
 from layout.decisions import Decision, read_decisions, write_decisions
 from layout.tree import read_tree
+from system.filenames import text_of
 from tests.helpers import REPO
 from tests.tools.audit.helpers import audited, findings_of, set_of
 from tools.audit import __main__ as audit

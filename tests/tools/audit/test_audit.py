@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from audit.findings import AUDIT, COLUMNS
-from csv_files import read_csv
+from filing.csv_files import read_csv
 from tests.helpers import COLOURS, picture, pictures_of, random_weights, small_run
 from tools.audit.__main__ import main
 from tools.audit.about import read_about

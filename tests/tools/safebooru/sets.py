@@ -6,7 +6,7 @@ import struct
 import zlib
 from pathlib import Path
 
-from csv_files import read_csv
+from filing.csv_files import read_csv
 from tests.tools.safebooru.server import HTML, FakeBoard, scene
 
 

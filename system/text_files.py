@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from plain_files import kind_of, without_waiting
+from system.plain_files import kind_of, without_waiting
 
 MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # what Windows calls Unicode
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from filenames import fitting, name_of, nearest, shown, text_of
+from system.filenames import fitting, name_of, nearest, shown, text_of
 from tests.helpers import REPO
 
 LOCALE_C = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -45,7 +45,8 @@ def test_each_name_has_a_text_of_its_own() -> None:
 
 
 def test_the_text_does_not_depend_on_the_locale() -> None:
-    code = "import os, filenames as f; n = os.fsdecode(b'\\xc3\\xa9\\xe9'); t = f.text_of(n); "
+    code = "import os; from system import filenames as f; n = os.fsdecode(b'\\xc3\\xa9\\xe9'); "
+    code += "t = f.text_of(n); "
     code += "print(ascii(t), f.name_of(t) == n, ascii(f.shown(n)))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=REPO, env=LOCALE_C, capture_output=True, text=True

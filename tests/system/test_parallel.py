@@ -17,13 +17,13 @@ import yaml
 from safetensors.torch import load_file
 
 import images
-import parallel
 import training
-from csv_files import read_csv
 from engine import follow
 from engine.nonfinite import OVERFLOW, first_of
 from engine.parts import Batches, turns_of
+from filing.csv_files import read_csv
 from model import Tokens
+from system import parallel
 from tests.helpers import REPO, TINY_VIT, pictures_of, random_weights, train
 from tests.processes import HERE, train_together
 from transforms import EpochSampler

@@ -8,7 +8,7 @@ import os
 import re
 from pathlib import Path
 
-from filenames import fitting
+from system.filenames import fitting
 
 TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")  # what `utils.replacing` calls a file until it is whole
 UNFLUSHED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EPERM, errno.EISDIR)

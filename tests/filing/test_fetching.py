@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import utils
-from fetching import download
+from filing.fetching import download
 from tests.file_server import Server, served
 from utils import UserError
 

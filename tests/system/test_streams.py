@@ -16,7 +16,7 @@ from tests.helpers import REPO
 PROGRAM = """
 import contextlib, os, sys
 sys.path.insert(0, {repo!r})
-from streams import any_streams
+from system.streams import any_streams
 
 def program():
     with open("data", "w", encoding="utf-8") as file:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from stopping import ENDING, pool_worker, quiet_worker, stopping, unbroken
+from system.stopping import ENDING, pool_worker, quiet_worker, stopping, unbroken
 from tests.helpers import REPO
 from utils import command_line
 
@@ -75,7 +75,7 @@ def test_a_second_signal_while_the_first_is_obeyed_changes_nothing() -> None:
 
 
 def test_some_time_later_it_is_heard_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stopping.PATIENCE", 0.0)
+    monkeypatch.setattr("system.stopping.PATIENCE", 0.0)
     with stopping():
         for _ in range(2):
             with pytest.raises(KeyboardInterrupt):
@@ -134,14 +134,14 @@ def child(code: str, number: int) -> tuple[int, str]:
 
 
 def test_without_a_program_around_it_unbroken_still_ends_by_sigterm() -> None:
-    code = "import time; from stopping import unbroken\n"
+    code = "import time; from system.stopping import unbroken\n"
     code += "with unbroken():\n print('ready', flush=True); time.sleep(0.3)\n"
     code += "print('never', flush=True); time.sleep(9)"
     assert child(code, signal.SIGTERM) == (-signal.SIGTERM, "")
 
 
 def test_a_process_that_was_forked_off_dies_of_it_in_silence() -> None:
-    code = "import os, time; from stopping import stopping\n"
+    code = "import os, time; from system.stopping import stopping\n"
     code += "with stopping():\n if os.fork() == 0:\n  print('ready', flush=True); time.sleep(9)\n"
     code += " os._exit(os.waitstatus_to_exitcode(os.wait()[1]) + 100)"
     process = subprocess.Popen(
@@ -160,14 +160,14 @@ def test_a_process_that_was_forked_off_dies_of_it_in_silence() -> None:
 
 @pytest.mark.parametrize("number", ENDING)
 def test_a_loader_s_process_leaves_the_answer_to_the_first(number: int) -> None:
-    code = f"import time; from stopping import {quiet_worker.__name__} as quiet\n"
+    code = f"import time; from system.stopping import {quiet_worker.__name__} as quiet\n"
     code += "quiet(0); print('ready', flush=True); time.sleep(0.5)"
     assert child(code, number) == (0, "")
 
 
 def test_a_signal_while_the_program_is_imported_is_one_word() -> None:
     code = (
-        "import stopping, os, signal\n"
+        "import os, signal; from system import stopping\n"
         "stopping.while_importing()\n"
         "os.kill(os.getpid(), signal.SIGTERM)\n"
         "print('not reached')\n"

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from text_files import NoText, opened
+from system.text_files import NoText, opened
 from utils import UserError, some
 
 # Some 600 bytes of memory a row: the split of two million pictures takes 1.2 GB.

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from text_files import opened
+from system.text_files import opened
 
 MOST_BYTES = 1_000_000  # the names of 20,000 classes are 300 kB
 MOST_LEVELS = 20

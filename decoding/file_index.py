@@ -18,8 +18,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from decoding.duplicates import SIDE
 from decoding.greys import Values
-from duplicates import SIDE
 from utils import UserError, replacing
 
 ROW = np.dtype(

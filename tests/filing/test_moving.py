@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from filing import free_name, move
+from filing.moving import free_name, move
 
 
 def test_names_with_numbers(tmp_path: Path) -> None:

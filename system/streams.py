@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from filenames import shown
+from system.filenames import shown
 
 
 def any_streams(program: Callable[..., int]) -> Callable[..., int]:

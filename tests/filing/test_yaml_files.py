@@ -11,9 +11,9 @@ import pytest
 
 from config import ConfigError
 from config_file import load_config
+from filing.yaml_files import section_of
+from system.text_files import NoText, opened
 from tests.helpers import no_files
-from text_files import NoText, opened
-from yaml_files import section_of
 
 
 def said(path: Path, overrides: list[str] | None = None) -> str:

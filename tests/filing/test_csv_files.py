@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-import csv_files
-from csv_files import appended, read_csv
+from filing import csv_files
+from filing.csv_files import appended, read_csv
 from layout.decisions import read_decisions
 from layout.split_file import read_split
+from system.text_files import NoText
 from tests.helpers import no_files
-from text_files import NoText
 from utils import UserError
 
 TABLE = 'path,label\n"a, b.png",é\n,\n\nc.png,"x\ny"\n'

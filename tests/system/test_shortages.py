@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 import training
 from engine.job import Job
-from shortages import shortage
+from system.shortages import shortage
 from utils import command_line
 
 

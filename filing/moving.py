@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from filenames import fitting
+from system.filenames import fitting
 from utils import replacing
 
 

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from duplicates import NEAR, SIDE, Known, descriptor, joined, near_groups, near_pairs, similarity
+from decoding.duplicates import (
+    NEAR,
+    SIDE,
+    Known,
+    descriptor,
+    joined,
+    near_groups,
+    near_pairs,
+    similarity,
+)
 from tests.helpers import picture, scene
 
 
@@ -82,10 +91,10 @@ def test_a_chain_that_swallows_the_set_is_cut_where_it_is_weakest(
     pairs = np.stack([np.arange(39), np.arange(1, 40)], 1)
     likeness = np.full(39, 0.999)
     likeness[19] = 0.95
-    monkeypatch.setattr("duplicates.near_pairs", lambda descriptors: (pairs, likeness))
+    monkeypatch.setattr("decoding.duplicates.near_pairs", lambda descriptors: (pairs, likeness))
     anything = np.empty((40, SIDE, SIDE), np.uint8)
     assert near_groups(anything) == [[*range(20)], [*range(20, 40)]]
-    monkeypatch.setattr("duplicates.MOST_OF_SET", 1.0)
+    monkeypatch.setattr("decoding.duplicates.MOST_OF_SET", 1.0)
     assert near_groups(anything) == [[*range(40)]]
 
 
