@@ -11,7 +11,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from config_types import (
     OFF,
     Auto,
+    Channels,
     Count,
+    Depth,
     Deviation,
     Fraction,
     Mean,
@@ -19,6 +21,7 @@ from config_types import (
     NotNegative,
     Number,
     PathText,
+    Pixels,
     Size,
     Whole,
     on_off,
@@ -50,7 +53,7 @@ class Preprocessing(Section):
 
     mean: tuple[Mean, Mean, Mean] = (0.5, 0.5, 0.5)
     std: tuple[Deviation, Deviation, Deviation] = (0.5, 0.5, 0.5)
-    image_size: Annotated[Whole, Field(ge=1, le=10_000)] = 224
+    image_size: Pixels = 224
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     crop: Annotated[Number, Field(ge=0.1, le=1)] = 0.875
     fit: Fit = "crop"
@@ -75,16 +78,16 @@ class ViTConfig(Section):
 
     preset: Literal["Ti", "S", "B", "L", "H"] | None = None
     patch_dim: Size = 16
-    input_channels: Literal[1, 3] = 3
+    input_channels: Channels = 3
     num_classes: Annotated[Whole, Field(ge=0, le=10_000_000)] | Auto = "auto"
     hidden_dim: Size = 768
     num_heads: Size = 12
-    num_layers: Size = 12
+    num_layers: Depth = 12
     dropout: Fraction = 0.0
     attention_dropout: Fraction = 0.0
     eps: Annotated[Number, Field(gt=0, lt=0.1)] | Auto = "auto"
     ff_dim: Size = 3072
-    dim: Size = 224
+    dim: Pixels = 224
     gelu: Literal["tanh", "exact", "auto"] = "auto"
     representation_size: Size | None = None
 
@@ -180,7 +183,7 @@ class TrainConfig(Section):
     on_bad_image: Literal["error", "skip"] = "error"
     max_pixels: Annotated[Count | None, OFF] = 500_000_000
     greys: tuple[Number, Number] | Auto = "auto"
-    num_workers: Annotated[Whole, Field(ge=0)] | Auto = "auto"
+    num_workers: Annotated[Whole, Field(ge=0, le=1_000)] | Auto = "auto"
     shuffle_buffer: Count = 10_000
     shard_cache: Annotated[Number, Field(gt=0)] | Auto = "auto"
     views: Count | Auto = "auto"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 import re
+from pathlib import Path
 
 from config import RECIPES, Config, TrainConfig
-from system.filenames import is_table
+from system.filenames import is_table, shown
 
 Fault = tuple[bool, str, str]  # whether it is wrong, the keys (the first is blamed), the message
 
@@ -29,6 +30,32 @@ def combinations(config: Config) -> list[tuple[set[str], str]]:
         for wrong, keys, message in rows
         if wrong
     ]
+
+
+def places_that_clash(train: TrainConfig) -> list[str]:
+    """Where a run can't write: among the pictures, whose folders are classes, and its checkpoints
+    where its logs are. Not a fault of the settings alone, but of what lies where they are read."""
+    log_path, save_path = (os.path.realpath(path) for path in (train.log_path, train.save_path))
+    found = []
+    if log_path == save_path:
+        found.append(
+            f"train.log_path: {shown(train.log_path)} is save_path, too; each needs a folder of "
+            "its own"
+        )
+    if not os.path.isdir(train.base_dir):  # shards, or none
+        return found
+    pictures = Path(os.path.realpath(train.base_dir))
+    for key in ("data", "log_path", "save_path"):
+        path = getattr(train, key)
+        place = Path(os.path.realpath(path))
+        if not place.is_relative_to(pictures):
+            continue
+        if not any(part.startswith(".") for part in place.relative_to(pictures).parts):
+            found.append(
+                f"train.{key}: {shown(path)} lies among the pictures ({shown(train.base_dir)}), "
+                "whose folders are classes; name another place"
+            )
+    return found
 
 
 def _vit(config: Config) -> list[Fault]:
@@ -73,6 +100,7 @@ def _vit(config: Config) -> list[Fault]:
 
 def _mode(train: TrainConfig) -> list[Fault]:
     """What a mode needs, and what it does not go with."""
+    blends = [key for key in ("mixup", "cutmix") if getattr(train, key) not in ("auto", 0)]
     return [
         (
             train.mode != "scratch" and train.checkpoint is None,
@@ -95,10 +123,10 @@ def _mode(train: TrainConfig) -> list[Fault]:
             "true learns val, too: mode finetune, from cached tokens, with the last epoch kept",
         ),
         (
-            train.mode == "finetune" and bool({train.mixup, train.cutmix} - {"auto", 0}),
-            "train.mixup train.cutmix train.mode",
-            "they blend images, and finetune trains on what the frozen blocks made of them: "
-            "modes pretrained and scratch only",
+            train.mode == "finetune" and bool(blends),
+            " ".join(f"train.{key}" for key in (*blends, "mode")),
+            f"{' and '.join(blends)} blend{'' if len(blends) > 1 else 's'} images, and finetune "
+            "trains on what the frozen blocks made of them: modes pretrained and scratch only",
         ),
         (
             train.parallel == "fsdp" and train.mode == "finetune",

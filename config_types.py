@@ -51,6 +51,9 @@ Whole = Annotated[int, BeforeValidator(_no_bool), Field(le=10**18)]
 Number = Annotated[float, BeforeValidator(_no_bool)]
 Count = Annotated[Whole, Field(ge=1)]
 Size = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=1_000_000)]  # of a network
+Depth = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=1_000)]  # blocks
+Pixels = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=10_000)]  # an image's side
+Channels = Annotated[Literal[1, 3], BeforeValidator(_no_bool)]
 Fraction = Annotated[Number, Field(ge=0, lt=1)]
 NotNegative = Annotated[Number, Field(ge=0)]
 Mean = Annotated[Number, Field(ge=-10, le=10)]  # of values in [0, 1]: 123 is of those to 255

@@ -29,6 +29,7 @@ from layout.split_file import (
     Asked,
     apply_split,
     first_change,
+    leave_new,
     read_split,
     text_below,
 )
@@ -105,6 +106,8 @@ def load_split(
     layout = lay_out(root, wanted)
     grows = split_file is None and train.split is not None and train.new_images == "train"
     decided = decide(layout, root, Path(train.labels), wanted, grows) if train.labels else set()
+    if split_file is not None:
+        leave_new(layout, root, split_file)
     classes = _classes(root, layout, wanted)
     unused, notes = layout.unused, layout.notes
     if wanted is not None and (left := sorted(layout.names - wanted)):
@@ -244,8 +247,8 @@ def _with_new_classes(
     if not new:
         return samples
     notes.append(f"new classes: {some(sorted({classes[s.label] for s in new}))}")
-    old = [sample for sample in samples if classes[sample.label] in known]
-    return old + assign_parts(new, classes, train, notes)
+    drawn = {sample.path: sample for sample in assign_parts(new, classes, train, notes)}
+    return [drawn.get(sample.path, sample) for sample in samples]  # in the folder's order, as later
 
 
 def _missing_classes(split: Split) -> list[str]:

@@ -200,8 +200,8 @@ def check_disk(folder: Path, need_bytes: int, what: str) -> None:
     free = free_bytes(folder)
     if free < need_bytes:
         raise UserError(
-            f"no disk space for {what}: it needs {need_bytes / 1e6:,.0f} MB and "
-            f"{free / 1e6:,.0f} MB are free; free some, or write elsewhere"
+            f"no disk space for {what}: it needs {-(-need_bytes // 10**6):,} MB and "
+            f"{free // 10**6:,} MB are free; free some, or write elsewhere"
         )
 
 

@@ -9,6 +9,7 @@ import torch
 
 from config import Config
 from engine.again import take_search
+from engine.began import note_beginning
 from engine.checkpoint import Keeper, Progress
 from engine.job import Job
 from engine.metrics_log import METRICS
@@ -73,6 +74,8 @@ def opened(config: Config, run: Run, device: torch.device) -> Work:
         check_early(run, config)
         work = set_up(config, run, device)
         work.open()
+        if not run.resumes:
+            note_beginning(work)
         take_search(config, run)
         return work
 

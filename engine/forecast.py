@@ -39,19 +39,20 @@ class Forecast:
         return sum(self.seconds.values())
 
 
-def forecast(work: Work, tries: bool = True) -> Forecast:
-    """What the pass through the frozen blocks, the training and the trials (unless it `tries`
-    nothing, as an earlier run did) are going to take; the reading of pictures and the report
-    aside."""
+def forecast(work: Work, tries: bool = True, done: int = 0) -> Forecast:
+    """What the pass through the frozen blocks, the training, of which so many steps are `done`,
+    and the trials (unless it `tries` nothing, as an earlier run did) are going to take; the reading
+    of pictures and the report aside."""
     train = work.train
     assert train.max_epochs != "auto"
     images, held_out = (len(work.split.part(part)) for part in ("train", "val"))
     steps = train.max_epochs * math.ceil(images / train.batch_size)
     plan = work.plan
+    left = 1 - done / steps
     if plan is None:
         step, scored = timed_step(work), timed_scores(work)
         checks = train.max_epochs / train.eval_epoch * held_out * scored
-        return Forecast({"training": steps * step, "validation": checks})
+        return Forecast({"training": left * steps * step, "validation": left * checks})
     there = not damage(plan.path)
     copied = 0 if there else len(find_donors(plan))
     missing = 0 if there else len(plan.draws) - copied
@@ -61,7 +62,7 @@ def forecast(work: Work, tries: bool = True) -> Forecast:
         at_once = several_at_once(work) and train.trained_blocks <= 1  # more takes all cores
         beside = step * (AT_ONCE if at_once else 1)
         again = steps * (1 + held_out / images) if work.refits else 0
-        seconds["training"] = steps * step + again * beside
+        seconds["training"] = left * steps * step + again * beside
         trials = 0
         if work.searches and tries:
             trials += SEARCH_FOLDS * STEPS if train.head != "class" else 0

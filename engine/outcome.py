@@ -20,6 +20,7 @@ from dataset import PARTS, Split
 from drawing import may_fail
 from engine.again import compare_with_run, tell_comparison
 from engine.answers import (
+    OUT_OF_FOLD,
     PREDICTED,
     PREDICTIONS,
     rows_of,
@@ -34,7 +35,7 @@ from engine.job import SEARCH, Job, Setting
 from engine.metrics_log import METRICS
 from engine.plots import plot_layers
 from engine.refit import measured, once_more, refit, train_beside
-from engine.run import Run
+from engine.run import SUMMARY, Run
 from engine.start import Work
 from engine.track import log_outcome, reached, settings_of
 from engine.verdict import Judge
@@ -102,9 +103,9 @@ def conclude(
     rows = [row for p, (z, y) in given.items() for row in rows_of(split, p, z / temperature, y)]
     found["against_run"] = compare_with_run(work.config, part, rows)
     summary = summarise(job, judge, progress, clock, found | learned, split)
-    with rewriting(run.folder, "summary.json", PREDICTIONS, METRICS):
-        write_json(run.folder / "summary.json", summary)
+    with rewriting(run.folder, SUMMARY, PREDICTIONS, METRICS):
         write_csv(run.folder / PREDICTIONS, rows, PREDICTED)
+        write_json(run.folder / SUMMARY, summary)  # the last: with it the run is finished
     reported = [row for row in rows if row["part"] == part]
     tell_comparison(summary["against_run"])
     to_tensorboard(work, job.train, summary, reported)
@@ -355,8 +356,13 @@ def report_end(summary: dict[str, Any], run: Run) -> None:
             "was measured before",
             again["images"],
         )
-    files = ("curves.png, metrics.csv, " if summary["epochs"] else "") + "summary.json"
-    files += ", search.csv" if (run.folder / SEARCH).exists() and summary["chosen"] else ""
-    files += ", layers.png" if summary["left_out_accuracy"] is not None else ""
-    files += ", out_of_fold.csv" if summary["out_of_fold_accuracy"] is not None else ""
-    log.info("results: %s (%s); weights: %s", run.folder, files, run.best)
+    wanted = {
+        "curves.png": summary["epochs"],
+        METRICS: summary["epochs"],
+        SUMMARY: True,
+        SEARCH: summary["chosen"],
+        "layers.png": summary["left_out_accuracy"] is not None,
+        OUT_OF_FOLD: summary["out_of_fold_accuracy"] is not None,
+    }
+    files = [name for name, is_ in wanted.items() if is_ and (run.folder / name).exists()]
+    log.info("results: %s (%s); weights: %s", run.folder, ", ".join(files), run.best)

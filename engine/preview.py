@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from config import RECIPES, Config
@@ -12,21 +13,23 @@ from dataset import PARTS, Split
 from engine.again import earlier_search
 from engine.forecast import Forecast, forecast
 from engine.job import Setting
+from engine.last import read_last, steps_of
 from engine.run import Run
 from engine.search import searches_all
-from engine.start import Work, begin, checkpoint_bytes, moment_bytes, set_up
+from engine.start import Work, begin, checkpoint_bytes, moment_bytes, see_places, set_up
 from engine.trials import Allowance, allowance, recipes_own, settings
 from pretrained.build import NotFetched
 from system.filenames import shown
 from tokens.plan import damage
 from tokens.trunk import in_half
-from utils import log, minutes
+from utils import UserError, log, minutes
 
 
 def preview(config: Config, notes: Iterable[str] = ()) -> None:
     """Say what a run would do; nothing is written."""
     train = config.train
     device = begin(train, notes)
+    see_places(train)
     run = Run(train.run_name or "(folder and time)", train.log_path, train.save_path)
     try:
         work = set_up(config, run, device, fetch=False)
@@ -34,7 +37,32 @@ def preview(config: Config, notes: Iterable[str] = ()) -> None:
         log.info("%s", absent)
     else:
         before = as_before(work, config)
-        print_check(before, tries=before is work)
+        done = steps_done(work) if train.from_checkpoint else 0
+        print_check(before, before is work and not done, done)
+    if not train.from_checkpoint:
+        with told():
+            run.must_be_new()
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Say what a run would end with, and go on."""
+    try:
+        yield
+    except UserError as error:
+        log.info("a run would not begin: %s", error)
+
+
+def steps_done(work: Work) -> int:
+    """The steps of a run that is to go on."""
+    state, _ = read_last(work.run.last, None)
+    if state is None:
+        return 0
+    return int(state["progress"]["epoch"]) * steps_of_an_epoch(work) + steps_of(state["progress"])
+
+
+def steps_of_an_epoch(work: Work) -> int:
+    return math.ceil(len(work.split.part("train")) / work.train.batch_size)
 
 
 def as_before(work: Work, config: Config) -> Work:
@@ -52,18 +80,26 @@ def as_before(work: Work, config: Config) -> Work:
     return replace(work, config=work.config.model_copy(update={"train": train}))
 
 
-def print_check(work: Work, tries: bool = True) -> None:
-    """What a run would do: the resolved config, the parameters, the data, the steps, the memory."""
+def print_check(work: Work, tries: bool = True, done: int = 0) -> None:
+    """What a run would do, of which so many steps are `done`: the resolved config, the parameters,
+    the data, the steps, the memory."""
     train, split, plan = work.train, work.split, work.plan
     total, trainable = work.net.parameter_counts()
     print(dump_config(work.config))
     print(f"parameters: {total:,} in all, {trainable:,} train (mode {train.mode})")
     print_pictures(split)
-    expected = forecast(work, tries)
-    steps = math.ceil(len(split.part("train")) / train.batch_size)
-    epochs = train.max_epochs
+    if work.config.overfit_one_batch.overfit:
+        most, images = work.config.overfit_one_batch.max_steps, len(split.part("train"))
+        size = min(train.batch_size, images)
+        print(
+            f"\na sanity check: at most {most:,} steps on one batch of {size}; no weights are kept"
+        )
+        return
+    expected = forecast(work, tries, done)
+    steps, epochs = steps_of_an_epoch(work), train.max_epochs
     assert epochs != "auto"
-    print(f"\nsteps: {steps} an epoch, {steps * epochs:,} in {epochs} epochs")
+    of_them = f", of which {done:,} are done" if done else ""
+    print(f"\nsteps: {steps} an epoch, {steps * epochs:,} in {epochs} epochs{of_them}")
     short = allowance(train, len(split.part("train")))
     if train.lr == "auto":
         print(f"learning rate: {how_found(work, short)}")

@@ -10,10 +10,11 @@ from typing import Any
 from config import Config
 from config_file import READ, dump_config, load_config
 from dataset import Split
+from engine.began import check_beginning
 from engine.last import holds_best, steps_of
 from engine.lock import running_here
 from engine.mended import mend_settings
-from engine.run import BEST, Run, config_of, find_run, runs
+from engine.run import BEST, SUMMARY, Run, config_of, find_run, report_command, runs
 from engine.start import Work
 from engine.written import is_changed
 from filing.yaml_files import section_of
@@ -97,7 +98,7 @@ def newest(log_path: str) -> tuple[Path, list[str]]:
     this moment; lines on newer ones that are."""
     running: list[str] = []
     for folder in reversed(runs(log_path)):
-        begun = (folder / "split.csv").exists() and not (folder / "summary.json").exists()
+        begun = (folder / "split.csv").exists() and not (folder / SUMMARY).exists()
         text = text_of(folder / "config.yaml")
         if not begun or section_of(text, "overfit_one_batch").get("overfit"):
             continue
@@ -105,11 +106,22 @@ def newest(log_path: str) -> tuple[Path, list[str]]:
             return folder, running
         running.append(f"{folder} is running ({holder}), and is left alone")
     done = "every run there is finished" if runs(log_path) else "there is none"
-    done = "; ".join(running) or done
+    done = "; ".join([*running, *_without_report(log_path)]) or done
     raise UserError(
         f"{log_path} holds no run that was stopped: {done}; --resume NAME train.max_epochs=... "
         "trains a finished one for longer"
     )
+
+
+def _without_report(log_path: str) -> list[str]:
+    """What is left to do of the newest run: it was killed at its report, maybe."""
+    folder = next(reversed(runs(log_path)), None)
+    if folder is None or not (folder / SUMMARY).exists():
+        return []
+    asked = section_of(text_of(folder / "config.yaml"), "train").get("report")
+    if asked is not True or (folder / "report.html").exists():
+        return []
+    return [f"{folder} is finished but for its report: {report_command(folder)}"]
 
 
 def check_early(run: Run, config: Config) -> None:
@@ -133,6 +145,7 @@ def saved_state(work: Work) -> dict[str, Any] | None:
     state = run.load_last()
     check_settings(run, work.config, state)
     check_pictures(run, work.split)
+    check_beginning(work)
     if state is None:
         log.info("%s has no checkpoint yet: starting at epoch 1", run.folder)
         return None

@@ -23,12 +23,18 @@ from pretrained.names import WEIGHTS
 from pretrained.near import find_local
 from system.durable import TEMPORARY, remove_left
 from system.filenames import name_of
-from utils import UserError, go_on, log, log_to, write_csv
+from utils import UserError, go_on, log, log_to, shell, write_csv
 
 LONGEST = 40  # letters of a folder's name in a run's
 BEST = "best.safetensors"  # the network of a run that is kept
 JOB = "torchrun.json"  # which job of torchrun's works on a run
-LEFT_BY_A_RUN = ("config.yaml", "summary.json", METRICS)
+SUMMARY = "summary.json"
+LEFT_BY_A_RUN = ("config.yaml", SUMMARY, METRICS)
+
+
+def report_command(folder: Path) -> str:
+    """What makes a run's report again."""
+    return shell("python", "-m", "tools.report", folder)
 
 
 def runs(log_path: str | Path) -> list[Path]:
@@ -128,7 +134,7 @@ class Run:
         """Raise UserError where the run has begun before."""
         for folder in (self.folder, self.weights):
             if folder.exists() and _there(folder) and not self.is_half_born:
-                if (self.folder / "summary.json").exists():
+                if self.is_finished:
                     way = "a finished run: choose another train.run_name, or remove it"
                 elif self.split.exists() and (self.folder / "config.yaml").exists():
                     way = "choose another train.run_name, remove it, or go on with it: "
@@ -218,6 +224,12 @@ class Run:
     @property
     def is_empty(self) -> bool:
         return not (_there(self.folder) or _there(self.weights))
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all but its report is there: summary.json is written last, and goes when a
+        finished run is gone on with."""
+        return (self.folder / SUMMARY).exists()
 
     @property
     def is_half_born(self) -> bool:

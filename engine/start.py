@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 
 from config import RECIPES, Config, TrainConfig
 from config_file import dump_config
+from config_rules import places_that_clash
 from dataset import PARTS, Split, load_split, write_split
 from engine.answers import OUT_OF_FOLD, PREDICTIONS
 from engine.heads import read_depths
@@ -132,10 +133,17 @@ def begin(train: TrainConfig, notes: Iterable[str] = ()) -> torch.device:
 def open_run(config: Config) -> Run:
     """A new run, or the one to go on with; nothing is written yet."""
     train = config.train
+    see_places(train)
     if train.from_checkpoint:
         return Run.reopen(train.from_checkpoint, train.run_name, train.log_path, train.save_path)
     kind = "overfit" if config.overfit_one_batch.overfit else ""
     return Run.create(train.run_name, train.log_path, train.save_path, train.base_dir, kind)
+
+
+def see_places(train: TrainConfig) -> None:
+    """Raise UserError where a run can't write where its settings say."""
+    if clashes := places_that_clash(train):
+        raise UserError("; ".join(clashes))
 
 
 def write_config(run: Run, config: Config) -> None:

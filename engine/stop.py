@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from engine.checkpoint import Progress
 from engine.job import Diverged
 from engine.restart import note_job
-from engine.run import Run
+from engine.run import SUMMARY, Run, report_command
 from engine.verdict import NOT_LEARNED
 from system.parallel import Lost, is_first
 from system.shortages import shortage
-from utils import UserError, go_on, log, shell, write_json
+from utils import UserError, go_on, log, write_json
 
 THE_SAME = "the same command begins again"
 
@@ -63,9 +63,11 @@ def after_training(run: Run) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        again = shell("python", "-m", "tools.report", run.folder)
-        said = str(stop) or f"stopped; the run is complete, its report: {again}"
-        raise KeyboardInterrupt(said) from None
+        raise KeyboardInterrupt(str(stop) or _complete(run)) from None
+
+
+def _complete(run: Run) -> str:
+    return f"stopped; the run is complete, its report: {report_command(run.folder)}"
 
 
 @contextlib.contextmanager
@@ -75,6 +77,8 @@ def resumable(run: Run, progress: Progress, epochs: int | str) -> Iterator[None]
     try:
         yield
     except KeyboardInterrupt:
+        if run.is_finished:
+            raise KeyboardInterrupt(_complete(run)) from None
         done = f"{progress.said()} done"
         if not (progress.epoch or progress.position):
             done = "no epoch done (what is in the token cache stays there)"
@@ -88,7 +92,7 @@ def resumable(run: Run, progress: Progress, epochs: int | str) -> Iterator[None]
         )
         sentence = f"{NOT_LEARNED}: {error}; lower train.lr or warm up longer"
         outcome = {"verdict": NOT_LEARNED, "verdict_sentence": sentence, "epochs": progress.epoch}
-        write_json(run.folder / "summary.json", outcome)
+        write_json(run.folder / SUMMARY, outcome)
         note_job(run.folder, f"{sentence}; {kept}")  # torchrun need not try that again
         raise Diverged(f"{sentence}; {kept}") from None
     except Lost as error:

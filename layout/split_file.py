@@ -9,6 +9,7 @@ from pathlib import Path
 
 from filing.csv_files import cells_of, read_csv
 from images import Sample
+from layout.parts import Layout
 from system.filenames import same_name, shown, text_of
 from system.text_files import NoText
 from utils import UserError, some
@@ -34,6 +35,19 @@ class Asked:
 def text_below(root: Path, path: Path) -> str:
     """A path below the folder, as the files of a run name it; `filenames.name_of` leads back."""
     return text_of(path.relative_to(root).as_posix())
+
+
+def leave_new(layout: Layout, root: Path, file: Path) -> None:
+    """Take the candidates that a run's own split.csv doesn't name, which are newer than the run, to
+    the unused ones: they are not read, and what class they would be says nothing."""
+    named = {same_name(path) for path in read_split(file)}
+    is_new = [same_name(text_below(root, item.path)) not in named for item in layout.found]
+    if all(is_new):  # it is another folder, which is said later
+        return
+    pairs = list(zip(layout.found, is_new, strict=True))
+    layout.unused += [(item.path, f"not in {file}") for item, new in pairs if new]
+    layout.found = [item for item, new in pairs if not new]
+    layout.names = {item.class_name for item in layout.found}
 
 
 def apply_split(
@@ -67,13 +81,13 @@ def apply_split(
             f"{root} is not the folder that {file} was made of: {some(sorted(wrong), 10)}; "
             "put them back, or begin a new run, without train.split"
         )
-    used = [replace(s, part=rows[p]["part"]) for p, s in here.items() if p in rows]
-    held = {s.sha256: s.path for s in used if s.part != "train"}
+    held = {s.sha256: s.path for p, s in here.items() if p in rows and rows[p]["part"] != "train"}
     split = {row["label"] for row in rows.values()}
+    used = []  # in the folder's order: so does whoever goes on with the new split.csv read them
     for path, sample in here.items():
         if path in rows:
-            continue
-        if asked.takes_new and classes[sample.label] not in split:
+            used.append(replace(sample, part=rows[path]["part"]))
+        elif asked.takes_new and classes[sample.label] not in split:
             used.append(sample)  # a class of which nothing is held out yet
         elif asked.takes_new and sample.sha256 in held:
             same = text_below(root, held[sample.sha256])

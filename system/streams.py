@@ -11,6 +11,8 @@ import io
 import logging
 import os
 import sys
+import threading
+import traceback
 from collections.abc import Callable
 from typing import Any, TextIO
 
@@ -24,6 +26,7 @@ def any_streams(program: Callable[..., int]) -> Callable[..., int]:
     @functools.wraps(program)
     def run(*args: Any) -> int:
         _open_closed_ones()
+        threading.excepthook = _thread_ended
         try:
             status = program(*args)
         except OSError as error:
@@ -38,6 +41,15 @@ def any_streams(program: Callable[..., int]) -> Callable[..., int]:
         return status
 
     return run
+
+
+def _thread_ended(end: threading.ExceptHookArgs) -> None:
+    """A line on a thread in the background that failed, TensorBoard's on a full disk, say; what
+    waits for it fails with its own sentence."""
+    if end.exc_type is not SystemExit:
+        log = logging.getLogger("vit")
+        log.debug("%s", "".join(traceback.format_exception(end.exc_value)))
+        log.warning("work in the background ended early: %s", end.exc_value or end.exc_type)
 
 
 def silence(stream: TextIO | None) -> None:

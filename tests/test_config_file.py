@@ -106,6 +106,12 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
         ("train: {checkpoint: null}", "mode finetune needs weights"),
         ("vit: {representation_size: 8}", "only with mode scratch"),
         ("vit: {num_classes: 1}", "a classifier needs 2 or more"),
+        ("vit: {input_channels: yes}", "vit.input_channels: True is not 1 or 3 or auto"),
+        ("vit: {dim: 20000, patch_dim: 20000}", "vit.dim: 20000 should be at most 10,000"),
+        ("vit: {num_layers: 1000000}", "vit.num_layers: 1000000 should be at most 1,000"),
+        ("train: {num_workers: 1000000}", "train.num_workers: 1000000 should be at most 1,000"),
+        ("train: {cutmix: 0.5}", "train.cutmix: cutmix blends images"),
+        ("train: {mixup: 0.2, cutmix: 0.5}", "train.mixup: mixup and cutmix blend images"),
         ("train: {decay_epochs: 3}", "only wsd has a decay phase"),
         (
             "train: {scheduler_type: wsd, max_epochs: 20, decay_epochs: 21}",

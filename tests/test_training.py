@@ -37,7 +37,7 @@ def test_what_a_run_leaves_behind(config_file: Path) -> None:
     names = {path.name for path in logs.iterdir() if "tfevents" not in path.name}
     assert names == {
         *("config.yaml", "curves.png", "metrics.csv", "predictions.csv", "run.log", "split.csv"),
-        *("summary.json", "checksums.json"),
+        *("summary.json", "checksums.json", "began.json"),
     }
     assert {path.name for path in weights.iterdir()} == {"best.safetensors", "last.pt"}
 

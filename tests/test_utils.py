@@ -128,3 +128,14 @@ def test_a_log_on_a_full_disk_is_said_once(capsys: pytest.CaptureFixture[str]) -
     printed = capsys.readouterr()
     full = "/dev/full takes no more (No space left on device)"
     assert (printed.out.splitlines(), printed.err) == (["before", full, "behind"], "")
+
+
+def test_a_disk_lacks_what_it_lacks_in_whole_megabytes_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It said that 1 MB is needed and 1 MB is free."""
+    monkeypatch.setattr("utils.free_bytes", lambda folder: 700_000)
+    with pytest.raises(utils.UserError, match="needs 1 MB and 0 MB are free"):
+        utils.check_disk(tmp_path, 900_000, "it")
+    with pytest.raises(utils.UserError, match="needs 1,235 MB and 0 MB are free"):
+        utils.check_disk(tmp_path, 1_234_000_001, "it")

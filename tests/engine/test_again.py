@@ -14,6 +14,8 @@ import yaml
 from safetensors.torch import load_file
 
 import training
+from config_file import load_config
+from dataset import load_split, write_split
 from tests.helpers import picture, quick, random_weights, summary
 from utils import UserError
 
@@ -192,3 +194,21 @@ def test_what_is_gone_is_left_out_and_named(
 def test_an_ordinary_run_is_compared_with_none(finished: Path) -> None:
     assert summary(finished)["against_run"] is None
     shutil.rmtree("logs/tiny")
+
+
+def test_new_pictures_are_read_in_the_order_of_the_folder(
+    finished: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    """Of a new class and of those that were: whoever goes on with the run, or repeats it, reads
+    them so, and draws the same from the seed."""
+    (image_folder / "cyan").mkdir()  # before green and red
+    for i in range(6):
+        picture("blue", 300 + i, (30, 30)).save(image_folder / "cyan" / f"{i}.png")
+    picture("blue", 400).save(image_folder / "blue" / "000.png")
+    more_of("tiny")
+    first = Path("logs/more/split.csv").read_text()
+    paths = [line.partition(",")[0] for line in first.splitlines()[1:]]
+    assert len(paths) == 43 and paths == sorted(paths)
+    config, _ = load_config(Path("logs/more/config.yaml"))
+    write_split(tmp_path / "again.csv", load_split(config.train, Path("logs/more/split.csv")))
+    assert (tmp_path / "again.csv").read_text() == first

@@ -41,8 +41,22 @@ def test_check_says_what_would_be_done_and_does_nothing(
         assert part in out
     assert "".join(out.split()).find("red1020") > 0
     assert not (config_file.parent / "logs").exists()
-    train(config_file, "train.max_epochs=1")
+    assert "would not begin" not in out
+    train(config_file, "train.max_epochs=2")
     assert train(config_file, "--check") == 0, "also beside a run of that name"
+    assert "a run would not begin: " in (out := capsys.readouterr().out)
+    assert "logs/tiny exists: a finished run: choose another" in out
+    train(config_file, "--resume", "tiny", "train.max_epochs=4", "--check")
+    out = capsys.readouterr().out
+    assert "steps: 4 an epoch, 16 in 4 epochs, of which 8 are done" in out
+    assert "would not begin" not in out
+
+
+def test_check_of_a_sanity_check(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(config_file, "--check", "overfit_one_batch.overfit=true", "overfit_one_batch.max_steps=9")
+    said = capsys.readouterr().out
+    assert "a sanity check: 9 steps at most, on one batch of 8; keeps no weights" in said
+    assert not re.search("an epoch|time: |of checkpoints", said)
 
 
 def test_check_says_what_is_still_to_be_chosen(
@@ -115,6 +129,19 @@ def test_the_forecast_grows_with_what_is_to_be_done(
     deeper = expected(*judged, "train.refit=true", "train.finetune_blocks=2")
     assert deeper["training"] == pytest.approx(1.6 * 2.2), "it takes all cores, in turns"
     assert deeper["trials and the control"] == pytest.approx(1.6)
+
+
+def test_the_forecast_of_a_run_that_goes_on_is_of_what_is_left(
+    finetune: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("timed_trunk", "timed_step", "timed_scores"):
+        monkeypatch.setattr(f"engine.forecast.{name}", lambda work: 0.1)
+    for mode in ("finetune", "pretrained"):
+        config, _ = load_config(finetune, [f"train.mode={mode}", "train.max_epochs=4"])
+        work = set_up(config, Run("x", config.train.log_path, config.train.save_path), CPU)
+        whole, half = (forecast(work, tries=False, done=done).seconds for done in (0, 8))
+        assert half["training"] == pytest.approx(whole["training"] / 2)
+        assert forecast(work, tries=False, done=16).seconds["training"] == 0
 
 
 def test_check_fetches_nothing(

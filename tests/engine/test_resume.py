@@ -6,11 +6,13 @@ import csv
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 
+import engine.outcome
 import training
 from config import TrainConfig
 from engine.mended import is_beginning
@@ -263,3 +265,59 @@ def test_a_run_of_another_process_is_left_alone(
         process.kill()
         process.wait()
     assert newest(str(stopped.parent)) == (newer, [])
+
+
+def test_what_is_new_in_the_folder_is_not_read(
+    stopped: Path, config_file: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A class of its own, a picture that can't be read, and a class without any."""
+    for name in ("amber", "zinc"):
+        (image_folder / name).mkdir()
+    picture("red", 99).save(image_folder / "amber" / "a.png")
+    (image_folder / "red" / "new.png").write_bytes(b"no picture")
+    capsys.readouterr()
+    assert resume("--config", str(config_file)) == 0
+    assert "not used: 2 file(s)" in capsys.readouterr().out
+    assert summary(config_file)["epochs"] == 2
+    log = (stopped / "run.log").read_text()
+    assert f"new.png: not in {stopped}/split.csv" in log
+
+
+def test_a_stop_behind_the_summary_calls_the_run_complete(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("engine.outcome.to_tensorboard", stop)
+    with pytest.raises(KeyboardInterrupt, match="the run is complete, its report: python -m tools"):
+        train(config_file, "train.max_epochs=1")
+    folder = config_file.parent / "logs/tiny"
+    assert (folder / "predictions.csv").exists() and (folder / "summary.json").exists()
+
+
+def test_a_run_without_its_predictions_is_not_finished(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = engine.outcome.write_csv
+
+    def killed(path: Path, *args: Any) -> None:
+        if path.name == "predictions.csv":
+            raise SystemExit(137)
+        original(path, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("engine.outcome.write_csv", killed)
+        with pytest.raises(SystemExit):
+            train(config_file, "train.max_epochs=1")
+    assert newest(str(config_file.parent / "logs"))[0].name == "tiny"
+
+
+def test_a_run_that_lacks_its_report_alone_is_named(config_file: Path) -> None:
+    train(config_file, "train.max_epochs=1")
+    page = config_file.parent / "logs/tiny/config.yaml"
+    page.write_text(page.read_text().replace("report: false", "report: true"))
+    said = fail(config_file, "--resume")
+    assert f"{page.parent} is finished but for its report: python -m tools.report" in said
+    (page.parent / "report.html").touch()
+    assert "every run there is finished" in fail(config_file, "--resume")

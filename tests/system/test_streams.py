@@ -101,3 +101,18 @@ def test_a_run_goes_on_when_its_terminal_has_gone(
     said = (tmp_path / "run.log").read_text(encoding="utf-8")
     assert "epoch 2 of größe" in said
     assert "standard output takes no more (No space left on device); the log goes on" in said
+
+
+def test_a_thread_that_fails_says_a_line(tmp_path: Path) -> None:
+    """TensorBoard's own, of a disk that is full: it was a traceback at the end of a good run."""
+    code = (
+        "import threading\nfrom utils import command_line, setup_log\n"
+        "def work():\n    raise OSError(28, 'No space left on device')\n"
+        "def main():\n    setup_log()\n    thread = threading.Thread(target=work)\n"
+        "    thread.start()\n    thread.join()\n    return 0\n"
+        "raise SystemExit(command_line(main))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
+    said = done.stdout + done.stderr
+    assert done.returncode == 0 and "Traceback" not in said
+    assert "work in the background ended early: [Errno 28] No space left on device" in said

@@ -32,7 +32,7 @@ from config import Config, ConfigError
 from config_file import dump_config, load_config
 from dataset import PARTS, Split, load_split, write_split
 from engine.run import Run
-from engine.start import begin, said_of
+from engine.start import begin, said_of, see_places
 from metrics import score_lines, wilson
 from overrides import arguments
 from tokens.plan import known_files
@@ -56,6 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     train = config.train.model_copy(
         update={"mode": mode, "from_checkpoint": None, "head": "class", "refit": False}
     )
+    see_places(train)
     run = Run.create(
         train.run_name, train.log_path, train.save_path, train.base_dir, f"baseline-{args.name}"
     )
