@@ -195,6 +195,11 @@ class Classifier:
 
     def _answers(self, images: Tensor) -> Iterator[Answer]:
         sure, far = self.probabilities(images)
+        if not sure.isfinite().all():
+            raise UserError(
+                f"{self.checkpoint} answers with numbers that are not finite: its weights are too "
+                "large, or damaged; train it again, or name others"
+            )
         level = 1.0 if self.certainty is None else self.certainty.set_level.item()
         for i, row in enumerate(sure.tolist()):
             order = sorted(range(len(row)), key=lambda c: -row[c])
@@ -246,6 +251,8 @@ def _pixels(picture: Picture, greys: tuple[float, float] | None, most: int) -> T
 def find_checkpoint(wanted: str) -> Path:
     """The weights file on this machine that a path, a model's folder, a run's name, one of its
     folders, or `last` stands for. Raises UserError, with what may be meant, where there is none."""
+    if not wanted:
+        raise UserError("no weights are named; name a file, a run, or last")
     found = trained(wanted)
     if found is not None:
         return found

@@ -140,6 +140,7 @@ def _of_shards(train: TrainConfig, split_file: Path | None) -> Split:
     """The split that shards have; UserError where it is another than that of `split_file`, or of
     train.split."""
     found = load_shards(train)
+    see_names(found.classes)
     split = Split(found.root, found.classes, found.samples, tuple(found.unused), ())
     split = replace(split, notes=(*found.notes, *_missing_classes(split)))
     split_file = split_file or (Path(train.split) if train.split else None)
@@ -168,11 +169,24 @@ def _classes(root: Path, layout: Layout, wanted: set[str] | None) -> tuple[str, 
             f"{root}: no images in the class folder{'s' if len(bare) > 1 else ''} "
             f"{some(bare)}; add some or remove it"
         )
+    see_names(names)
     if len(names) < 2:
         raise UserError(
             f"{root} has one class only ({names[0]}); a classifier needs 2 or more, a folder each"
         )
     return names
+
+
+NOT_CLASSES = ("unsure", "unlike")  # what is said of pictures that have no answer
+
+
+def see_names(classes: Iterable[str]) -> None:
+    """Raise UserError where a class could not be told from what is said of pictures without one."""
+    if taken := [name for name in classes if name in NOT_CLASSES]:
+        raise UserError(
+            f"a class is called {some(taken)}, which tools.predict says of pictures that it has no "
+            "answer for; call it otherwise"
+        )
 
 
 SAME_FILE = "the same file as "  # why a copy of a held-out image is not trained on

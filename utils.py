@@ -10,16 +10,13 @@ import hashlib
 import json
 import logging
 import os
-import platform
 import random
 import shlex
 import shutil
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from importlib import metadata
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
@@ -39,6 +36,7 @@ from system.streams import LogFile, any_streams, silence
 log = logging.getLogger("vit")
 
 LEAST_FREE = 1 << 16  # bytes of a disk that is not full
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class UserError(Exception):
@@ -111,7 +109,7 @@ def of_the_disk(error: OSError) -> str | None:
         return f"{name} is on a read-only disk"
     if error.errno == errno.ENOENT and name:
         return f"{name} is not there and can't be made"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in FULL:
         where = f" while writing {name}" if name else ""
         return f"no space left on the disk{where}; free some and go on"
     return None
@@ -151,7 +149,11 @@ def replacing(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
     except OSError as error:
-        error.filename = error.filename or str(path)  # a write doesn't say it
+        if error.errno in FULL or error.filename in (
+            None,
+            str(temporary),
+        ):  # a copy's: its source
+            error.filename = str(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -309,31 +311,6 @@ def autocast(device: torch.device, bf16: bool) -> contextlib.AbstractContextMana
 
 def minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
-
-
-def versions() -> dict[str, str]:
-    """The versions that a result depends on."""
-    found = {"python": platform.python_version()}
-    for name in ("torch", "torchvision", "bitsandbytes", "scikit-learn", "numpy"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
-def git_commit() -> str | None:
-    """The commit of this repository, `-dirty` with uncommitted changes; None outside of one."""
-    here = Path(__file__).parent
-    try:
-        answer = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() or None
 
 
 # ------------------------------------------------------------------------------------ the log

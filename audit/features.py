@@ -13,17 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from audit.findings import Suspect
-from config import Config
+from config import Config, TrainConfig
 from dataset import PARTS, Split
 from engine.heads import MOST_FITTED, read_depths, some_of_each
 from engine.ridge import LEAST_SPREAD, Basis
 from images import Sample
-from model import entering, readable
+from model import VisionTransformer, entering, readable
 from pretrained.build import build_for
 from tokens.builder import open_cache
-from tokens.cache import TokenLoader, layers_of
-from tokens.plan import Plan
-from utils import UserError, progress_bar, seed_everything
+from tokens.cache import TokenCache, TokenLoader, layers_of
+from tokens.plan import Plan, damage
+from utils import UserError, log, progress_bar, seed_everything
 
 CHUNK = 1_000  # pictures whose features are in memory at once
 DIRECTIONS = 1_024  # that features keep of more than MOST_FITTED pictures: 0.4 GB of 100,000
@@ -80,14 +80,38 @@ def look_at(config: Config, split: Split, device: torch.device) -> Seen:
     depths = read_depths(net)
     if not depths:
         raise UserError("an audit reads the later half of a network's blocks: one alone has none")
-    train = config.train.settled(len(split.part("train")))
+    # As they are: a run's augmented views say nothing of a label.
+    train = config.train.model_copy(update={"views": 1}).settled(len(split.part("train")))
     plan = Plan(net, split, train)
-    plan.check_disk()
-    loaders = open_cache(plan, net, train, device).loaders(plan, split, train, device)
+    of_run = None if damage(plan.path) is None else _made_for_a_block(net, split, train)
+    if of_run is not None:
+        plan, cache = of_run
+    else:
+        plan.check_disk()
+        cache = open_cache(plan, net, train, device)
+    loaders = cache.loaders(plan, split, train, device)
     parts: list[Any] = [loaders[part] for part in PARTS if part in loaders]
     samples = tuple(sample for part in PARTS for sample in split.part(part))
     labels = torch.tensor([sample.label for sample in samples])
     return Seen(split, samples, labels, *features_of(parts, labels, depths))
+
+
+def _made_for_a_block(
+    net: VisionTransformer, split: Split, train: TrainConfig
+) -> tuple[Plan, TokenCache] | None:
+    """The cache of a run whose last block trained, with its plan, where it has these pictures: the
+    layers lie in it beside what enters that block."""
+    depth = net.frozen_depth
+    assert depth is not None
+    net.blocks[depth - 1].requires_grad_(True)
+    net.freeze_trunk(depth - 1)
+    plan = Plan(net, split, train)
+    net.freeze_trunk(depth)
+    cache = TokenCache.holding(plan)
+    if cache is None:
+        return None
+    log.info("tokens: those of a run, in %s", cache.records.path.parent)
+    return plan, cache
 
 
 def features_of(

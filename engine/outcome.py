@@ -46,9 +46,10 @@ from model import VisionTransformer
 from pretrained.build import FOUND
 from pretrained.read import read_arrays
 from system.filenames import name_of
+from system.origin import git_commit, versions
 from system.parallel import alone
 from tokens.cache import Loaders, TokenLoader
-from utils import git_commit, log, minutes, versions, write_csv, write_json
+from utils import log, minutes, write_csv, write_json
 
 
 class Clock:

@@ -20,7 +20,7 @@ from engine.written import is_changed
 from filing.yaml_files import section_of
 from pretrained.files import metadata_in, weights_in
 from pretrained.names import WEIGHTS
-from pretrained.near import find_local
+from pretrained.near import LEFT_BY_A_RUN, find_local, is_run
 from system.durable import TEMPORARY, remove_left
 from system.filenames import name_of
 from utils import UserError, go_on, log, log_to, shell, write_csv
@@ -29,7 +29,6 @@ LONGEST = 40  # letters of a folder's name in a run's
 BEST = "best.safetensors"  # the network of a run that is kept
 JOB = "torchrun.json"  # which job of torchrun's works on a run
 SUMMARY = "summary.json"
-LEFT_BY_A_RUN = ("config.yaml", SUMMARY, METRICS)
 
 
 def report_command(folder: Path) -> str:
@@ -49,12 +48,14 @@ def _made(folder: Path) -> float:
 def find_run(wanted: str, log_path: str | Path = "logs") -> Path:
     """The folder of logs that a path, a run's name or `last` stands for; UserError for others."""
     logs = Path(log_path)
+    if not wanted:
+        raise UserError(f"no run is named; name one under {logs}, or last")
     if wanted == "last":
         if not (found := runs(logs)):
             raise UserError(f"{logs} holds no run yet: train one, or name a run's folder")
         return found[-1]
     for folder in (Path(wanted), logs / wanted):
-        if any((folder / name).is_file() for name in LEFT_BY_A_RUN):
+        if is_run(folder):
             return folder
     if Path(wanted).exists():
         raise UserError(

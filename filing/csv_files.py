@@ -7,6 +7,7 @@ its lines in their own way.
 from __future__ import annotations
 
 import csv
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
@@ -48,14 +49,29 @@ def read_csv(path: Path, columns: Sequence[str] = (), kind: str = "table") -> li
 
 
 def appended(path: Path, columns: Sequence[str]) -> list[list[str]]:
-    """The rows of a file that is appended to: one that a stop has cut is left out.
+    """The rows of a file that is appended to: a last one that a stop has cut is left out.
 
     Raises NoText where the file is no CSV with just these columns, and OSError as `open` does.
     """
-    rows = [cells for _, cells in cells_of(path, torn=True)]
-    if not rows or rows[0] != [*columns]:
+    rows = list(cells_of(path, torn=True))
+    if not rows or rows[0][1] != [*columns]:
         raise NoText(f"its first line is not {','.join(columns)}")
-    return [cells for cells in rows[1:] if len(cells) == len(columns)]
+    for number, cells in rows[1:-1]:
+        if len(cells) != len(columns):
+            raise NoText(
+                f"line {number} has {len(cells)} cells, not {len(columns)}; mend it by hand"
+            )
+    return [cells for _, cells in rows[1:] if len(cells) == len(columns)]
+
+
+def cut_torn(path: Path) -> None:
+    """Take off what a stop or a full disk left of a row behind a file's last whole line: what is
+    appended next is to be a row of its own."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    if (end := content.rfind(b"\n") + 1) < len(content):
+        os.truncate(path, end)
 
 
 def cells_of(path: Path, torn: bool = False) -> Iterator[tuple[int, list[str]]]:

@@ -214,9 +214,11 @@ def _framed(outside: np.ndarray, inside: np.ndarray, box: tuple[float, ...]) -> 
 
 
 def clipped(box: tuple[float, ...], size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """As much of a box as lies within a picture, in whole pixels."""
+    """As much of a box as lies within a picture, in whole pixels: one at least, of a picture that
+    is thousands of times as long as it is wide, too."""
     left, top, right, bottom = (round(edge) for edge in box)
-    return max(0, left), max(0, top), min(size[0], right), min(size[1], bottom)
+    left, top = (min(max(0, edge), side - 1) for edge, side in zip((left, top), size, strict=True))
+    return left, top, max(left + 1, min(size[0], right)), max(top + 1, min(size[1], bottom))
 
 
 @cache

@@ -254,6 +254,12 @@ def loss_falls(trace: Trace, train: TrainConfig) -> Check:
 
 
 def said_of_lr(train: TrainConfig, size: str = "high") -> str:
+    if math.isclose(train.lr, train.recipe_lr, rel_tol=0.05):  # type: ignore[arg-type]
+        other = train.lr * (0.1 if size == "high" else 10)  # type: ignore[operator]
+        return (
+            f"the learning rate {train.lr:g} ({train.optim}), mode {train.mode}'s own, is too "
+            f"{size} for this network; try train.lr={other:.1g}"
+        )
     return (
         f"the learning rate {train.lr:g} ({train.optim}) is too {size}; mode {train.mode} trains "
         f"well with {train.recipe_lr:.2g}"

@@ -161,3 +161,15 @@ def side(row: dict[str, Any]) -> str:
     trains = {"block": "last block and head", "head": "norm and head"}
     part = trains.get(row["part"], row["part"])
     return f"{part}, {row['optim']}, decay {row['weight_decay']:g}"
+
+
+def what_trains(blocks: object, head: object) -> str:
+    """What trained in mode finetune, of so many blocks (None: nobody knows) below this kind of
+    head."""
+    if head == "layers":
+        return "a head over layers, solved for; no block trains"
+    beside = ", beside a head over layers" if head == "both" else ""
+    if blocks == 0:
+        return f"norm and head{beside}"
+    some = {1: "the last block", None: "the last blocks"}.get(blocks, f"the last {blocks} blocks")  # type: ignore[call-overload]
+    return f"{some}, norm and head{beside}"

@@ -13,6 +13,7 @@ from system.filenames import name_of
 from utils import UserError, some
 
 BEST = WEIGHTS_FILES[0]
+LEFT_BY_A_RUN = ("config.yaml", "summary.json", "metrics.csv")
 
 
 def find_local(name: str, places: Sequence[Path], logs: Path) -> Path | None:
@@ -38,7 +39,7 @@ def _find(name: str, places: Sequence[Path], logs: Path) -> Path | None:
     if path.is_dir() and holds_weights(path):
         return path
     for folder in (path, logs / name):
-        if (folder / "config.yaml").is_file():
+        if (folder / "config.yaml").is_file() and is_run(folder):
             return _of_run(folder, places)
     if path.is_dir():
         return _with_ending(path) or path
@@ -48,6 +49,13 @@ def _find(name: str, places: Sequence[Path], logs: Path) -> Path | None:
         if found := _with_ending(there):
             return found
     return None
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run's logs; the project's own has a config.yaml, too, and is none."""
+    if (folder / "training.py").is_file():
+        return False
+    return any((folder / name).is_file() for name in LEFT_BY_A_RUN)
 
 
 def _with_ending(path: Path) -> Path | None:

@@ -280,3 +280,15 @@ def test_what_is_no_classifier_is_said(
 def test_bytes_in_a_buffer_by_pil(classifier: Classifier, trained: Path) -> None:
     content = io.BytesIO((trained / "images/red/03.png").read_bytes())
     assert classifier(Image.open(content))[0].label == "red"
+
+
+def test_answers_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    import pretrained
+
+    path = random_weights(tmp_path / "large.safetensors", num_classes=4)
+    net = pretrained.load_model(path)
+    net.norm.weight.data *= 1e30
+    net.head.weight.data *= 1e30
+    pretrained.save_model(path, net)
+    with pytest.raises(UserError, match="answers with numbers that are not finite"):
+        Classifier(path, device="cpu")(picture("red", 1))

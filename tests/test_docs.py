@@ -145,3 +145,17 @@ def test_the_recipe_of_a_transform_runs(run: Callable[[str], str], tmp_path: Pat
         out = run(script.replace('run_name="mine"', option))
         assert f"augmentation: {name}, source " in out
     sys.modules.pop("my_transforms", None)
+
+
+PROGRAMS = sorted(
+    path.parent.name if path.name == "__main__.py" else path.stem
+    for path in [*REPO.glob("tools/*.py"), *REPO.glob("tools/*/__main__.py")]
+    if path.stem != "__init__"
+)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_program_is_called_as_it_is_started(name: str) -> None:
+    file = REPO / "tools" / name
+    source = (file / "__main__.py" if file.is_dir() else file.with_suffix(".py")).read_text()
+    assert f'prog="python -m tools.{name}"' in source

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from dataset import PARTS, Split
 from images import available_memory
 from model import Tail, Tokens, VisionTransformer
 from system.parallel import share_of
-from tokens.plan import Plan
+from tokens.plan import Plan, caches, damage, read_header
 from tokens.records import Records, read_sums
 from transforms import EpochSampler, train_sampler
 
@@ -40,6 +41,17 @@ class TokenCache:
         self.is_large = self.records.bytes > LARGE_SHARE * available_memory()
         if not self.is_large:
             self.records.expect()
+
+    @classmethod
+    def holding(cls, plan: Plan) -> TokenCache | None:
+        """A finished cache of the same trunk that has every record of a plan, and maybe others."""
+        for folder in caches(plan.folder):
+            with contextlib.suppress(ValueError, OSError):
+                header, ids = read_header(folder)
+                same = header["recipe"] == plan.recipe and plan.draws.keys() <= set(ids)
+                if same and not damage(folder):
+                    return cls(folder, plan.record, plan.layers)
+        return None
 
     def files(self) -> dict[str, Records]:
         """Its files of records, by the names of their checksums."""

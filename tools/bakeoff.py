@@ -39,6 +39,8 @@ from tokens.builder import open_cache
 from tokens.plan import Plan, damage, known_files
 from utils import UserError, command_line, log, seed_everything, shell, write_csv
 
+MOST_PIXELS = 4_000  # a side; the attention of more takes hours a picture
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -135,7 +137,12 @@ def fitting(name: str, config: Config) -> Config:
     vit = ViTConfig()
     if found or "dim" in config.vit.model_fields_set:
         patch = whole(resolve(weights)).vit.patch_dim
-        vit = ViTConfig(dim=max(1, round(pixels / patch)) * patch)
+        dim = max(1, round(pixels / patch)) * patch
+        if not 0 < pixels <= MOST_PIXELS:
+            raise UserError(f"an image has 1 to {MOST_PIXELS:,} px a side, not {pixels:,}")
+        if found and dim != pixels:
+            log.info("%s: %d px, which its patches of %d px fill", name, dim, patch)
+        vit = ViTConfig(dim=dim)
     return config.model_copy(update={"vit": vit, "train": train})
 
 
@@ -180,7 +187,9 @@ def is_override(word: str) -> bool:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tools.bakeoff",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("config", metavar="CONFIG", help="the settings: the pictures, the size")
     parser.add_argument("weights", nargs="*", metavar="WEIGHTS", help="or section.key=value")

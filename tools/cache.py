@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import shutil
 import sys
 import time
@@ -109,6 +110,8 @@ def in_use(path: Path) -> bool:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
+    if args.action == "prune" and not 0 <= args.days < math.inf:
+        raise UserError(f"--days {args.days:g}: it takes a number of days, 0 or more")
     folder = Path(args.data) / "cache"
     found = list(entries(folder)) if folder.is_dir() else []
     if args.action == "ls":
@@ -141,6 +144,9 @@ def ago(entry: Entry) -> str:
 def chosen(found: list[Entry], keys: list[str], folder: Path) -> list[Entry]:
     picked = []
     for key in keys:
+        if not key:
+            there = some(e.key for e in found)
+            raise UserError(f"an empty key names no cache; {folder} has {there}")
         matching = [e for e in found if e.key.startswith(key)]
         if len({e.key for e in matching}) != 1:
             there = some(sorted({e.key for e in found}))

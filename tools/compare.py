@@ -25,6 +25,7 @@ from utils import UserError, command_line, minutes, write_text
 from utils import some as some_names
 
 TEMPLATE = Path(__file__).with_name("compare.html")
+OURS = b'<p class="eyebrow">Comparison</p>'  # in each page
 MOST = 8  # runs: so many colours are told apart
 SURE = 0.05  # what happens by chance less often is more than chance
 SAME_DATA = 0.5  # of the smaller one's pictures: runs that share fewer are on different data
@@ -42,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("runs", nargs="+", help="folders of logs, or runs' names")
     parser.add_argument("--out", type=Path, help="the page to write")
     args = parser.parse_args(argv)
+    see_out(args.out)
     folders = list({folder.resolve(): folder for folder in map(find_run, args.runs)}.values())
     if not 2 <= len(folders) <= MOST:
         raise UserError(f"a comparison takes 2 to {MOST} different runs, and got {len(folders)}")
@@ -51,6 +53,18 @@ def main(argv: list[str] | None = None) -> int:
     print("\n".join([f"{title}.", *sentences]))
     print(f"comparison: {write_comparison(records, out)}")
     return 0
+
+
+def see_out(out: Path | None) -> None:
+    """Raise UserError where the page can't be written, or would take another file's place."""
+    if out is None:
+        return
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder; name the page in it, such as {out}/compare.html")
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--out {out}: a comparison is a page; let its name end in .html")
+    if out.exists() and OURS not in out.read_bytes():
+        raise UserError(f"--out {out} is there, and is no comparison; name another file")
 
 
 def file_name(names: list[str]) -> str:

@@ -71,7 +71,7 @@ TAGS = (
         ),
         (
             f"train:\n  seed: {'9' * 9000}\n  max_epochs: 0x{'F' * 9000}\nvit: {{dim: {10**15}}}",
-            "'9999\n'0xFFF\nvit.dim: 1000000000000000 should be at most 1,000,000 (line 4)",
+            "'9999\n'0xFFF\nvit.dim: 1000000000000000 should be at most 10,000 (line 4)",
         ),
         ('vit: {"\\ud800": 1, "\\a": 2}', "vit.\\ud800: no such key\nvit.\\x07: no such key"),
         ("train: {lr: &a [*a]}", "train.lr: [[...]] is not a number"),

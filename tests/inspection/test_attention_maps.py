@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,11 +22,13 @@ from inspection.attention_maps import (
     overlay,
     relevance,
     rollout,
+    seen,
     seen_box,
 )
 from model import Attention, VisionTransformer, attention_kept
 from pretrained.build import load_model
 from tests.helpers import REPO, TINY_VIT
+from tools.attention import draw_panel
 from transforms import eval_transform
 
 SMALL = REPO / "weights/vit-s14.safetensors"  # of the quick start, where it was made
@@ -287,3 +291,20 @@ def test_what_is_small_takes_one_core(
     cores(2)
     attention_maps(net, torch.randn(images, 3, net.vit.dim, net.vit.dim))
     assert found == [threads] and torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+@pytest.mark.parametrize("size", [(1, 1), (50, 1), (1, 3000), (2000, 3), (800, 1), (10, 8000)])
+def test_a_strip_has_its_frame_too(size: tuple[int, int], fit: Any, tmp_path: Path) -> None:
+    """Of some the part that the network saw is no whole pixel."""
+    net = network()
+    net.preprocessing = Preprocessing(image_size=32, fit=fit)
+    strip = Image.new("RGB", size, "red")
+    assert overlay(strip, np.ones((GRID, GRID)), net.preprocessing).size == size
+    assert seen(strip, net.preprocessing).size == size
+    small = strip.copy()
+    small.thumbnail((96, 96))
+    assert overlay(small, np.ones((GRID, GRID)), net.preprocessing).size == small.size
+    maps = attention_maps(net, batch(1))
+    draw_panel(net, strip, maps, ("a", "b", "c"), tmp_path / "panel.png")
+    assert (tmp_path / "panel.png").exists()

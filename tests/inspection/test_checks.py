@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from config import TrainConfig, ViTConfig
 from config_file import load_config
 from dataset import load_split
-from inspection.checks import examine, mark
+from inspection.checks import examine, mark, said_of_lr
 from inspection.layers import Layer, summarise
 from model import Attention, Block, Mlp, VisionTransformer
 from pretrained.build import build_for
@@ -217,3 +218,16 @@ def test_a_trained_heads_gradient_is_measured_by_itself_as_well() -> None:
     assert marks(2.3, 14.0) == []
     assert marks(900.0, 5600.0) == ["exploding"] == marks(900.0, 5600.0, known=True)
     assert marks(1e-7, 1e-9) == ["vanishing"] and marks(1e-7, 1e-9, known=True) == []
+
+
+@pytest.mark.parametrize(("factor", "size"), [(1.0, "high"), (1.0, "low"), (10.0, "high")])
+def test_a_rate_is_not_told_to_be_what_it_is(factor: float, size: str) -> None:
+    """It said: 0.006 is too high; mode finetune trains well with 0.006."""
+    train = TrainConfig(mode="finetune", optim="sgd")
+    train = train.model_copy(update={"lr": factor * train.recipe_lr})
+    said = said_of_lr(train, size)
+    numbers = re.findall(r"\d[\d.]*(?:e-\d+)?", said)
+    assert len(set(numbers)) == 2 and f"is too {size}" in said
+    if factor == 1:
+        assert "mode finetune's own" in said
+        assert (float(numbers[1]) < float(numbers[0])) == (size == "high")

@@ -116,3 +116,17 @@ def test_settings_tried_leave_no_cell_empty() -> None:
         "last block and head, sgd, decay 0.01": [("0.003", 0.9), ("0.006", 0.7)],
     }
     assert numbers.settings_tried([]) is None
+
+
+@pytest.mark.parametrize(
+    ("blocks", "head", "said"),
+    [
+        (1, "class", "the last block, norm and head"),
+        (3, "both", "the last 3 blocks, norm and head, beside a head over layers"),
+        (0, "class", "norm and head"),
+        (1, "layers", "a head over layers, solved for; no block trains"),
+        (None, None, "the last blocks, norm and head"),
+    ],
+)
+def test_what_trains_is_said_as_it_is(blocks: int | None, head: str | None, said: str) -> None:
+    assert numbers.what_trains(blocks, head) == said

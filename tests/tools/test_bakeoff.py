@@ -92,3 +92,14 @@ def test_none_that_can_be_used(finetune: Path) -> None:
     with pytest.raises(UserError, match="none of these weights can be used"):
         main([str(finetune), "one.npz", "other.npz"])
     assert not (finetune.parent / "logs").exists()
+
+
+def test_a_size_that_no_image_has_is_left_out(
+    finetune: Path, weights: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The others are compared; it was a traceback."""
+    odd = [f"{weights[0]}@{pixels}" for pixels in ("0", "99999999", "33")]
+    assert main([str(finetune), weights[0], *odd]) == 0
+    said = capsys.readouterr().out
+    assert said.count("an image has 1 to 4,000 px a side, not ") == 2
+    assert "@33: 32 px, which its patches of 8 px fill" in said and len(rows_of(finetune)) == 2

@@ -100,3 +100,11 @@ def test_the_tool_reads_every_record(finetune: Path, tool: Callable[..., str]) -
     assert "ready, every record is what was written" in tool("ls", "--verify")
     os.truncate(path / "sums.bin", 8)
     assert "damaged: sums.bin has 8 bytes instead of 288" in tool("ls", "--verify")
+
+
+@pytest.mark.parametrize("days", ["nan", "-1", "inf"])
+def test_days_that_are_none(tool: Callable[..., str], days: str) -> None:
+    with pytest.raises(UserError, match="it takes a number of days, 0 or more"):
+        tool("prune", f"--days={days}", "--dry-run")
+    with pytest.raises(UserError, match="an empty key names no cache"):
+        tool("rm", "")

@@ -12,7 +12,7 @@ import pytest
 from tests.tools.helpers import made_up, make_run
 from tests.tools.test_report import Page, unbroken, without_curves
 from tools import compare
-from utils import write_csv
+from utils import UserError, write_csv
 
 
 def compared(tmp_path: Path, *runs: Path) -> str:
@@ -168,3 +168,22 @@ def test_runs_without_scores_are_named(tmp_path: Path) -> None:
     (two / "summary.json").write_text('{"verdict": "not learned", "epochs": 1}')
     page = compared(tmp_path, one, two)
     assert "Nothing to compare yet" in page and "two has no scores" in page
+
+
+def test_another_file_is_not_written_over(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, all_right_but(0), ["a", "b"]) for name in ("one", "two")]
+    for out, said in (
+        (runs[0] / "summary.json", "let its name end in .html"),
+        (tmp_path, "is a folder; name the page in it"),
+        (tmp_path / "mine.html", "is there, and is no comparison"),
+    ):
+        if out.suffix == ".html":
+            out.write_text("<p>mine</p>")
+        before = out.read_bytes() if out.is_file() else None
+        with pytest.raises(UserError, match=said):
+            compare.main([*map(str, runs), "--out", str(out)])
+        assert (out.read_bytes() if out.is_file() else None) == before
+    page = tmp_path / "new.html"
+    for _ in range(2):  # one's own is made anew
+        compared(tmp_path, *runs)
+        compare.main([*map(str, runs), "--out", str(page)])

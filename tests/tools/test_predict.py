@@ -20,8 +20,9 @@ from typing import Any
 import pytest
 
 from answers import Row, row_of
-from classifier import Answer, Classifier, Unreadable
+from classifier import Answer, Classifier, Unreadable, find_checkpoint
 from config import ConfigError
+from engine.run import find_run
 from system.filenames import name_of, text_of
 from tests.helpers import COLOURS, REPO, pictures_of, random_weights, small_run
 from tools.predict import __main__ as predict
@@ -31,7 +32,7 @@ from tools.predict.rows import AnswersFile
 from tools.predict.said import Table
 from tools.predict.scoring import foreign, scored
 from tools.predict.sorting import folder_name, sort_into, steps, take_back
-from utils import command_line
+from utils import UserError, command_line
 
 Capture = pytest.CaptureFixture[str]
 
@@ -158,8 +159,8 @@ def test_a_list_on_standard_input(
         (["empty"], "empty holds no pictures; nothing to answer"),
         (["pictures", "--checkpoint", "tny"], "did you mean weights/tiny"),
         (["pictures", "--checkpoint", "pictures/red.png"], "is not a weights file"),
-        (["text.jpg"], "none of 1 pictures can be read"),
-        (["text.jpg", "--out", "a.csv"], "none of 1 pictures can be read; a.csv says why"),
+        (["text.jpg"], "the picture can't be read"),
+        (["text.jpg", "--out", "a.csv"], "the picture can't be read; a.csv says why"),
         (["pictures/red.png", "--truth"], "is a file; --truth takes folders"),
         (["pictures", "--truth"], "has no images in class folders"),
         (["--undo", "text.jpg"], "lists no sorted pictures"),
@@ -192,6 +193,31 @@ def test_what_does_not_go_together(given: list[str], sentence: str, capsys: Capt
     with pytest.raises(SystemExit):
         predict.parse(given)
     assert sentence in capsys.readouterr().err
+
+
+def test_weights_and_runs_are_not_named_by_nothing(here: Path, capsys: Capture) -> None:
+    """An unset variable is not the newest run, nor the project's own folder a run."""
+    assert run("pictures", "--checkpoint", "") == 2
+    assert "no weights are named" in capsys.readouterr().err
+    with pytest.raises(UserError, match="no run is named"):
+        find_run("")
+    for name in ("config.yaml", "training.py"):
+        Path(name).write_text("")
+    with pytest.raises(UserError, match="is not a run: it has no config.yaml, summary.json or"):
+        find_run(".")
+    with pytest.raises(UserError, match="a folder without model.safetensors"):
+        find_checkpoint(".")
+
+
+def test_standard_input_that_is_closed_lists_nothing(here: Path) -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(REPO)!r}); import os; os.close(0); sys.stdin = None"
+    )
+    code += "; from utils import command_line; from tools.predict.__main__ import main"
+    code += "; sys.exit(command_line(lambda: main(['-', '--checkpoint', 'tiny'])))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ")
 
 
 def test_the_checkpoint_that_the_config_names(here: Path, capsys: Capture) -> None:
@@ -588,6 +614,51 @@ def test_a_stop_while_sorting_can_be_taken_back_or_gone_on_with(
     assert "1 were there already" in capsys.readouterr().out and not tree("pictures")
     assert run("--undo", "sorted/undo.csv") == 0
     assert tree("pictures") == before and not Path("sorted").exists()
+
+
+def test_a_row_that_a_full_disk_has_cut_takes_no_other_along(here: Path) -> None:
+    """What was appended behind it stood in its row; --undo left that picture, and its list went."""
+    before = tree("pictures")
+    sort_into(Path("sorted"), "move", [("pictures/red.png", "red")])
+    with open("sorted/undo.csv", "a") as file:
+        file.write(f"move,{here}/pictures/bl")
+    sort_into(Path("sorted"), "move", [("pictures/blue.png", "blue")])
+    assert [Path(step.source).name for step in steps(Path("sorted/undo.csv"))] == [
+        *("red.png", "blue.png")
+    ]
+    assert take_back(Path("sorted")) == "2 moved back" and tree("pictures") == before
+
+
+def test_a_list_with_a_row_that_is_none_stays(here: Path) -> None:
+    sort_into(Path("sorted"), "copy", [(f"pictures/{c}.png", c) for c in COLOURS])
+    listed = Path("sorted/undo.csv").read_text().splitlines()
+    listed[2] = listed[2] + "," + listed[2]
+    Path("sorted/undo.csv").write_text("\n".join(listed))
+    with pytest.raises(UserError, match="line 3 has 6 cells, not 3; mend it by hand"):
+        take_back(Path("sorted"))
+    assert Path("sorted/red/red.png").exists() and Path("sorted/undo.csv").exists()
+
+
+def test_a_full_disk_is_where_the_copy_goes(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(source: str, target: Path) -> None:
+        raise OSError(28, "No space left on device", source)
+
+    monkeypatch.setattr("shutil.copy2", full)
+    with pytest.raises(OSError) as caught:
+        sort_into(Path("sorted"), "copy", [("pictures/red.png", "red")])
+    assert caught.value.filename == f"{here}/sorted/red/red.png"
+
+
+def test_one_picture_is_no_pictures(here: Path, capsys: Capture) -> None:
+    sort_into(Path("sorted"), "copy", [("pictures/red.png", "red")])
+    assert run("sorted", "pictures", "--sort-into", "sorted") == 0
+    assert "sorted: 1 picture was sorted there, and is left out" in capsys.readouterr().err
+    assert take_back(Path("sorted")) == "3 copies removed"
+    sort_into(Path("sorted"), "copy", [("pictures/red.png", "red")])
+    assert take_back(Path("sorted")) == "1 copy removed"
+    Path("broken.png").write_bytes(b"no")
+    assert run("broken.png") == 2
+    assert "the picture can't be read; name others" in capsys.readouterr().err
 
 
 def test_a_link_that_is_moved_leads_where_it_led(here: Path) -> None:

@@ -75,7 +75,10 @@ def test_a_checkpoint_of_a_run(shown: Callable[..., str], home: Path) -> None:
     before, after = (known[f"val_calibration_error{end}"] for end in ("", "_calibrated"))
     assert f"calibration error is {before:.3f} before and {after:.3f} after it" in text
     assert f"held out {known['held_out']} pictures, " in text
-    assert "finetune, the last blocks and the head" in text and f"{home}/my images" in text
+    assert (
+        "finetune, the last block, norm and head, beside a head over layers" in text
+        and f"{home}/my images" in text
+    )
     assert f"from {home}/from.safetensors; seed 0; epoch {found['best_epoch']}" in text
     assert "learned: on these" not in text and "settled" not in text
 

@@ -39,7 +39,9 @@ def main(argv: list[str] | None = None) -> int:
     if find_spec("gradio") is None:
         raise UserError("tools.app needs gradio: pip install gradio")
     place = listening(args.host, args.port)
-    wanted = args.checkpoint or load_config("config.yaml")[0].inference.checkpoint or "last"
+    wanted = args.checkpoint
+    if wanted is None:
+        wanted = load_config("config.yaml")[0].inference.checkpoint or "last"
     checkpoint = find_checkpoint(os.path.expanduser(wanted))
     classifier = Classifier(
         checkpoint,

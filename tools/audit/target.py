@@ -10,8 +10,9 @@ from typing import Any
 from config import Config, TrainConfig
 from config_file import load_config
 from engine.answers import OUT_OF_FOLD
-from engine.run import LEFT_BY_A_RUN, find_run, plain, trained
+from engine.run import find_run, plain, trained
 from filing.csv_files import read_csv
+from pretrained.near import is_run
 from tools.audit.about import ABOUT, PREFIX, read_about
 from utils import UserError
 
@@ -78,7 +79,7 @@ def find_target(wanted: str, weights: str | None, overrides: Sequence[str]) -> T
         return Target(config, notes, None, path, own, _name(config))
     if (path / ABOUT).is_file():
         raise UserError(f"{path} is an audit: --serve shows it; name its pictures to audit again")
-    if path.is_dir() and not any((path / name).is_file() for name in LEFT_BY_A_RUN):
+    if path.is_dir() and not is_run(path):
         pictures = f"train.base_dir={path}"
         config, notes = load_config("config.yaml", [pictures, *more])
         return Target(config, notes, None, Path("config.yaml"), (pictures, *own), _name(config))

@@ -35,15 +35,14 @@ from engine.run import Run
 from engine.start import begin, said_of, see_places
 from metrics import score_lines, wilson
 from overrides import arguments
+from system.origin import git_commit, versions
 from tokens.plan import known_files
 from tools.baseline.ways import SCORED, WAYS, Outcome, Task
 from utils import (
     command_line,
-    git_commit,
     log,
     minutes,
     seed_everything,
-    versions,
     write_json,
     write_text,
 )

@@ -151,7 +151,7 @@ def write_sheet(out: Path, per_class: int, seed: int, file: Path) -> None:
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="draw_pilots", description=f"Draws the five pilots: {STAND_INS}."
+        prog="python -m tools.draw_pilots", description=f"Draws the five pilots: {STAND_INS}."
     )
     parser.add_argument(
         "--out", type=Path, default=Path("data/pilots"), help="folder to fill (%(default)s)"

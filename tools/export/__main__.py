@@ -131,7 +131,8 @@ def said(proof: Proof) -> str:
         return "\n".join([*lines, f"  from the files, too: none of {n} differs by more"])
     answers = sum(not picture.same for picture in other)
     lines.append(
-        f"  from the files, by the library's own reading and resizing, {len(other)} of {n} differ; "
+        f"  from the files, by the library's own reading and resizing, {len(other)} of {n} "
+        f"differ{'s' if len(other) == 1 else ''}; "
         f"{answers or 'none'} of them {'has' if answers in (0, 1) else 'have'} another answer"
     )
     shown = table(proof, f"  {'picture':32} max |dp|", row).splitlines()

@@ -15,12 +15,13 @@ from classifier import Classifier, class_names
 from config import Config, ConfigError
 from config_file import load_config
 from pretrained.manifest import MANIFEST
+from system.origin import git_commit, versions
 from tools.export.causes import CLIPPED
 from tools.export.given import Given, Written
 from tools.export.ordinary import scores, summary_of, temperature_of
 from tools.export.proof import Picture, Proof
 from tools.export.reading import deep_lines
-from utils import git_commit, sha256_of, shell, versions, write_json, write_text
+from utils import sha256_of, shell, write_json, write_text
 
 DEEP_NAME = "-grey16."  # of golden pictures
 PROGRAMS = ("onnx", "openvino", "web")  # from pixels to answers, and how unlike they are
@@ -132,7 +133,7 @@ def write_card(
         f"```python\n{load}\n```",
         _data(origin.run, given),
         results(given, written),
-        _limits(classifier, target),
+        _limits(classifier, target, given.alone is not None),
         _proof(proof),
         _deep(classifier, proof),
         _training(given),
@@ -198,13 +199,16 @@ def results(given: Given, written: Written) -> str:
     return "\n".join(["## Results\n", *lines, *(f"- {note}" for note in written.notes)])
 
 
-def _limits(classifier: Classifier, target: str) -> str:
+def _limits(classifier: Classifier, target: str, alone: bool) -> str:
     temperature = temperature_of(classifier)
-    calibrated = (
-        f"are calibrated (temperature {temperature:.3f}, already in the model)"
-        if classifier.certainty is not None
-        else "are not calibrated: the weights hold no temperature"
-    )
+    calibrated = "are not calibrated: the weights hold no temperature"
+    if classifier.certainty is not None:
+        calibrated = f"are calibrated (temperature {temperature:.3f}, already in the model)"
+    if alone:
+        calibrated = (
+            f"are as sure as this head's were within the mean of the two (temperature "
+            f"{temperature:.3f}, already in the model); of this head alone that was not measured,"
+        )
     knows = classifier.certainty is not None and classifier.certainty.likeness is not None
     far = "this format does not say; the project's own weights may"
     if target in PROGRAMS and knows:

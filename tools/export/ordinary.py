@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from certainty.certainty import Certainty
+from certainty.sure import HOTTEST
 from classifier import Classifier
 from config import Config
 from config_file import dump_config, load_config
@@ -114,7 +115,8 @@ def _without_layers(given: Given, folder: Path) -> tuple[Given, tuple[str, ...]]
     net = copy.deepcopy(given.classifier.net)
     assert net.layers is not None
     alone = Certainty(0)
-    alone.temperature.fill_(1 / net.layers.scale.item())
+    # A scale that was found on pictures held out in turn; of a few steps' head it can be any.
+    alone.temperature.fill_(min(HOTTEST, max(1 / HOTTEST, 1 / net.layers.scale.item())))
     net.layers, net.certainty = None, alone
     path = folder / "class-head.safetensors"
     save_model(path, net)

@@ -14,7 +14,7 @@ from answers import listed, title
 from tools.export.given import Given, Written
 from tools.export.graph import NEEDS
 from tools.export.onnx_folder import HOW, MODEL, write_model
-from utils import UserError, write_json, write_text
+from utils import UserError, replacing, write_json, write_text
 
 ORDINARY = False
 __all__ = ["NEEDS", "ORDINARY", "write"]
@@ -95,7 +95,8 @@ def write_runtime(folder: Path, given: Path | None) -> None:
 def _copy(source: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, own in RUNTIME.items():
-        shutil.copyfile(source / name, folder / own)
+        with replacing(folder / own) as temporary:
+            shutil.copyfile(source / name, temporary)
 
 
 def _packed(folder: Path) -> Path:

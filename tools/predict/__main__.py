@@ -43,7 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     if args.undo is not None:
         print(take_back(args.undo))
         return 0
-    wanted = args.checkpoint or load_config("config.yaml")[0].inference.checkpoint or "last"
+    wanted = args.checkpoint
+    if wanted is None:
+        wanted = load_config("config.yaml")[0].inference.checkpoint or "last"
     checkpoint = find_checkpoint(home(wanted))
     asked = find_pictures(args.paths, args.truth, put_there(args.sort_into))
     note(*asked.notes)
@@ -63,7 +65,8 @@ def main(argv: list[str] | None = None) -> int:
     answer_all(args, asked, classifier, file, tally)
     if not tally.said:
         where = "" if file is None else f"; {file.path} says why"
-        raise UserError(f"none of {tally.total} pictures can be read{where}; name others")
+        what = "the picture can't" if tally.total == 1 else f"none of {tally.total} pictures can"
+        raise UserError(f"{what} be read{where}; name others")
     print(*([""] if file is None else []), counted(tally), sep="\n")
     if args.truth:
         print("\n".join(scored(tally.counts, classifier.classes)))
@@ -175,8 +178,8 @@ def see_the_classes(asked: Asked, classifier: Classifier, checkpoint: Path, want
     scored_ones = [p for p, label in asked.truth.items() if label in classifier.classes]
     if n := learned(scored_ones, checkpoint, wanted):
         note(
-            f"{n} of the {len(scored_ones)} pictures were trained on: the score flatters; what its "
-            "run measured is on pictures that it had not seen"
+            f"{n} of the {len(scored_ones)} pictures {'was' if n == 1 else 'were'} trained on: the "
+            "score flatters; what its run measured is on pictures that it had not seen"
         )
 
 

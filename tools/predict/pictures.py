@@ -74,7 +74,9 @@ def _add_folder(path: str, asked: Asked, put_there: set[str]) -> None:
         else:
             asked.add(str(picture))
     if skipped:
-        asked.notes.append(f"{path}: {skipped} pictures were sorted there, and are left out")
+        one = skipped == 1
+        what = "picture was sorted there, and is" if one else "pictures were sorted there, and are"
+        asked.notes.append(f"{path}: {skipped} {what} left out")
     elif len(asked.truth) == before and not tree.holds_any:
         asked.notes.append(f"{path} holds no pictures")
     _note_others([other for other, _ in tree.every_other() if other.name != UNDO], path, asked)

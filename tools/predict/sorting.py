@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from filing.csv_files import appended
+from filing.csv_files import appended, cut_torn
 from filing.moving import free_name, move
 from layout.paths import full
 from system.filenames import name_of, shown, text_of
@@ -53,6 +53,7 @@ def sort_into(folder: Path, how: str, answers: Iterable[tuple[str, str]]) -> Sor
     folder.mkdir(parents=True, exist_ok=True)
     before = {(step.source, Path(step.target).parent.name): step for step in steps(folder / UNDO)}
     found = Sorted()
+    cut_torn(folder / UNDO)
     with open(folder / UNDO, "a", newline="", encoding="utf-8") as file:
         undo = csv.writer(file)
         if not file.tell():
@@ -165,8 +166,10 @@ def take_back(undo: Path) -> str:
     for folder in sorted(folders, key=len, reverse=True):
         if os.path.isdir(folder) and not os.listdir(folder):
             os.rmdir(folder)
-    done = {"copy": "copies removed", "link": "links removed", "move": "moved back"}
-    said = ", ".join(f"{n} {done[how]}" for how, n in counts.items()) or "nothing to take back"
+    one = {"copy": "copy removed", "link": "link removed", "move": "moved back"}
+    many = one | {"copy": "copies removed", "link": "links removed"}
+    parts = [f"{n} {(one if n == 1 else many)[how]}" for how, n in counts.items()]
+    said = ", ".join(parts) or "nothing to take back"
     if stay:
         step, problem = stay[0]
         said += f"; {len(stay)} left where they are, and listed in {undo}: {step.target} {problem}"

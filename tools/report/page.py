@@ -8,7 +8,7 @@ from urllib.parse import quote
 from engine.heads import told_apart_from
 from engine.verdict import LEARNED, NO_BETTER, NOT_LEARNED, WORSE
 from inspection.charts import by_layer, curves
-from inspection.numbers import settings_tried, smoothed_floor
+from inspection.numbers import settings_tried, smoothed_floor, what_trains
 from inspection.record import PARTS, Prediction, Record
 from inspection.thumbnails import thumbnail
 from metrics import wilson
@@ -29,13 +29,8 @@ PHASES = {
     "refit_seconds": "to train once more on all pictures",
 }
 MODES = {
-    "finetune": "finetune: the last blocks, norm and head",
     "pretrained": "pretrained: all weights, from given ones",
     "scratch": "scratch: all weights, from random values",
-}
-HEADS = {
-    "layers": "finetune: a head over layers, solved for; no block trains",
-    "both": "finetune: the last block, norm and head, beside a head over layers",
 }
 RIVALS = {
     "layers_head": "head over layers alone",
@@ -258,7 +253,10 @@ def facts(record: Record) -> list[tuple[str, str]]:
     summary, train = record.summary, record.config.train if record.config else None
     mode = str(summary.get("mode") or (train.mode if train else ""))
     images = summary.get("images") or record.images
-    how_trained = HEADS.get(str(summary.get("head")), MODES.get(mode, mode))
+    how_trained = MODES.get(mode, mode)
+    if mode == "finetune":
+        blocks = train.finetune_blocks if train else None
+        how_trained = f"finetune: {what_trains(blocks, summary.get('head'))}"
     found: list[tuple[str, Any]] = [("mode", how_trained)]
     if train:
         weights = summary.get("weights", train.checkpoint if mode != "scratch" else None)

@@ -40,7 +40,7 @@ KNOWN: tuple[str, ...] = (
 KNOWN += ("seen", "measured", "base", "frozen", "provenance", "checksums")
 ERRORS = ("calibration_error", "calibration_error_calibrated")
 OF_AN_EXPORT = ("format", "run", "exported", "training", "notes")  # of its manifest.json
-TRAINED = ("mode", "base_dir", "checkpoint", "seed")  # of a config's `train`
+TRAINED = ("mode", "finetune_blocks", "base_dir", "checkpoint", "seed")  # of a config's `train`
 
 
 @dataclass(frozen=True)

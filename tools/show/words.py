@@ -6,6 +6,7 @@ import textwrap
 from typing import Any
 
 from config import Preprocessing
+from inspection.numbers import what_trains
 from inspection.record import PARTS
 from system.filenames import shown
 from utils import some
@@ -28,7 +29,6 @@ HEADS = {
     "both": "the mean of two (both): on the class token, and linear over {blocks} and the patches",
 }
 MODES = {
-    "finetune": "finetune, the last blocks and the head",
     "pretrained": "pretrained, all weights",
     "scratch": "scratch, all weights from random values",
 }
@@ -258,6 +258,8 @@ def trained(facts: dict[str, Any]) -> str | None:
     if found is None:
         return None
     said = MODES.get(str(found["mode"]), str(found["mode"]))
+    if said == "finetune":
+        said += f", {what_trains(found['finetune_blocks'], facts['head'])}"
     said += f"; pictures of {found['base_dir']}" if found["base_dir"] else ""
     said += f"; from {found['checkpoint']}" if found["checkpoint"] else ""
     said += f"; seed {found['seed']}" if found["seed"] is not None else ""

@@ -105,6 +105,20 @@ def test_a_run_is_audited_by_its_split_and_its_report_gets_the_rows(run: Path) -
     ).read_bytes()
 
 
+def test_a_run_is_audited_from_its_own_tokens(
+    tmp_path: Path, seen: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It made a second pass, and a second cache; what it finds is the same."""
+    small_run(tmp_path, pictures_of(tmp_path / "pictures", 12), "mine", head="both", views=2)
+    seen.clear()
+    capsys.readouterr()
+    own = look(tmp_path, str(tmp_path / "logs/mine"))
+    assert not seen and "tokens: those of a run, in" in capsys.readouterr().out
+    assert len(list((tmp_path / "cache").glob("*/header.json"))) == 1
+    shutil.rmtree(tmp_path / "cache")
+    assert look(tmp_path, str(tmp_path / "logs/mine")) == own and sum(seen) == 36
+
+
 def test_a_run_whose_whole_network_learned_the_labels_needs_other_weights(tmp_path: Path) -> None:
     folder = tmp_path / "logs/full"
     folder.mkdir(parents=True)
