@@ -150,8 +150,11 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
                     points.append((size, statistics.fmean(found), spread))
             if points:
                 sizes, means, spreads = zip(*points, strict=True)
+                # No line over sizes that were not measured.
+                mark = marks[way] if sizes == SIZES else marks[way][0]
+                label = way if any(spreads) else f"{way} (one draw)"
                 axes.errorbar(
-                    sizes, means, spreads, fmt=marks[way], color=colours[way], capsize=3, label=way
+                    sizes, means, spreads, fmt=mark, color=colours[way], capsize=3, label=label
                 )
         by_size(axes, SIZES, name)
     with replacing(path) as temporary:
