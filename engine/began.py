@@ -12,7 +12,7 @@ from model import VisionTransformer
 from pretrained.build import HEADS
 from pretrained.files import digest_of
 from system.filenames import shown
-from utils import UserError, write_json
+from utils import UserError, log, write_json
 
 BEGAN = "began.json"
 
@@ -23,8 +23,9 @@ def note_beginning(work: Work) -> None:
 
 
 def check_beginning(work: Work) -> None:
-    """Raise UserError where a run that goes on has other weights to begin with, or other groups of
-    pictures, than it had: what was found with those, and the control, would be another run's."""
+    """Raise UserError where a run that goes on has other weights to begin with, or other groups by
+    `train.groups`, than it had: what was found with those, and the control, would be another run's.
+    Near-duplicates that another Pillow sees otherwise are said."""
     folder, now = work.run.folder, _found(work)
     before = _read(folder / BEGAN)
     if before.get("weights", now["weights"]) != now["weights"]:
@@ -32,11 +33,19 @@ def check_beginning(work: Work) -> None:
             f"{folder} began with other weights than {shown(str(work.train.checkpoint))} holds by "
             "now, or they were shown pictures otherwise; put those back, or begin a new run"
         )
-    if before.get("groups", now["groups"]) != now["groups"]:
-        raise UserError(
-            f"the pictures that {folder} began with stay together otherwise by now "
-            "(train.groups); put that back, or begin a new run"
+    if before.get("groups", now["groups"]) == now["groups"]:
+        return
+    if work.train.groups is None:
+        log.warning(
+            "other pictures than when %s began are taken for near-duplicates: its numbers of "
+            "pictures left out may not be those of an unstopped run",
+            folder,
         )
+        return
+    raise UserError(
+        f"the pictures that {folder} began with stay together otherwise by now (train.groups); "
+        "put that back, or begin a new run"
+    )
 
 
 def _found(work: Work) -> dict[str, str | None]:

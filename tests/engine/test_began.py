@@ -83,6 +83,17 @@ def test_other_groups_are_refused(
     assert training.main(["--resume"]) == 0
 
 
+def test_near_duplicates_that_are_others_are_said(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another Pillow may decode otherwise: nobody can put that back."""
+    stop_at(monkeypatch, "training.Job", home, "train.lr=1e-3")
+    path = home.parent / "logs/tiny/began.json"
+    path.write_text(path.read_text().replace('"groups": "', '"groups": "0'))
+    assert training.main(["--resume"]) == 0
+    assert "began are taken for near-duplicates" in capsys.readouterr().out
+
+
 def test_a_run_of_an_older_version_goes_on(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stop_at(monkeypatch, "training.Job", home, "train.lr=1e-3")
     (home.parent / "logs/tiny/began.json").unlink()
