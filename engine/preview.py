@@ -19,7 +19,7 @@ from engine.search import searches_all
 from engine.start import Work, begin, checkpoint_bytes, moment_bytes, see_places, set_up
 from engine.trials import Allowance, allowance, recipes_own, settings
 from pretrained.build import NotFetched
-from system.filenames import shown
+from system.filenames import cut_to, padded, shown
 from tokens.plan import damage
 from tokens.trunk import in_half
 from utils import UserError, log, minutes
@@ -145,7 +145,7 @@ def print_pictures(split: Split) -> None:
     """Images by class and part, and what is not used."""
     print(f"\n{'class':<32}" + "".join(f"{part:>8}" for part in PARTS))
     for name, counts in split.counts().items():
-        print(f"{name:<32}" + "".join(f"{counts[part]:>8}" for part in PARTS))
+        print(padded(cut_to(name, 31), 32) + "".join(f"{counts[part]:>8}" for part in PARTS))
     print(f"{'all':<32}" + "".join(f"{len(split.part(part)):>8}" for part in PARTS))
     if split.unused:
         print(f"\nnot used: {len(split.unused)}")

@@ -106,3 +106,28 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     wanted = looks_like(name).casefold()
     close = [wanted] if wanted in folded else difflib.get_close_matches(wanted, folded, 1)
     return folded[close[0]] if close else None
+
+
+def columns_of(text: str) -> int:
+    """How many columns of a terminal a text takes: two a letter of Chinese, Japanese and Korean,
+    none an accent of its own."""
+    return sum(
+        0
+        if unicodedata.category(c) in ("Mn", "Me", "Cf")
+        else 1 + (unicodedata.east_asian_width(c) in "WF")
+        for c in text
+    )
+
+
+def padded(text: str, columns: int) -> str:
+    """A text with blanks behind it, so many columns wide."""
+    return text + " " * (columns - columns_of(text))
+
+
+def cut_to(text: str, columns: int) -> str:
+    """A text of so many columns at most; of a longer one its beginning, and three dots."""
+    if columns_of(text) <= columns:
+        return text
+    while columns_of(text) > columns - 3:
+        text = text[:-1]
+    return text + "..."

@@ -55,7 +55,7 @@ def test_check_says_what_would_be_done_and_does_nothing(
 def test_check_of_a_sanity_check(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(config_file, "--check", "overfit_one_batch.overfit=true", "overfit_one_batch.max_steps=9")
     said = capsys.readouterr().out
-    assert "a sanity check: 9 steps at most, on one batch of 8; keeps no weights" in said
+    assert "a sanity check: at most 9 steps on one batch of 8; no weights are kept" in said
     assert not re.search("an epoch|time: |of checkpoints", said)
 
 

@@ -9,7 +9,16 @@ import sys
 
 import pytest
 
-from system.filenames import fitting, name_of, nearest, shown, text_of
+from system.filenames import (
+    columns_of,
+    cut_to,
+    fitting,
+    name_of,
+    nearest,
+    padded,
+    shown,
+    text_of,
+)
 from tests.helpers import REPO
 
 LOCALE_C = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -75,3 +84,18 @@ def test_a_name_that_a_disk_takes(stem: str, fits: str) -> None:
 
 def test_a_sentence_commands_no_terminal() -> None:
     assert shown("a\x1b[2J\x07b\tc\nd é") == "a\\x1b[2J\\x07b\tc\nd é"
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "cut"),
+    [
+        ("rei", 3, "rei"),
+        ("綾波レイ", 8, "綾波レイ"),
+        ("惣流・アスカ・ラングレー", 24, "惣流・..."),
+        ("e\u0301te\u0301", 3, "e\u0301te\u0301"),
+        ("a" * 12, 12, "aaaaaaa..."),
+    ],
+)
+def test_columns_of_a_terminal(text: str, columns: int, cut: str) -> None:
+    assert columns_of(text) == columns and cut_to(text, 10) == cut
+    assert columns_of(padded(text, 30)) == 30 and cut_to(text, 40) == text

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from answers import Row
-from system.filenames import text_of
+from system.filenames import columns_of, cut_to, padded, text_of
 from tools.predict.scoring import Counts
 from utils import some
 
@@ -44,13 +44,13 @@ class Table:
     """Lines of fixed columns, the path last: printed one by one, before all are known."""
 
     def __init__(self, classes: Sequence[str], top: int, knows_sets: bool) -> None:
-        longest = min(WIDEST, max(map(len, classes)))
+        longest = min(WIDEST, max(map(columns_of, classes)))
         self.longest = longest
         self.answer, self.more = len("unsure ()") + longest, (top - 1) * (longest + 8)
         self.also = max(len(ALSO), longest + len(" +99")) if knows_sets else 0
 
     def head(self) -> str:
-        return f"{'answer':{self.answer}}  sure   unlike  {self._cells(ALSO, 'then')}picture"
+        return f"{padded('answer', self.answer)}  sure   unlike  {self._cells(ALSO, 'then')}picture"
 
     def line(self, row: Row) -> str:
         path = text_of(row.path)
@@ -62,7 +62,7 @@ class Table:
         far = "-    " if row.unlike is None else f"{row.unlike:.3f}"
         then = ", ".join(f"{self._cut(name)} {sure:.3f}" for name, sure in row.top[1:])
         cells = self._cells(self._others(row), then)
-        return f"{answer:{self.answer}}  {row.probability:.3f}  {far}   {cells}{path}"
+        return f"{padded(answer, self.answer)}  {row.probability:.3f}  {far}   {cells}{path}"
 
     def _others(self, row: Row) -> str:
         """The classes that an answer could be besides: the next, and how many more."""
@@ -71,11 +71,11 @@ class Table:
 
     def _cells(self, also: str, then: str) -> str:
         """The columns that not every table has, as wide as they are in each line."""
-        found = f"{also:{self.also}}  " if self.also else ""
-        return found + (f"{then:{self.more}}  " if self.more else "")
+        found = f"{padded(also, self.also)}  " if self.also else ""
+        return found + (f"{padded(then, self.more)}  " if self.more else "")
 
     def _cut(self, label: str) -> str:
-        return label if len(label) <= self.longest else label[: self.longest - 3] + "..."
+        return cut_to(label, self.longest)
 
 
 def counted(tally: Tally) -> str:
