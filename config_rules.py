@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-from pathlib import Path
 
 from config import RECIPES, Config, TrainConfig
 from system.filenames import is_table, shown
@@ -33,27 +32,23 @@ def combinations(config: Config) -> list[tuple[set[str], str]]:
 
 
 def places_that_clash(train: TrainConfig) -> list[str]:
-    """Where a run can't write: among the pictures, whose folders are classes, and its checkpoints
-    where its logs are. Not a fault of the settings alone, but of what lies where they are read."""
-    log_path, save_path = (os.path.realpath(path) for path in (train.log_path, train.save_path))
+    """Where a run can't write: its checkpoints where its logs are, and either as the folder of
+    pictures itself, whose folders are classes. Not a fault of the settings alone, but of what lies
+    where they are read."""
+    log_path, save_path, pictures = (
+        os.path.realpath(path) for path in (train.log_path, train.save_path, train.base_dir)
+    )
     found = []
     if log_path == save_path:
         found.append(
             f"train.log_path: {shown(train.log_path)} is save_path, too; each needs a folder of "
             "its own"
         )
-    if not os.path.isdir(train.base_dir):  # shards, or none
-        return found
-    pictures = Path(os.path.realpath(train.base_dir))
-    for key in ("data", "log_path", "save_path"):
-        path = getattr(train, key)
-        place = Path(os.path.realpath(path))
-        if not place.is_relative_to(pictures):
-            continue
-        if not any(part.startswith(".") for part in place.relative_to(pictures).parts):
+    for key, place in (("log_path", log_path), ("save_path", save_path)):
+        if place == pictures:
             found.append(
-                f"train.{key}: {shown(path)} lies among the pictures ({shown(train.base_dir)}), "
-                "whose folders are classes; name another place"
+                f"train.{key}: {shown(train.base_dir)} is the folder of pictures; runs need one of "
+                "their own"
             )
     return found
 

@@ -103,7 +103,8 @@ def load_split(
         return _of_shards(train, split_file)
     root = Path(train.base_dir)
     wanted = None if train.classes is None else {same_name(name) for name in train.classes}
-    layout = lay_out(root, wanted)
+    written = (Path(train.data) / "cache", Path(train.log_path), Path(train.save_path))
+    layout = lay_out(root, wanted, but=written)
     grows = split_file is None and train.split is not None and train.new_images == "train"
     decided = decide(layout, root, Path(train.labels), wanted, grows) if train.labels else set()
     if split_file is not None:
@@ -140,7 +141,6 @@ def _of_shards(train: TrainConfig, split_file: Path | None) -> Split:
     """The split that shards have; UserError where it is another than that of `split_file`, or of
     train.split."""
     found = load_shards(train)
-    see_names(found.classes)
     split = Split(found.root, found.classes, found.samples, tuple(found.unused), ())
     split = replace(split, notes=(*found.notes, *_missing_classes(split)))
     split_file = split_file or (Path(train.split) if train.split else None)
@@ -169,7 +169,6 @@ def _classes(root: Path, layout: Layout, wanted: set[str] | None) -> tuple[str, 
             f"{root}: no images in the class folder{'s' if len(bare) > 1 else ''} "
             f"{some(bare)}; add some or remove it"
         )
-    see_names(names)
     if len(names) < 2:
         raise UserError(
             f"{root} has one class only ({names[0]}); a classifier needs 2 or more, a folder each"

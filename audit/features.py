@@ -23,6 +23,7 @@ from pretrained.build import build_for
 from tokens.builder import open_cache
 from tokens.cache import TokenCache, TokenLoader, layers_of
 from tokens.plan import Plan, damage
+from tokens.records import Damaged
 from utils import UserError, log, progress_bar, seed_everything
 
 CHUNK = 1_000  # pictures whose features are in memory at once
@@ -83,17 +84,21 @@ def look_at(config: Config, split: Split, device: torch.device) -> Seen:
     # As they are: a run's augmented views say nothing of a label.
     train = config.train.model_copy(update={"views": 1}).settled(len(split.part("train")))
     plan = Plan(net, split, train)
-    of_run = None if damage(plan.path) is None else _made_for_a_block(net, split, train)
-    if of_run is not None:
-        plan, cache = of_run
-    else:
-        plan.check_disk()
-        cache = open_cache(plan, net, train, device)
-    loaders = cache.loaders(plan, split, train, device)
-    parts: list[Any] = [loaders[part] for part in PARTS if part in loaders]
     samples = tuple(sample for part in PARTS for sample in split.part(part))
     labels = torch.tensor([sample.label for sample in samples])
-    return Seen(split, samples, labels, *features_of(parts, labels, depths))
+
+    def read(plan: Plan, cache: TokenCache) -> Seen:
+        loaders = cache.loaders(plan, split, train, device)
+        parts: list[Any] = [loaders[part] for part in PARTS if part in loaders]
+        return Seen(split, samples, labels, *features_of(parts, labels, depths))
+
+    if damage(plan.path) and (of_run := _made_for_a_block(net, split, train)):
+        try:
+            return read(*of_run)
+        except Damaged as error:  # the run's to mend
+            log.info("%s; the pictures are passed through the network again", error)
+    plan.check_disk()
+    return read(plan, open_cache(plan, net, train, device))
 
 
 def _made_for_a_block(

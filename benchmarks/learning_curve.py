@@ -115,7 +115,8 @@ def measure(
         options.append(f"train.max_epochs={full_epochs(folder)}")
     found = finished(SETS[name], [*options, *places, *BARE], baseline)
     shutil.rmtree(WORK / "weights" / run, ignore_errors=True)
-    row = (name, size, draw, way, round(found["test_accuracy"], 4), found.get("head") or "")
+    kind = "bf16" if "train.bf16=true" in options else found.get("head") or ""
+    row = (name, size, draw, way, round(found["test_accuracy"], 4), kind)
     return dict(zip(FIELDS, row, strict=True))
 
 

@@ -11,7 +11,7 @@ from engine.start import Work
 from model import VisionTransformer
 from pretrained.build import HEADS
 from pretrained.files import digest_of
-from system.filenames import shown
+from system.filenames import same_name, shown
 from utils import UserError, log, write_json
 
 BEGAN = "began.json"
@@ -68,7 +68,9 @@ def _of_weights(net: VisionTransformer) -> str:
 
 def _of_groups(split: Split) -> str:
     """A digest of which pictures stay together; a group is called by the least digest in it."""
-    return _digest("\n".join(sorted(f"{split.path_of(s)}\t{s.group}" for s in split.samples)))
+    return _digest(
+        "\n".join(sorted(f"{same_name(split.path_of(s))}\t{s.group}" for s in split.samples))
+    )
 
 
 def _digest(text: str) -> str:

@@ -48,7 +48,7 @@ def forecast(work: Work, tries: bool = True, done: int = 0) -> Forecast:
     images, held_out = (len(work.split.part(part)) for part in ("train", "val"))
     steps = train.max_epochs * math.ceil(images / train.batch_size)
     plan = work.plan
-    left = 1 - done / steps
+    left = max(0.0, 1 - done / steps)
     if plan is None:
         step, scored = timed_step(work), timed_scores(work)
         checks = train.max_epochs / train.eval_epoch * held_out * scored

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from config import RECIPES, Config
 from config_file import dump_config
 from dataset import PARTS, Split
 from engine.again import earlier_search
+from engine.began import check_beginning
 from engine.forecast import Forecast, forecast
 from engine.job import Setting
 from engine.last import read_last, steps_of
+from engine.resume import check_early, check_pictures, check_settings
 from engine.run import Run
 from engine.search import searches_all
 from engine.start import Work, begin, checkpoint_bytes, moment_bytes, see_places, set_up
@@ -31,14 +34,24 @@ def preview(config: Config, notes: Iterable[str] = ()) -> None:
     device = begin(train, notes)
     see_places(train)
     run = Run(train.run_name or "(folder and time)", train.log_path, train.save_path)
+    run.resumes = bool(train.from_checkpoint) and run.split.exists()
+    if run.resumes:
+        with told():
+            check_early(run, config)
     try:
-        work = set_up(config, run, device, fetch=False)
+        work = set_up(config, run, device, begins=False)
     except NotFetched as absent:
         log.info("%s", absent)
     else:
         before = as_before(work, config)
-        done = steps_done(work) if train.from_checkpoint else 0
+        state = read_last(run.last, None)[0] if run.resumes else None
+        done = steps_done(work, state)
         print_check(before, before is work and not done, done)
+        if run.resumes:
+            with told():
+                check_settings(run, work.config, state)
+                check_pictures(run, work.split)
+                check_beginning(work)
     if not train.from_checkpoint:
         with told():
             run.must_be_new()
@@ -53,9 +66,8 @@ def told() -> Iterator[None]:
         log.info("a run would not begin: %s", error)
 
 
-def steps_done(work: Work) -> int:
-    """The steps of a run that is to go on."""
-    state, _ = read_last(work.run.last, None)
+def steps_done(work: Work, state: Mapping[str, Any] | None) -> int:
+    """The steps of a run that is to go on from this checkpoint."""
     if state is None:
         return 0
     return int(state["progress"]["epoch"]) * steps_of_an_epoch(work) + steps_of(state["progress"])

@@ -38,7 +38,8 @@ def run_to_go_on_with(page: str, overrides: list[str]) -> Begun | None:
     where it had ended with a sentence."""
     if job_id() is None:
         return None
-    log_path = load_config(page, overrides)[0].train.log_path
+    places = [word for word in overrides if word.startswith("train.log_path=")]
+    log_path = load_config(page, places)[0].train.log_path
     for folder in reversed(runs(log_path)):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             found = json.loads((folder / JOB).read_bytes())

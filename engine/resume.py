@@ -10,6 +10,7 @@ from typing import Any
 from config import Config
 from config_file import READ, dump_config, load_config
 from dataset import Split
+from engine.answers import PREDICTIONS
 from engine.began import check_beginning
 from engine.last import holds_best, steps_of
 from engine.lock import running_here
@@ -20,6 +21,7 @@ from engine.written import is_changed
 from filing.yaml_files import section_of
 from layout.split_file import read_split
 from pretrained.files import digest_of, metadata_in
+from pretrained.near import is_run
 from system.filenames import same_name
 from system.parallel import world_size
 from utils import UserError, go_on, log, shell, some
@@ -63,7 +65,9 @@ def settings_to_resume(
     if not wanted:
         folder, skipped = newest(train.log_path)
     elif (path / "config.yaml").is_file():
-        folder = path
+        if not is_run(path):
+            raise UserError(f"{wanted} is not a run; name one under {train.log_path}")
+        folder = path if path.name else path.absolute()
     else:
         config = config_of(path / BEST, str(path), train.log_path) if path.is_dir() else None
         folder = config.parent if config else _found(path, train.log_path)
@@ -116,7 +120,7 @@ def newest(log_path: str) -> tuple[Path, list[str]]:
 def _without_report(log_path: str) -> list[str]:
     """What is left to do of the newest run: it was killed at its report, maybe."""
     folder = next(reversed(runs(log_path)), None)
-    if folder is None or not (folder / SUMMARY).exists():
+    if folder is None or not all((folder / name).exists() for name in (SUMMARY, PREDICTIONS)):
         return []
     asked = section_of(text_of(folder / "config.yaml"), "train").get("report")
     if asked is not True or (folder / "report.html").exists():

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from config import RECIPES, Config, TrainConfig
 from config_file import dump_config
 from config_rules import places_that_clash
-from dataset import PARTS, Split, load_split, write_split
+from dataset import PARTS, Split, load_split, see_names, write_split
 from engine.answers import OUT_OF_FOLD, PREDICTIONS
 from engine.heads import read_depths
 from engine.job import SEARCH
@@ -193,20 +193,28 @@ def split_of(train: TrainConfig, run: Run, known: FileIndex | None) -> Split:
     return load_split(train, run.split, known)
 
 
-def set_up(config: Config, run: Run, device: torch.device, fetch: bool = True) -> Work:
+def split_as_listed(train: TrainConfig, run: Run, known: FileIndex | None) -> Split:
+    """The pictures in their parts as a run's split.csv has them, where it is there and goes on."""
+    return load_split(train, run.split if run.resumes else None, known)
+
+
+def set_up(config: Config, run: Run, device: torch.device, begins: bool = True) -> Work:
     """Read the pictures, build the network, and settle what is `auto`; nothing is written yet, but
-    for weights that are fetched."""
+    for weights that are fetched. Where it only looks, and nothing `begins`, neither are they, nor
+    is what is not as a run wrote it removed or made again."""
     check_tracker(config.train.track)
     asked = config.train.model_copy(update={"run_name": run.name, "from_checkpoint": None})
     caches = asked.may_cache and not config.overfit_one_batch.overfit
     known = known_files(asked) if caches else None
-    if run.resumes:
+    if run.resumes and begins:
         drop_changed(run)
-    split = split_of(asked, run, known)
+    split = split_of(asked, run, known) if begins else split_as_listed(asked, run, known)
     report_data(split)
+    if not run.resumes:
+        see_names(split.classes)
     own = asked.transform and try_transform(asked.transform, split, asked.seed)
     seed_everything(asked.seed)
-    net = build_for(config, split.classes, fetch)
+    net = build_for(config, split.classes, fetch=begins)
     train = asked.settled(len(split.part("train")))
     train = with_greys_of(net, split, train)
     train = with_head(train, net, caches)

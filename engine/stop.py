@@ -74,10 +74,11 @@ def _complete(run: Run) -> str:
 def resumable(run: Run, progress: Progress, epochs: int | str) -> Iterator[None]:
     """Around the training, of so many epochs: a stop, a loss that isn't finite or a full memory
     says what is kept and how to go on."""
+    was_finished = run.is_finished  # its summary.json goes with the first thing that it writes
     try:
         yield
     except KeyboardInterrupt:
-        if run.is_finished:
+        if run.is_finished and not was_finished:
             raise KeyboardInterrupt(_complete(run)) from None
         done = f"{progress.said()} done"
         if not (progress.epoch or progress.position):

@@ -64,14 +64,30 @@ def appended(path: Path, columns: Sequence[str]) -> list[list[str]]:
     return [cells for _, cells in rows[1:] if len(cells) == len(columns)]
 
 
-def cut_torn(path: Path) -> None:
-    """Take off what a stop or a full disk left of a row behind a file's last whole line: what is
-    appended next is to be a row of its own."""
-    if not path.exists():
+def end_last_row(path: Path, columns: Sequence[str]) -> None:
+    """See that what is appended to a file, where it is there, is a row of its own: a last row that
+    an editor has left without its end gets one, what a stop or a full disk left of one is cut off,
+    and of an unfinished first line all.
+
+    Raises NoText where the file is no CSV with just these columns.
+    """
+    content = path.read_bytes() if path.exists() else b""
+    if content.endswith(b"\n") or not content:
         return
-    content = path.read_bytes()
-    if (end := content.rfind(b"\n") + 1) < len(content):
-        os.truncate(path, end)
+    if ",".join(columns).encode().startswith(content):
+        os.truncate(path, 0)
+        return
+    appended(path, columns)
+    last = [cells for _, cells in cells_of(path, torn=True)][-1]
+    whole = len(last) == len(columns) and content.count(b'"') % 2 == 0
+    if whole:
+        with open(path, "ab") as file:
+            file.write(b"\r\n")
+        return
+    end = content.rfind(b"\n") + 1
+    while end and content[:end].count(b'"') % 2:  # within a name that is quoted
+        end = content.rfind(b"\n", 0, end - 1) + 1
+    os.truncate(path, end)
 
 
 def cells_of(path: Path, torn: bool = False) -> Iterator[tuple[int, list[str]]]:

@@ -55,12 +55,13 @@ class Layout:
     notes: list[str] = field(default_factory=list)
 
 
-def lay_out(root: Path, classes: Collection[str] | None = None) -> Layout:
+def lay_out(root: Path, classes: Collection[str] | None = None, but: Iterable[Path] = ()) -> Layout:
     """Find a folder's classes and parts; candidates are those of `classes`, where it is given.
+    Folders in it that hold something else, `but`, are no classes.
 
     Raises UserError where it has none, with what it takes, or with the folder that may be meant.
     """
-    top = read_tree(root)
+    top = read_tree(root, but)
     layout = Layout()
     body = _unwrapped(top, layout)
     parts = _parts(body, classes)

@@ -9,7 +9,7 @@ import contextlib
 import difflib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -85,9 +85,13 @@ class Folder:
         return not self.names and bool(self.full)
 
 
-def read_tree(root: Path) -> Folder:
-    """All that lies in a folder. Raises UserError where it is missing, a file, or closed."""
-    return _scan(_there(root))
+Identities = Collection[tuple[int, int]]
+
+
+def read_tree(root: Path, but: Iterable[Path] = ()) -> Folder:
+    """All that lies in a folder, `but` some folders. Raises UserError where it is missing, a file,
+    or closed."""
+    return _scan(_there(root), {_identity(path) for path in but if path.is_dir()})
 
 
 def _there(root: Path) -> Path:
@@ -118,8 +122,9 @@ def _closed(folder: Path) -> str:
     return f"{folder}: no permission to read this folder; `chmod -R u+rX` gives it to its owner"
 
 
-def _scan(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Folder:
-    """Read a folder and those in it, links followed; `above` are the folders that it lies in."""
+def _scan(folder: Path, but: Identities, above: tuple[tuple[int, int], ...] = ()) -> Folder:
+    """Read a folder and those in it, links followed, `but` some; `above` are the folders that it
+    lies in."""
     found = Folder(folder)
     try:
         with os.scandir(folder) as listing:
@@ -135,12 +140,14 @@ def _scan(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Folder:
             continue
         if _is_folder(entry):
             path = folder / entry.name
+            if _lies_in(path, but):
+                continue
             if _lies_in(path, here):
                 found.others.append((path, "a link back to a folder that it lies in"))
             elif len(here) > DEEPEST:
                 found.others.append((path, f"more than {DEEPEST} folders deep"))
             else:
-                found.folders.append(_scan(path, here))
+                found.folders.append(_scan(path, but, here))
         elif reason := _no_picture(entry):
             found.others.append((folder / entry.name, reason))
         else:
@@ -153,7 +160,7 @@ def _identity(folder: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _lies_in(folder: Path, above: tuple[tuple[int, int], ...]) -> bool:
+def _lies_in(folder: Path, above: Identities) -> bool:
     with contextlib.suppress(OSError):  # said when it is read
         return _identity(folder) in above
     return False

@@ -9,7 +9,7 @@ import pytest
 
 from config import TrainConfig
 from config_rules import places_that_clash
-from tests.helpers import fail
+from tests.helpers import fail, train
 
 
 def clashes(home: Path, **places: str) -> list[str]:
@@ -25,12 +25,10 @@ def clashes(home: Path, **places: str) -> list[str]:
         ({"log_path": "weights"}, ["train.log_path"]),
         ({"log_path": "./data/../weights/"}, ["train.log_path"]),
         ({"log_path": "linked"}, ["train.log_path"]),
-        ({"data": "pics"}, ["train.data"]),
-        ({"data": "pics/data", "log_path": "pics/logs"}, ["train.data", "train.log_path"]),
-        ({"save_path": "to-pics/weights"}, ["train.save_path"]),
-        ({"data": "pics/.cache"}, []),  # hidden folders are no classes
-        ({"data": "pics2", "log_path": "."}, []),
-        ({"base_dir": "none", "data": "none"}, []),  # that it is not there is said elsewhere
+        ({"log_path": "to-pics"}, ["train.log_path"]),
+        ({"save_path": "pics"}, ["train.save_path"]),
+        ({"data": "pics", "log_path": "pics/logs", "save_path": "pics/weights"}, []),
+        ({"base_dir": "none", "data": "none"}, []),
     ],
 )
 def test_places_that_clash(tmp_path: Path, places: dict[str, str], wrong: list[str]) -> None:
@@ -43,9 +41,30 @@ def test_places_that_clash(tmp_path: Path, places: dict[str, str], wrong: list[s
 
 @pytest.mark.parametrize("more", [[], ["train.run_name=null"], ["--check"]])
 def test_they_end_with_one_sentence_and_leave_nothing(config_file: Path, more: list[str]) -> None:
+    """Without a name it tried one after the other, for ever."""
     home = config_file.parent
-    places = [f"train.log_path={home}/images/logs", f"train.save_path={home}/images/logs"]
+    places = [f"train.log_path={home}/images", f"train.save_path={home}/images"]
     said = fail(config_file, *places, *more)
-    assert "images/logs is save_path, too; each needs a folder of its own" in said
-    assert "train.save_path: " in said and "lies among the pictures (" in said
+    assert "images is save_path, too; each needs a folder of its own" in said
+    assert "is the folder of pictures; runs need one of their own" in said
     assert sorted(os.listdir(home / "images")) == ["blue", "green", "red"]
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_what_is_written_among_the_pictures_is_no_class(finetune: Path, parts: bool) -> None:
+    """A second run, and its own resume, ended: no images in the class folder cache."""
+    images = finetune.parent / "images"
+    if parts:
+        images.rename(finetune.parent / "train")
+        (images / "val").mkdir(parents=True)
+        (finetune.parent / "train").rename(images / "train")
+        for name in ("blue", "green", "red"):
+            (images / "val" / name).mkdir()
+            for i in range(2):
+                old = images / "train" / name / f"{i:02}.png"
+                old.rename(images / "val" / name / old.name)
+    places = [f"train.{key}={images}/{key}" for key in ("log_path", "save_path")]
+    places += [f"train.data={images}", "train.lr=1e-3", "train.max_epochs=1"]
+    for run in ("one", "two"):
+        assert train(finetune, *places, f"train.run_name={run}") == 0
+    assert train(finetune, *places, "--resume", "two", "train.max_epochs=2") == 0

@@ -472,10 +472,3 @@ def test_a_message_never_lists_all_there_is(
     message = str(caught.value)
     assert words in message and len(message.replace(str(root), "")) < 800, message
     assert message.count("0") < 120
-
-
-@pytest.mark.parametrize("name", ["unsure", "unlike"])
-def test_a_class_is_not_called_as_no_answer_is(image_folder: Path, name: str) -> None:
-    (image_folder / "red").rename(image_folder / name)
-    with pytest.raises(UserError, match=f"a class is called {name}, which tools.predict says of"):
-        load_split(settings(image_folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -97,4 +98,16 @@ def test_near_duplicates_that_are_others_are_said(
 def test_a_run_of_an_older_version_goes_on(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stop_at(monkeypatch, "training.Job", home, "train.lr=1e-3")
     (home.parent / "logs/tiny/began.json").unlink()
+    assert training.main(["--resume"]) == 0
+
+
+def test_names_that_are_spelt_otherwise_are_the_same(
+    home: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another system writes them."""
+    first = image_folder / "red" / "00.png"
+    decomposed, composed = (unicodedata.normalize(form, "é.png") for form in ("NFD", "NFC"))
+    first.rename(first.with_name(decomposed))
+    stop_at(monkeypatch, "training.Job", home, "train.lr=1e-3")
+    first.with_name(decomposed).rename(first.with_name(composed))
     assert training.main(["--resume"]) == 0

@@ -21,7 +21,7 @@ from engine.run import Run
 from engine.stop import before_training
 from tests.engine.test_lock import HOLDS
 from tests.helpers import REPO, fail, picture, summary, train
-from utils import go_on
+from utils import UserError, go_on
 
 
 def resume(*words: str) -> int:
@@ -321,3 +321,55 @@ def test_a_run_that_lacks_its_report_alone_is_named(config_file: Path) -> None:
     assert f"{page.parent} is finished but for its report: python -m tools.report" in said
     (page.parent / "report.html").touch()
     assert "every run there is finished" in fail(config_file, "--resume")
+
+
+def test_what_never_has_a_report_does_not_lack_it(config_file: Path) -> None:
+    """A sanity check, and a run that diverged."""
+    train(config_file, "train.report=true", "overfit_one_batch.overfit=true")
+    assert "every run there is finished" in fail(config_file, "--resume")
+    with pytest.raises(UserError, match="not finite"):
+        train(config_file, "train.report=true", "train.lr=1e30", "train.run_name=far")
+    assert "every run there is finished" in fail(config_file, "--resume")
+
+
+def test_a_finished_run_that_is_stopped_again_says_how_to_go_on(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its old summary.json is there until the first thing is written."""
+    train(config_file, "train.max_epochs=1")
+
+    def stop(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.prepare", stop)
+    with pytest.raises(KeyboardInterrupt, match="go on with: .*--resume"):
+        train(config_file, "--resume", "tiny", "train.max_epochs=2")
+
+
+def test_check_of_a_run_that_goes_on_looks_at_its_own_pictures(
+    stopped: Path, config_file: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (image_folder / "amber").mkdir()
+    for name in ("amber", "red"):
+        for i in range(9):
+            picture("red", 50 + i).save(image_folder / name / f"new{i}.png")
+    before = {path: path.read_bytes() for path in stopped.parent.rglob("*") if path.is_file()}
+    for words, said in (
+        ([], "steps: 4 an epoch, 8 in 2 epochs, of which 6 are done"),
+        (["train.max_epochs=1"], "train.max_epochs: 1 is less than the 2 epochs that are begun"),
+        (["train.seed=4"], "train.seed: 0 -> 4: that would be another run"),
+    ):
+        capsys.readouterr()
+        assert train(config_file, "--resume", "tiny", *words, "--check") == 0
+        out = capsys.readouterr().out
+        assert said in out and ("would not begin" in out) == bool(words) and "about -" not in out
+    assert {p: p.read_bytes() for p in stopped.parent.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("name", [".", str(REPO)])
+def test_the_projects_own_folder_is_no_run(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(REPO)
+    said = fail(config_file, "--resume", name)
+    assert said.startswith(f"{name} is not a run; name one under ")

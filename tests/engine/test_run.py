@@ -227,3 +227,12 @@ def test_the_curves_say_which_epoch_is_kept(
     with patch("matplotlib.axes.Axes.axvline") as line:
         plot_curves(rows, kept, path, said)
     assert line.call_args[1]["label"] == f"{label} ({kept})"
+
+
+@pytest.mark.parametrize("name", ["unsure", "unlike"])
+def test_a_class_is_not_called_as_no_answer_is(
+    config_file: Path, image_folder: Path, name: str
+) -> None:
+    (image_folder / "red").rename(image_folder / name)
+    said = fail(config_file)
+    assert f"a class is called {name}, which tools.predict says of pictures that it has no" in said

@@ -629,6 +629,22 @@ def test_a_row_that_a_full_disk_has_cut_takes_no_other_along(here: Path) -> None
     assert take_back(Path("sorted")) == "2 moved back" and tree("pictures") == before
 
 
+def test_a_list_that_an_editor_has_saved_loses_no_row(here: Path) -> None:
+    sort_into(Path("sorted"), "move", [("pictures/red.png", "red")])
+    text = Path("sorted/undo.csv").read_text()
+    Path("sorted/undo.csv").write_text(text.rstrip())
+    sort_into(Path("sorted"), "move", [("pictures/blue.png", "blue")])
+    assert take_back(Path("sorted")) == "2 moved back"
+
+
+@pytest.mark.parametrize("left", ["", "how,fr", "how,from,to"])
+def test_a_list_that_was_not_begun_is_begun(here: Path, left: str) -> None:
+    (here / "sorted").mkdir()
+    Path("sorted/undo.csv").write_text(left)
+    sort_into(Path("sorted"), "move", [("pictures/red.png", "red")])
+    assert take_back(Path("sorted")) == "1 moved back"
+
+
 def test_a_list_with_a_row_that_is_none_stays(here: Path) -> None:
     sort_into(Path("sorted"), "copy", [(f"pictures/{c}.png", c) for c in COLOURS])
     listed = Path("sorted/undo.csv").read_text().splitlines()

@@ -203,11 +203,12 @@ def _limits(classifier: Classifier, target: str, alone: bool) -> str:
     temperature = temperature_of(classifier)
     calibrated = "are not calibrated: the weights hold no temperature"
     if classifier.certainty is not None:
-        calibrated = f"are calibrated (temperature {temperature:.3f}, already in the model)"
+        calibrated = f"are calibrated (temperature {temperature:.3f}, already in the model) for "
+        calibrated += "pictures like those that it was measured on"
     if alone:
         calibrated = (
             f"are as sure as this head's were within the mean of the two (temperature "
-            f"{temperature:.3f}, already in the model); of this head alone that was not measured,"
+            f"{temperature:.3f}, already in the model); of this head alone that was not measured"
         )
     knows = classifier.certainty is not None and classifier.certainty.likeness is not None
     far = "this format does not say; the project's own weights may"
@@ -215,7 +216,7 @@ def _limits(classifier: Classifier, target: str, alone: bool) -> str:
         far = "the second output, `unlike`, says: near 1, like none of them"
     return (
         "## Limits\n\n"
-        f"- Its probabilities {calibrated} for pictures like those that it was measured on.\n"
+        f"- Its probabilities {calibrated}.\n"
         "- It knows its classes alone and gives one of them to any picture. How unlike the "
         f"training pictures one is, {far}.\n"
         "- Other preprocessing gives other answers; manifest.json and golden/ say what is right."

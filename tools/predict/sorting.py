@@ -6,6 +6,7 @@ before its file is touched, so that a stop at any moment can be taken back.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import filecmp
 import os
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from filing.csv_files import appended, cut_torn
+from filing.csv_files import appended, end_last_row
 from filing.moving import free_name, move
 from layout.paths import full
 from system.filenames import name_of, shown, text_of
@@ -51,9 +52,10 @@ def sort_into(folder: Path, how: str, answers: Iterable[tuple[str, str]]) -> Sor
     name that is taken gets a number. One that was sorted there before, as it is now, stays."""
     folder = Path(full(folder))
     folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(NoText):  # said by `steps`
+        end_last_row(folder / UNDO, COLUMNS)
     before = {(step.source, Path(step.target).parent.name): step for step in steps(folder / UNDO)}
     found = Sorted()
-    cut_torn(folder / UNDO)
     with open(folder / UNDO, "a", newline="", encoding="utf-8") as file:
         undo = csv.writer(file)
         if not file.tell():
@@ -120,7 +122,7 @@ def _put(step: Step) -> str | None:
 
 def steps(undo: Path) -> Iterator[Step]:
     """What an undo.csv lists; nothing without a file."""
-    if not undo.exists():
+    if not undo.exists() or not undo.stat().st_size:
         return
     try:
         rows = appended(undo, COLUMNS)

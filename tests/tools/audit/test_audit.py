@@ -11,7 +11,7 @@ from PIL import Image
 
 from audit.findings import AUDIT, COLUMNS
 from filing.csv_files import read_csv
-from tests.helpers import COLOURS, picture, pictures_of, random_weights, small_run
+from tests.helpers import COLOURS, flip, picture, pictures_of, random_weights, small_run
 from tools.audit.__main__ import main
 from tools.audit.about import read_about
 from utils import UserError
@@ -115,7 +115,11 @@ def test_a_run_is_audited_from_its_own_tokens(
     own = look(tmp_path, str(tmp_path / "logs/mine"))
     assert not seen and "tokens: those of a run, in" in capsys.readouterr().out
     assert len(list((tmp_path / "cache").glob("*/header.json"))) == 1
+    flip(next((tmp_path / "cache").glob("*/layers.bin")), 100)
+    again = look(tmp_path, str(tmp_path / "logs/mine"))
+    assert again == own and sum(seen) == 36, "a damaged record is the run's to mend"
     shutil.rmtree(tmp_path / "cache")
+    seen.clear()
     assert look(tmp_path, str(tmp_path / "logs/mine")) == own and sum(seen) == 36
 
 
