@@ -25,6 +25,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from config_file import load_config
 from decoding.formats import MAX_PIXELS, TooLarge, why
 from engine.run import BEST, trained
 from images import as_tensor, pixels_of, read_image
@@ -246,6 +247,13 @@ def _pixels(picture: Picture, greys: tuple[float, float] | None, most: int) -> T
             f"{tuple(picture.shape)}"
         )
     return as_tensor(pixels_of(Image.fromarray(np.ascontiguousarray(picture)), greys))
+
+
+def wanted_weights(given: str | None) -> str:
+    """The weights that a command line names or else the project's page does, or the newest run."""
+    if given is not None:
+        return given
+    return load_config("config.yaml")[0].inference.checkpoint or "last"
 
 
 def find_checkpoint(wanted: str) -> Path:

@@ -193,11 +193,6 @@ def split_of(train: TrainConfig, run: Run, known: FileIndex | None) -> Split:
     return load_split(train, run.split, known)
 
 
-def split_as_listed(train: TrainConfig, run: Run, known: FileIndex | None) -> Split:
-    """The pictures in their parts as a run's split.csv has them, where it is there and goes on."""
-    return load_split(train, run.split if run.resumes else None, known)
-
-
 def set_up(config: Config, run: Run, device: torch.device, begins: bool = True) -> Work:
     """Read the pictures, build the network, and settle what is `auto`; nothing is written yet, but
     for weights that are fetched. Where it only looks, and nothing `begins`, neither are they, nor
@@ -208,7 +203,8 @@ def set_up(config: Config, run: Run, device: torch.device, begins: bool = True) 
     known = known_files(asked) if caches else None
     if run.resumes and begins:
         drop_changed(run)
-    split = split_of(asked, run, known) if begins else split_as_listed(asked, run, known)
+    listed = run.split if run.resumes else None
+    split = split_of(asked, run, known) if begins else load_split(asked, listed, known)
     report_data(split)
     if not run.resumes:
         see_names(split.classes)

@@ -20,9 +20,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from answers import USUAL, add_thresholds, thresholds
-from classifier import UNLIKE, Classifier, find_checkpoint
+from classifier import UNLIKE, Classifier, find_checkpoint, wanted_weights
 from config import ConfigError
-from config_file import load_config
 from engine.run import BEST, config_of
 from inspection.record import read_run
 from tools.app.answering import MOST_PIXELS, Answering
@@ -39,9 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     if find_spec("gradio") is None:
         raise UserError("tools.app needs gradio: pip install gradio")
     place = listening(args.host, args.port)
-    wanted = args.checkpoint
-    if wanted is None:
-        wanted = load_config("config.yaml")[0].inference.checkpoint or "last"
+    wanted = wanted_weights(args.checkpoint)
     checkpoint = find_checkpoint(os.path.expanduser(wanted))
     classifier = Classifier(
         checkpoint,

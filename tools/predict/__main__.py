@@ -22,9 +22,8 @@ from typing import Any
 from tqdm import tqdm
 
 from answers import USUAL, Row, add_thresholds, row_of, thresholds
-from classifier import UNLIKE, Classifier, find_checkpoint
+from classifier import UNLIKE, Classifier, find_checkpoint, wanted_weights
 from config import ConfigError
-from config_file import load_config
 from engine.run import BEST
 from layout.paths import STDIN, home
 from system.filenames import text_of
@@ -43,9 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.undo is not None:
         print(take_back(args.undo))
         return 0
-    wanted = args.checkpoint
-    if wanted is None:
-        wanted = load_config("config.yaml")[0].inference.checkpoint or "last"
+    wanted = wanted_weights(args.checkpoint)
     checkpoint = find_checkpoint(home(wanted))
     asked = find_pictures(args.paths, args.truth, put_there(args.sort_into))
     note(*asked.notes)
