@@ -149,10 +149,8 @@ def replacing(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
     except OSError as error:
-        if error.errno in FULL or error.filename in (
-            None,
-            str(temporary),
-        ):  # a copy's: its source
+        ours = error.filename in (None, str(temporary))
+        if ours or error.errno in FULL:  # a copy names its source there
             error.filename = str(path)
         raise
     finally:
