@@ -259,8 +259,6 @@ def wanted_weights(given: str | None) -> str:
 def find_checkpoint(wanted: str) -> Path:
     """The weights file on this machine that a path, a model's folder, a run's name, one of its
     folders, or `last` stands for. Raises UserError, with what may be meant, where there is none."""
-    if not wanted:
-        raise UserError("no weights are named; name a file, a run, or last")
     found = trained(wanted)
     if found is not None:
         return found

@@ -48,6 +48,8 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> tuple[C
     Returns the config and the notes (one line each) that the user should see about it. Raises
     ConfigError with every fault of the file and of the overrides together.
     """
+    if not str(path).strip():
+        raise ConfigError("no settings are named: --config takes a file; without it, config.yaml")
     given, path = Path(path), _settings_file(Path(path))
     written = _read(path)
     raw, problems = written.values, written.problems
@@ -281,6 +283,8 @@ def _complaint(value: Any, item: Any, field: FieldInfo) -> str:
     wanted = _wanted(field.annotation)
     if item["loc"][0] == "vit" and item["loc"][1] in OF_THE_WEIGHTS:
         wanted += " or auto"
+    if isinstance(value, str) and not value.strip():
+        return f"nothing is named; it takes {wanted}"
     return f"{_given(value)} is not {wanted}"
 
 

@@ -148,15 +148,15 @@ def _mode(train: TrainConfig) -> list[Fault]:
 
 def _transform(train: TrainConfig) -> list[Fault]:
     """How a transform of one's own is named, and what it does not go with."""
-    own = train.transform or ""
+    own = train.transform
     return [
         (
-            bool(own) and not re.fullmatch(r"[\w.]+:[\w.]+", own),
+            own is not None and not re.fullmatch(r"[\w.]+:[\w.]+", own),
             "train.transform",
             f"'{own!s:.60}' is not package.module:function",
         ),
         (
-            bool(own) and train.views == 1,
+            own is not None and train.views == 1,
             "train.transform train.views",
             "with views 1 no picture is augmented; leave views out",
         ),

@@ -36,9 +36,11 @@ def _path(value: Any) -> str:
     path = value if os.name == "nt" else name_of(shown(value))
     if "\0" in path:  # written \x00
         raise ValueError("not a path")
+    if not path.strip():  # a shell's variable that is not set; "" would be the working directory
+        raise ValueError("empty")
     if "://" in path or os.path.exists(path):
         return path
-    return os.path.expanduser(os.path.expandvars(path))
+    return os.path.expanduser(os.path.expandvars(path)) or path
 
 
 def _name(value: Any) -> Any:

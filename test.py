@@ -77,9 +77,9 @@ def settings(args: argparse.Namespace) -> tuple[Config, str | None, list[str]]:
 
     A checkpoint comes with its own run's config, unless another is named.
     """
-    overrides, path = list(args.overrides), args.config or "config.yaml"
+    overrides, path = list(args.overrides), "config.yaml" if args.config is None else args.config
     config, notes = load_config(path, overrides)
-    if not args.checkpoint:
+    if args.checkpoint is None:
         return config, None, notes
     logs = config.train.log_path
     there = trained(args.checkpoint, logs, config.train.save_path)

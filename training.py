@@ -266,15 +266,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--resume",
         nargs="?",
-        const="",
+        const="last",
         metavar="RUN",
-        help="go on with a run that was stopped: its name or folder; without: the newest",
+        help="go on with a run that was stopped: its name or folder; last, or none: the newest",
     )
     parser.add_argument("--check", action="store_true", help="say what would be done, and exit")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     args = arguments(parser, argv)
     if args.resume and "=" in args.resume:  # a setting: the newest run is meant
-        args.resume, args.overrides = "", [args.resume, *args.overrides]
+        args.resume, args.overrides = "last", [args.resume, *args.overrides]
     return args
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import subprocess
@@ -49,7 +50,7 @@ from system.filenames import name_of
 from system.origin import git_commit, versions
 from system.parallel import alone
 from tokens.cache import Loaders, TokenLoader
-from utils import log, minutes, write_csv, write_json
+from utils import log, minutes, progress_bar, write_csv, write_json
 
 
 class Clock:
@@ -287,15 +288,35 @@ def write_report(folder: Path) -> None:
     code = f"import runpy, sys; sys.path[0] = {here!r}; runpy.run_module('tools.report', "
     code += "run_name='__main__', alter_sys=True)"
     command = [sys.executable, "-c", code, str(folder)]
-    said: Any = {"capture_output": True, "text": True, "errors": "replace"}
     # Its threads don't wait busily: the maps of a picture took 0.8 s instead of 0.17 beside another
     # program (S/14), 5.6 s instead of 1.0 (B/16); on idle cores as long (EXPERIMENTS.md).
-    done = subprocess.run(command, env={"OMP_WAIT_POLICY": "passive"} | alone(), **said)
-    if done.returncode == 0:
+    status, said = _waited_for(command, {"OMP_WAIT_POLICY": "passive"} | alone())
+    if status == 0:
         log.info("report: %s", folder / "report.html")
     else:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        reason = (said.strip().splitlines() or ["no reason given"])[-1]
         log.info("no report.html: %s", reason.removeprefix("error: "))
+
+
+def _waited_for(command: list[str], env: dict[str, str]) -> tuple[int, str]:
+    """A program's exit status and what it said on stderr, with the seconds shown meanwhile."""
+    said: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "errors": "replace"}
+    with subprocess.Popen(command, env=env, **said) as program:
+        try:
+            with progress_bar(desc="writing the report", bar_format="{desc}: {elapsed}") as bar:
+                while (text := _rest_of(program)) is None:
+                    bar.refresh()
+        except BaseException:
+            program.kill()
+            raise
+    return program.returncode, text
+
+
+def _rest_of(program: subprocess.Popen[str]) -> str | None:
+    """What a program said on stderr, or None where it is not at its end within half a second."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return program.communicate(timeout=0.5)[1]
+    return None
 
 
 def facts(

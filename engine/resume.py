@@ -54,15 +54,17 @@ def settings_to_resume(
 ) -> tuple[Config, list[str]]:
     """The own settings of a run that was stopped, with overrides, and the notes to show.
 
-    `wanted` is its name, one of its two folders or its last.pt; empty: the newest that is not
-    finished, where the settings of `page` have their runs. UserError where there is none.
+    `wanted` is its name, one of its two folders or its last.pt; `last`: the newest that is
+    not finished, where the settings of `page` have their runs. UserError where there is none.
     """
+    if not wanted.strip():
+        raise UserError("--resume: no run is named; name one, or none for the newest")
     places = [o for o in overrides if o.startswith(("train.log_path=", "train.save_path="))]
     train = load_config(page, places)[0].train
     path = Path(wanted)
     path = path.parent if path.suffix == ".pt" else path
     skipped: list[str] = []
-    if not wanted:
+    if wanted == "last":
         folder, skipped = newest(train.log_path)
     elif (path / "config.yaml").is_file():
         if not is_run(path):

@@ -267,6 +267,8 @@ def trained(wanted: str, log_path: str = "logs", save_path: str = "weights") -> 
     """The weights file on this machine that a path (with its ending or without), a model's folder,
     a run's name, one of its two folders, or `last` (the newest run that has some) stands for; None
     where there are none. Raises UserError where it is a run, or a folder, without any."""
+    if not wanted:
+        raise UserError("no weights are named; name a file, a run, or last")
     if wanted == "last":
         files = (_best_of(run, save_path) for run in reversed(runs(log_path)))
         return next((file for file in files if file.is_file()), None)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from system.filenames import nearest, text_of
+from system.filenames import home, nearest, text_of
 from utils import UserError
 
 STDIN = "-"
@@ -18,6 +18,8 @@ def spread(given: Iterable[str]) -> Iterator[str]:
     """Each path, lists and patterns taken apart. Raises UserError for one that isn't there, unless
     a list names it: that is left to the caller."""
     for path in given:
+        if not path.strip():
+            raise UserError("nothing is named: the path is empty")
         if path == STDIN:
             yield from map(home, listed())
         elif os.path.lexists(own := home(path)):
@@ -40,11 +42,6 @@ def missing(path: str) -> UserError:
         return UserError(f"{path}: no such file or folder; there is no folder {above}")
     hint = "" if near is None else f"; did you mean {Path(path).with_name(near)}?"
     return UserError(f"{path}: no such file or folder{hint}")
-
-
-def home(path: str) -> str:
-    """With `~` as the shell reads it, unless a file has that very name."""
-    return path if os.path.lexists(path) else os.path.expanduser(path)
 
 
 def listed() -> list[str]:

@@ -1,23 +1,28 @@
 """Names of files as text that any file and any terminal takes, and back.
 
 A name is bytes to the system. `text_of` reads them as UTF-8, whatever the locale; a byte that is
-none, and a control character, becomes \\xNN. `name_of` is its inverse: what split.csv lists is
-found again, under another locale, too.
+none, a control character, and what turns the text behind it round (U+202E: a name that ends in
+"gpj.exe" reads as one in "exe.jpg"), becomes \\xNN, byte by byte. `name_of` is its inverse: what
+split.csv lists is found again, under another locale, too.
 """
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import os
 import re
 import unicodedata
 from collections.abc import Iterable
+from pathlib import Path
 
 MOST_BYTES = 255  # of a name: NAME_MAX of every usual disk
-_HEX = r"[01][0-9a-f]|7f|[89a-f][0-9a-f]"  # a control character, or a byte that is not UTF-8
+_HEX = r"[01][0-9a-f]|7f|[89a-f][0-9a-f]"  # a control character, or a byte beyond ASCII
+_TURNING = "\x80-\x9f\u2028-\u202e\u2066-\u2069"  # C1 controls, line separators, directions
 # Backslashes before what could be read as an escape are doubled, so that each text has one name.
-_ODD = re.compile(rf"(\\*)(?:([\x00-\x1f\x7f\udc80-\udcff])|x({_HEX}))")
-_UNFIT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\udc80-\udcff]")  # a terminal obeys some of them
+_ODD = re.compile(rf"(\\*)(?:([\x00-\x1f\x7f\udc80-\udcff{_TURNING}])|x({_HEX}))")
+# A terminal obeys some of them; line breaks and tabs are a sentence's own.
+_UNFIT = re.compile(rf"[\x00-\x08\x0b-\x1f\x7f\udc80-\udcff{_TURNING}]")
 _ESCAPED = re.compile(rf"(\\+)x({_HEX})")
 
 
@@ -30,7 +35,7 @@ def text_of(name: str) -> str:
         slashes, odd, digits = found.groups()
         if odd is None:
             return f"{2 * slashes}x{digits}"
-        return f"{2 * slashes}\\x{ord(odd) & 0xFF:02x}"
+        return 2 * slashes + _in_hex(odd)
 
     return _ODD.sub(escaped, _decoded(name))
 
@@ -51,7 +56,12 @@ def name_of(text: str) -> str:
 def shown(text: str) -> str:
     """A sentence with names in it, as any file and any terminal takes it; all that is proper text
     stays as it is, line breaks, too."""
-    return _UNFIT.sub(lambda c: f"\\x{ord(c[0]) & 0xFF:02x}", _decoded(text))
+    return _UNFIT.sub(lambda found: _in_hex(found[0]), _decoded(text))
+
+
+def _in_hex(character: str) -> str:
+    """Its bytes, each as \\xNN."""
+    return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogateescape"))
 
 
 def _decoded(name: str) -> str:
@@ -72,6 +82,19 @@ def _encoded(name: str) -> str:
     if name.isascii() or os.name == "nt":
         return name
     return os.fsdecode(name.encode("utf-8", "surrogateescape"))
+
+
+def home(path: str) -> str:
+    """With `~` as the shell reads it, unless a file has that very name."""
+    return path if os.path.lexists(path) else os.path.expanduser(path)
+
+
+def a_path(text: str) -> Path:
+    """The path that an argument names, for argparse. "" is none: a variable of the shell that is
+    not set would be the working directory."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("nothing is named: the path is empty")
+    return Path(home(text))
 
 
 def fitting(stem: str, ending: str) -> str:

@@ -248,8 +248,9 @@ def test_text_is_taken_as_it_stands(tmp_path: Path, text: str) -> None:
 
 
 def test_an_empty_value_is_one(tmp_path: Path) -> None:
-    path = write(tmp_path, "train: {lr: 1}")
-    assert load_config(path, ["train.base_dir="])[0].train.base_dir == ""
+    said = faults(tmp_path, "train: {split: ' '}", ["train.base_dir="])
+    assert "train.split: nothing is named; it takes text or null" in said
+    assert "train.base_dir: nothing is named; it takes text" in said
     assert "None is not a number" in faults(tmp_path, "", ["train.val_fraction="])
 
 

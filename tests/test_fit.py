@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tqdm import tqdm
 
 from config import Config, ConfigError, OverfitConfig, TrainConfig, ViTConfig
 from config_file import load_config
+from engine import outcome
 from engine.outcome import write_report
 from pretrained import load_model
 from tests.helpers import COLOURS, TINY_VIT, random_weights, summary, train
@@ -124,6 +128,29 @@ def test_the_report_is_this_project_s_wherever_it_runs(
         Path(name).write_text("raise SystemExit('not this one')\n")
     write_report(Path("nothing"))
     assert "no report.html: nothing: no such run" in caplog.text
+
+
+def test_a_report_that_takes_a_while_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(outcome, "progress_bar", functools.partial(tqdm, leave=False))
+    slow = [sys.executable, "-c", "import sys, time; time.sleep(1.5); sys.exit('too bad')"]
+    assert outcome._waited_for(slow, dict(os.environ)) == (1, "too bad\n")
+    assert "writing the report: 00:01" in capsys.readouterr().err
+
+
+def test_a_stop_ends_the_report_s_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = []
+
+    def stopped(program: Any) -> None:
+        begun.append(program)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(outcome, "_rest_of", stopped)
+    endless = [sys.executable, "-c", "import time; time.sleep(600)"]
+    with pytest.raises(KeyboardInterrupt):
+        outcome._waited_for(endless, dict(os.environ))
+    assert begun[0].returncode not in (None, 0)
 
 
 def test_what_is_wrong_is_an_exception_with_one_sentence(made: Any) -> None:

@@ -39,7 +39,7 @@ from inspection.attention_maps import (
 from layout.paths import STDIN, full, spread
 from layout.tree import read_tree
 from model import VisionTransformer
-from system.filenames import fitting, text_of
+from system.filenames import a_path, fitting, text_of
 from utils import UserError, command_line, pick_device, progress_bar, replacing
 
 LONGER, HEAD, GAP, TITLE = 3.4, 1.6, 0.12, 0.5  # inches: a picture's longer side, a head's, between
@@ -216,7 +216,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("images", nargs="+", metavar="PATH", help=f"a picture, folder or pattern; {STDIN}: a list")
     add("--checkpoint", required=True, help=f"a run's {BEST}, its name or folder, or last")
-    add("--out", type=Path, help="where the panels go (the run's folder under logs)")
+    add("--out", type=a_path, help="where the panels go (the run's folder under logs)")
     add("--class", dest="class_name", metavar="NAME", help="what to look for (the predicted class)")
     add("--most", type=int, metavar="N", help="so many of the images, evenly spread (all)")
     add("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))

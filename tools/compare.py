@@ -21,6 +21,7 @@ from inspection.numbers import mcnemar
 from inspection.record import PARTS, Identity, Prediction, Record, read_run
 from inspection.render import render, score, whole
 from metrics import said_chance
+from system.filenames import a_path
 from utils import UserError, command_line, minutes, write_text
 from utils import some as some_names
 
@@ -41,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("runs", nargs="+", help="folders of logs, or runs' names")
-    parser.add_argument("--out", type=Path, help="the page to write")
+    parser.add_argument("--out", type=a_path, help="the page to write")
     args = parser.parse_args(argv)
     see_out(args.out)
     folders = list({folder.resolve(): folder for folder in map(find_run, args.runs)}.values())

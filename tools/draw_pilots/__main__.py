@@ -25,6 +25,7 @@ from numpy.random import default_rng
 from PIL import Image
 from tqdm import tqdm
 
+from system.filenames import a_path
 from system.shortages import shortage
 from system.stopping import pool_worker, stopping
 from system.streams import any_streams
@@ -154,7 +155,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         prog="python -m tools.draw_pilots", description=f"Draws the five pilots: {STAND_INS}."
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("data/pilots"), help="folder to fill (%(default)s)"
+        "--out", type=a_path, default=Path("data/pilots"), help="folder to fill (%(default)s)"
     )
     parser.add_argument(
         "--per-class", type=int, default=150, help="pictures of each character (%(default)s)"
@@ -164,7 +165,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "--workers", type=int, default=min(8, os.cpu_count() or 1), help="processes (%(default)s)"
     )
     parser.add_argument(
-        "--sheet", type=Path, metavar="FILE", help="also write a contact sheet (PNG)"
+        "--sheet", type=a_path, metavar="FILE", help="also write a contact sheet (PNG)"
     )
     parser.add_argument(
         "--force",

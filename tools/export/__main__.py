@@ -29,6 +29,7 @@ from pathlib import Path
 from classifier import Classifier, find_checkpoint
 from config import ConfigError
 from engine.run import config_of
+from system.filenames import a_path
 from tools.export.card import table, write_card, write_manifest
 from tools.export.given import Given
 from tools.export.ordinary import with_class_head
@@ -160,7 +161,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("run", metavar="RUN", help="a run's name or folder, a weights file, or last")
     add("--to", required=True, choices=list(TARGETS), help="the format")
-    add("--out", required=True, type=Path, metavar="DIR", help="a folder that is not there yet")
+    add(
+        "--out",
+        required=True,
+        type=a_path,
+        metavar="DIR",
+        help="a folder that is not there yet",
+    )
     add(
         "--no-pictures",
         action="store_true",
@@ -179,7 +186,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add(
         "--runtime",
-        type=Path,
+        type=a_path,
         metavar="DIR",
         help="with web: the folder `dist` of onnxruntime-web (fetched with npm)",
     )

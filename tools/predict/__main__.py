@@ -25,8 +25,8 @@ from answers import USUAL, Row, add_thresholds, row_of, thresholds
 from classifier import UNLIKE, Classifier, find_checkpoint, wanted_weights
 from config import ConfigError
 from engine.run import BEST
-from layout.paths import STDIN, home
-from system.filenames import text_of
+from layout.paths import STDIN
+from system.filenames import a_path, home, text_of
 from tools.predict.pictures import UNDO, Asked, find_pictures
 from tools.predict.rows import KINDS, AnswersFile
 from tools.predict.said import NOT_ANSWERS, Table, Tally, counted
@@ -233,15 +233,20 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("paths", nargs="*", metavar="PATH", help=f"a picture, folder or pattern; {STDIN}: a list")
     add("--checkpoint", help=f"a run's {BEST}, its name or folder (config.yaml's, or last)")
-    add("--out", type=path, metavar="FILE", help="where the answers go: a .csv or .jsonl")
+    add("--out", type=a_path, metavar="FILE", help="where the answers go: a .csv or .jsonl")
     add("--resume", action="store_true", help="finish the file that --out names")
     add("--top", type=int, default=1, metavar="K", help="the K most probable classes (1)")
     add_thresholds(parser)
     add("--flip", action="store_true", help="average with the mirror image; twice the time")
     add("--truth", action="store_true", help="PATHs have one sub-folder a class: score the answers")
-    add("--sort-into", type=path, metavar="DIR", help="put the pictures into folders of answers")
+    add(
+        "--sort-into",
+        type=a_path,
+        metavar="DIR",
+        help="put the pictures into folders of answers",
+    )
     add("--how", choices=HOW, help="with --sort-into (copy)")
-    add("--undo", type=path, metavar=f"DIR/{UNDO}", help="take back what --sort-into did")
+    add("--undo", type=a_path, metavar=f"DIR/{UNDO}", help="take back what --sort-into did")
     add("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
     args = parser.parse_args(argv)
     check(parser, args)
@@ -266,10 +271,6 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error("--truth takes folders, no list")
     if args.top < 1:
         parser.error(f"--top {args.top} must be at least 1")
-
-
-def path(text: str) -> Path:
-    return Path(home(text))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
-from system.filenames import text_of
+from system.filenames import a_path, text_of
 from tools.safebooru.attribution import ATTRIBUTION, write_attribution
 from tools.safebooru.board import KEY, USER, Board
 from tools.safebooru.gather import Gathering, by_hand, survey, tidy
@@ -199,9 +199,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--out", type=path, default=Path("data/pilots-safebooru"), help="the set (%(default)s)")
+    add(
+        "--out",
+        type=a_path,
+        default=Path("data/pilots-safebooru"),
+        help="the set (%(default)s)",
+    )
     add("--per-class", type=int, default=150, metavar="N", help="pictures a class (%(default)s)")
-    add("--wanted", type=path, default=PILOTS, metavar="FILE", help="classes and tags, a YAML")
+    add("--wanted", type=a_path, default=PILOTS, metavar="FILE", help="classes and tags, a YAML")
     add(
         "--base-url",
         type=address,
@@ -222,10 +227,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"--pause {args.pause:g}: leave a board at least {LEAST_PAUSE_S} s")
     args.words = sys.argv[1:] if argv is None else argv
     return args
-
-
-def path(text: str) -> Path:
-    return Path(os.path.expanduser(text))
 
 
 def address(text: str) -> str:
