@@ -25,7 +25,7 @@ SIZES, EPOCHS = (250, 500, 1000), (10, 50, 200)
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = finetune.parse(argv)
+    args = finetune.options("cost", __doc__).parse_args(argv)
     rows = []
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         weights = finetune.random_b16(Path(name) / "b16.safetensors")

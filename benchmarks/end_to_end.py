@@ -15,7 +15,6 @@ seconds are the processor's own, so that what else runs there counts for nobody.
 
 from __future__ import annotations
 
-import argparse
 import json
 import resource
 import sys
@@ -43,11 +42,10 @@ FIELDS = ("machine", "way", "ours_seconds", "head", *PHASES, "timm_seconds", "ti
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = finetune.options("end_to_end", __doc__)
     parser.add_argument("--way", nargs="+", choices=WAYS, default=["defaults"])
-    own, rest = parser.parse_known_args(argv)
-    args = finetune.parse(rest)
-    args.augment = True
+    parser.set_defaults(augment=True)
+    args = parser.parse_args(argv)
     finetune.draw(args.images, 150)
     path, rows = RESULTS / "end-to-end.csv", []
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
@@ -55,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         weights = finetune.random_b16(work / "b16.safetensors")
         peer = finetune.run_peer("timm", args, weights)
         print(f"timm, {EPOCHS} epochs: {peer.wall_seconds:,.0f} s ({peer.extrapolated})")
-        for way in own.way:
+        for way in args.way:
             seconds, summary = ours(args.images, weights, work / way, WAYS[way])
             phases = {key: round(summary[key] or 0, 1) for key in PHASES}
             print(f"{machine()}: ours, {way}: {seconds:.0f} s (head {summary['head']}; {phases})")

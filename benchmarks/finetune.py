@@ -62,7 +62,7 @@ class Outcome:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
+    args = options("finetune", __doc__).parse_args(argv)
     if args.child:
         print(json.dumps(PEER_LOOPS[args.child](args)))
         return 0
@@ -283,10 +283,11 @@ def save(outcomes: dict[str, Outcome], peak: dict[str, float], args: argparse.Na
     print(f"saved: {path.relative_to(ROOT)}")
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
+def options(name: str, about: str | None) -> argparse.ArgumentParser:
+    """What this benchmark takes, for one of another name, too."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.finetune",
-        description=__doc__,
+        prog=f"python -m benchmarks.{name}",
+        description=about,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     here = "cuda" if torch.cuda.is_available() else "cpu"
@@ -306,7 +307,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--child", choices=sorted(PEER_LOOPS), help=argparse.SUPPRESS)
     parser.add_argument("--weights", help=argparse.SUPPRESS)
     parser.add_argument("--batches", type=int, help=argparse.SUPPRESS)
-    return parser.parse_args(argv)
+    return parser
 
 
 if __name__ == "__main__":
