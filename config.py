@@ -139,6 +139,8 @@ BATCH = 16  # that of the recipes
 SGD_FACTOR = 30.0  # SGD's learning rates by AdamW's: 6e-3 where AdamW takes 2e-4 (paper, table 4)
 HEAD_FACTOR = 15.0  # a head alone takes so much more: 3e-3 (EXPERIMENTS.md, 2026-11-24)
 WARMUP = 0.05  # of the epochs
+# Of few pictures a head over layers learns most by views (EXPERIMENTS.md, 2026-11-27): so many.
+FEW, VIEWED, MOST_VIEWS = 400, 800, 16
 SHORT = 0.5  # of the recipe's steps: a training of fewer is called short
 RECIPES: dict[Mode, Recipe] = {
     # Chosen on training parts: EXPERIMENTS.md, 2026-11-24.
@@ -153,7 +155,7 @@ RECIPES: dict[Mode, Recipe] = {
 
 
 # What `auto` comes to depends on the training images, or (`keep`) on a setting that may be new.
-BY_IMAGES = ("max_epochs", "warmup_epochs", "keep")
+BY_IMAGES = ("max_epochs", "warmup_epochs", "keep", "views")
 
 
 class TrainConfig(Section):
@@ -337,12 +339,20 @@ class TrainConfig(Section):
             "ema": recipe.ema,
             "mixup": recipe.mixup,
             "cutmix": recipe.cutmix,
+            "views": self._views_of_few(images) or "auto",
             "keep": "last" if self.mode == "finetune" and not self.early_stopping else "best",
         }
         return self.model_copy(
             update={name: value for name, value in values.items() if getattr(self, name) == "auto"}
             | {"max_epochs": most, "finetune_blocks": self.trained_blocks}
         )
+
+    def _views_of_few(self, images: int) -> int | None:
+        """What `views: auto` comes to where a head over layers may answer, for few pictures."""
+        many = RECIPES[self.mode].views
+        if many is None or self.head == "class" or not self.may_cache or images > FEW:
+            return None
+        return max(many, min(MOST_VIEWS, VIEWED // max(1, images)))
 
     def by_images(self, images: int) -> list[str]:
         """Which of BY_IMAGES are what `auto` comes to for so many training images: a run's own file

@@ -14,10 +14,11 @@ from engine.job import Setting
 from engine.ridge import Ridge, fit_ridge
 from metrics import wilson
 from model import CELLS, LayersHead, VisionTransformer, entering, readable
-from tokens.cache import TokenLoader, layers_of
+from tokens.cache import TokenLoader, layers_of, layers_of_views
 
 # Pictures: a decomposition of so many takes half a minute, and their features of a B/16 0.3 GB.
 MOST_FITTED = 5_000
+MOST_ROWS = 2_000  # views in all: a fit takes 3 s of a core, of a B/16's 5
 CHUNK = 1_000
 
 
@@ -48,10 +49,20 @@ def read_depths(net: VisionTransformer) -> list[int]:
     return list(range(max(1, blocks // 2), min(net.frozen_depth, blocks - 1) + 1))
 
 
-def layer_features(net: VisionTransformer, loader: TokenLoader) -> tuple[Tensor, Tensor]:
-    """What the head over layers reads of the loader's pictures (n, P), and their labels (n,)."""
-    layers, labels = layers_of(loader)  # n R D
-    return readable(layers, read_depths(net)), labels
+def layer_features(
+    net: VisionTransformer, loader: TokenLoader, views: int = 1
+) -> tuple[Tensor, Tensor]:
+    """What the head over layers reads of the loader's pictures (n, P), or of their first `views`
+    (n, V, P), and their labels (n,)."""
+    layers, labels = layers_of_views(loader, views)  # n V R D
+    x = readable(layers.flatten(0, 1), read_depths(net))
+    return x if views == 1 else x.unflatten(0, layers.shape[:2]), labels
+
+
+def views_fitted(loader: TokenLoader) -> int:
+    """How many views of each picture are fitted to: those that there are, as far as MOST_ROWS goes:
+    of many pictures they add little, and their fits take minutes."""
+    return max(1, min(loader.rows.shape[1], MOST_ROWS // max(1, len(loader.dataset))))
 
 
 def solved(net: VisionTransformer, loader: TokenLoader) -> Ridge:
@@ -62,7 +73,7 @@ def solved(net: VisionTransformer, loader: TokenLoader) -> Ridge:
     """
     chosen = some_of_each(loader.dataset.numpy(), MOST_FITTED)
     some = loader.plain(chosen)
-    features, labels = layer_features(net, some)
+    features, labels = layer_features(net, some, views_fitted(some))
     ridge = fit_ridge(features, labels, net.num_classes, together(some.groups))
     if len(chosen) == len(loader.dataset):
         return ridge

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.heads import MOST_FITTED, layer_features, solved, together
+from engine.heads import MOST_FITTED, layer_features, solved, together, views_fitted
 from engine.ridge import best_scale, fit_ridge
 from metrics import standard_error
 from model import VisionTransformer
@@ -65,12 +65,13 @@ def fold_by_fold(net: VisionTransformer, loader: TokenLoader, folds: Folds) -> T
     """The logits (n, C) of heads over layers for the pictures that a fold held out."""
     if len(loader.dataset) > MOST_FITTED:  # a fit without one picture is as good as one of a fold
         return solved(net, loader).left_out
-    features, labels = layer_features(net, loader)
+    features, labels = layer_features(net, loader, views_fitted(loader))
+    plain = features if features.ndim == 2 else features[:, 0]
     found = torch.empty(len(labels), net.num_classes)
     for learned, held in folds:
         groups = together(loader.groups[learned])
         ridge = fit_ridge(features[learned], labels[learned], net.num_classes, groups)
-        found[held] = ridge(features[held])
+        found[held] = ridge(plain[held])
     return found
 
 

@@ -75,8 +75,6 @@ def first_look(work: Work, loader: TokenLoader) -> Kind:
     )
     if train.head == "auto" and leads(unseen):
         log.info("head auto: the one over layers alone; no block trains, and there are no epochs")
-        if named:
-            log.info("the head over layers is fitted to plain pictures: no augmentation is used")
         return Kind("layers")
     if train.head == "auto":
         log.info("head auto: both, the mean of the two; the epochs' numbers are the block's alone")

@@ -13,6 +13,7 @@ from engine.heads import fewest_groups, numbered
 NEIGHBOURS = (1, 5, 20)
 MOST_FOR_RIVALS = 5_000  # training images; beyond that logistic regression takes minutes
 FOLDS = 5
+MANY_CLASSES = "The number of unique classes is greater"  # scikit-learn's, of 2 pictures each
 
 
 def nearest_neighbours(
@@ -33,7 +34,8 @@ def nearest_neighbours(
     model: Any = KNeighborsClassifier(n_neighbors=1, metric="cosine")
     if folds is not None and len(choices) > 1:
         model = GridSearchCV(model, {"n_neighbors": choices}, cv=folds)
-    with threadpool_limits(1, "blas"):
+    with warnings.catch_warnings(), threadpool_limits(1, "blas"):
+        warnings.filterwarnings("ignore", MANY_CLASSES)
         model.fit(features, labels)
     model = getattr(model, "best_estimator_", model)
     return model.predict(queries), model.n_neighbors
@@ -61,6 +63,7 @@ def logistic_regression(
         model = GridSearchCV(model, grid, cv=folds)
     # Several threads of OpenBLAS lose thirty times on products this small (10 s instead of 0.34).
     with warnings.catch_warnings(), threadpool_limits(1, "blas"):
+        warnings.filterwarnings("ignore", MANY_CLASSES)
         warnings.simplefilter("ignore", ConvergenceWarning)  # such a weak C is not chosen
         model.fit(features, labels)
     model = getattr(model, "best_estimator_", model)

@@ -214,6 +214,8 @@ def set_up(config: Config, run: Run, device: torch.device, begins: bool = True) 
     train = asked.settled(len(split.part("train")))
     train = with_greys_of(net, split, train)
     train = with_head(train, net, caches)
+    if caches and train.views != asked.views:
+        train = with_room_for_views(train, net, split)
     plan = plan_cache(net, split, train, checkpoint_bytes(train, net)) if caches else None
     if plan is None and run.resumes and (run.folder / SEARCH).exists():
         raise UserError(
@@ -230,6 +232,16 @@ def set_up(config: Config, run: Run, device: torch.device, begins: bool = True) 
         train = train.model_copy(update=still_to_find(asked))
     settled = config.model_copy(update={"vit": net.vit, "train": train})
     return Work(run, settled, split, net, plan, known, device, own)
+
+
+def with_room_for_views(train: TrainConfig, net: VisionTransformer, split: Split) -> TrainConfig:
+    """The config with the views that few pictures get, or with one where the disk has no room."""
+    lacks = Plan(net, split, train, checkpoint_bytes(train, net)).lacks_room()
+    if not lacks:
+        log.info("views auto: %s of each picture that is learned", train.views)
+        return train
+    log.info("views auto: one, as the tokens of %s would take %s", train.views, lacks)
+    return train.model_copy(update={"views": 1})
 
 
 def with_head(train: TrainConfig, net: VisionTransformer, caches: bool) -> TrainConfig:

@@ -30,7 +30,8 @@ def test_epochs_are_counted_in_steps(mode: str, images: int, epochs: int) -> Non
     settled = TrainConfig(mode=mode).settled(images)  # type: ignore[arg-type]
     assert settled.max_epochs == epochs and settled.warmup_epochs == round(0.05 * epochs, 2)
     left = [name for name in TrainConfig.model_fields if getattr(settled, name) == "auto"]
-    own = ["head", "cache", "fit", "greys", "num_workers", "shard_cache", "views"]
+    own = ["head", "cache", "fit", "greys", "num_workers", "shard_cache"]
+    own += ["views"] if (mode, images) != ("finetune", 40) else []  # few pictures
     own += ["clip_grad", "refit", "device"]
     assert left == [*own, "log_epoch", "save_epoch", "save_steps"]
 
@@ -42,6 +43,20 @@ def test_what_is_written_is_not_settled_otherwise() -> None:
     assert settled.layer_decay == 0.75 and settled.keep == "best"
     assert TrainConfig().settled(600).keep == "last"
     assert TrainConfig(early_stopping=3).settled(600).keep == "best"
+
+
+@pytest.mark.parametrize(
+    ("images", "views"),
+    [(20, 16), (50, 16), (100, 8), (160, 5), (200, 4), (400, 4), (401, "auto"), (0, 16)],
+)
+def test_few_pictures_get_more_views(images: int, views: int | str) -> None:
+    assert TrainConfig().settled(images).views == views
+    assert TrainConfig(head="both").settled(images).views == views
+    assert TrainConfig(views=3).settled(images).views == 3
+    for other in ({"head": "class"}, {"mode": "pretrained"}, {"cache": "off"}):
+        assert TrainConfig.model_validate(other).settled(images).views == "auto"
+    assert ("views" in TrainConfig(views=7).by_images(images)) is False
+    assert "views" in TrainConfig().settled(images).by_images(images)
 
 
 def test_the_last_block_is_for_sgd() -> None:

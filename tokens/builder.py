@@ -278,13 +278,11 @@ class Builder:
         return self._ordered(self.plan.draws), 0
 
     def _ordered(self, ids: Iterable[str]) -> list[str]:
-        """Those whose layers are kept come first, and what must be computed in whole batches."""
-        plain = self.plan.plain if self.plan.layers.itemsize else ()
-        return sorted(ids, key=lambda id_: (id_ not in plain, id_ not in self.donors))
+        """What is copied comes first, and what must be computed in whole batches."""
+        return sorted(ids, key=lambda id_: id_ not in self.donors)
 
     def _records(self, ids: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The records of `ids` in their order, copied or computed, a batch at a time; and what is
-        kept of the layers of the plain ones among them, which are the first."""
+        """The records of `ids` and their layers, copied or computed, a batch at a time."""
         quiet = None if self.leads else True
         with progress_bar(
             total=len(ids), desc="caching tokens", unit="image", disable=quiet
@@ -306,14 +304,9 @@ class Builder:
     def _given(self, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """The records and layers of some, as older caches have them."""
         given = [(donor, np.array([row])) for donor, row in (self.donors[id_] for id_ in ids)]
-        kept = given[: self._plain(ids)]
         records = np.concatenate([donor.records[row] for donor, row in given])
-        layers = [donor.layers[row][0] for donor, row in kept if donor.layers is not None]
+        layers = [donor.layers[row][0] for donor, row in given if donor.layers is not None]
         return records, np.array(layers, self.plan.layers.base)
-
-    def _plain(self, ids: Sequence[str]) -> int:
-        """How many of some records have their layers kept."""
-        return sum(id_ in self.plan.plain for id_ in ids) if self.plan.layers.itemsize else 0
 
     def compute_again(self, ids: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The records of `ids` as `build` made them, and more of the last in the last batch.
@@ -341,7 +334,6 @@ class Builder:
         loader = DataLoader(
             Drawn(draws), trunk.batch_size, **loader_options(self.train, self.device)
         )
-        done = 0
         with ahead_of([(images.samples, key[0]) for images, key in draws]) as ahead:
 
             def read() -> Iterator[Tensor]:
@@ -350,10 +342,7 @@ class Builder:
                     yield images
 
             for tokens in in_turn(trunk, read(), len(draws)):
-                count = len(tokens.tokens)
-                kept = self._plain(ids[done : done + count])
-                done += count
-                yield self._as_records(tokens), self._as_layers(tokens, kept)
+                yield self._as_records(tokens), self._as_layers(tokens)
 
     def _as_records(self, tokens: Tokens) -> np.ndarray:
         records = np.zeros(len(tokens.tokens), self.plan.record)
@@ -362,11 +351,11 @@ class Builder:
             records["cls"] = tokens.cls.cpu().numpy()
         return records
 
-    def _as_layers(self, tokens: Tokens, kept: int) -> np.ndarray:
+    def _as_layers(self, tokens: Tokens) -> np.ndarray:
         if tokens.layers is None:
             return np.empty(0)
         most = torch.finfo(getattr(torch, self.train.cache_dtype)).max
-        return self._small(tokens.layers[:kept].clamp(-most, most))
+        return self._small(tokens.layers.clamp(-most, most))
 
     def _small(self, values: Tensor) -> np.ndarray:
         """Values in the cache's precision."""

@@ -34,7 +34,7 @@ class TokenCache:
         self.sums = sums = read_sums(folder)
         kept = None if sums is None else sums["tokens"]
         self.records = Records(folder / "tokens.bin", record, kept)
-        self.layers: Records | None = None  # of the first records
+        self.layers: Records | None = None
         if layers is not None and layers.itemsize:
             kept = None if sums is None else sums["layers"]
             self.layers = Records(folder / "layers.bin", layers, kept)
@@ -68,7 +68,7 @@ class TokenCache:
         cls = None
         if "cls" in (records.dtype.names or ()):
             cls = torch.from_numpy(np.ascontiguousarray(records["cls"]))
-        if self.layers is None or rows.max(initial=0) >= len(self.layers):
+        if self.layers is None:
             return Tokens(tokens, cls)
         return Tokens(tokens, cls, torch.from_numpy(self.layers[rows]).float())
 
@@ -203,9 +203,17 @@ def class_tokens(
 def layers_of(loader: TokenLoader) -> tuple[Tensor, Tensor]:
     """What the frozen blocks made of the plain images (n, R, D), float32, and the labels (n,), in
     the loader's order."""
+    layers, labels = layers_of_views(loader, 1)
+    return layers[:, 0], labels
+
+
+def layers_of_views(loader: TokenLoader, views: int) -> tuple[Tensor, Tensor]:
+    """The same of each image's first draws, of which the plain one comes first (n, V, R, D)."""
     layers = loader.cache.layers
     assert layers is not None, "no block is frozen"
-    return torch.as_tensor(layers[loader.rows[:, 0]]).float(), loader.dataset
+    rows = loader.rows[:, :views]
+    found = torch.as_tensor(layers[rows.reshape(-1)]).float()
+    return found.unflatten(0, rows.shape), loader.dataset
 
 
 def chunks(items: Sequence[str], size: int) -> list[Sequence[str]]:

@@ -15,7 +15,7 @@ from tokens.plan import Plan, read_header, write_header
 from tokens.records import SUMS, as_bytes, checksum, read_sums
 from utils import UserError, log, replacing, some, write_text
 
-# From records' identities to the records, and the layers of the first of them, a batch at a time.
+# From records' identities to the records, and their layers, a batch at a time.
 Compute = Callable[[list[str]], Iterator[tuple[np.ndarray, np.ndarray]]]
 
 

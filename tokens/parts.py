@@ -57,7 +57,7 @@ class Part:
                 self._sync()
 
     def write(self, records: np.ndarray, layers: np.ndarray) -> None:
-        """The next records, and what is kept of the layers of the first of them."""
+        """The next records, and their layers."""
         self.files["tokens.bin"].write(records.data)
         if self.plan.layers.itemsize:
             self.files["layers.bin"].write(layers.data)
@@ -83,16 +83,13 @@ class Part:
         """The bytes of its files with so many records."""
         sizes = {"tokens.bin": count * self.plan.record.itemsize, "sums.bin": count * SUMS.itemsize}
         if each := self.plan.layers.itemsize:
-            sizes["layers.bin"] = min(count, max(0, len(self.plan.plain) - self.first)) * each
+            sizes["layers.bin"] = count * each
         return sizes
 
     def _whole(self, count: int) -> int:
         """How many of so many records its files hold whole."""
-        for name, each in (("tokens.bin", self.plan.record), ("sums.bin", SUMS)):
-            count = min(count, size_of(self.folder / name) // each.itemsize)
-        there = size_of(self.folder / "layers.bin")
-        if there < self._sizes(count).get("layers.bin", 0):
-            count = there // self.plan.layers.itemsize
+        for name, each in self._sizes(1).items():
+            count = min(count, size_of(self.folder / name) // each)
         return count
 
     def _sync(self) -> None:
@@ -117,9 +114,9 @@ def parts(plan: Plan, folder: Path, known: Iterable[int] = ()) -> list[Part]:
 
 
 def sums_of(records: np.ndarray, layers: np.ndarray) -> np.ndarray:
-    """The checksums of records, and of the layers that are kept of the first of them."""
+    """The checksums of records and of their layers."""
     sums = np.zeros(len(records), SUMS)
     sums["tokens"] = checksums(records)
     if layers.size:
-        sums["layers"][: len(layers)] = checksums(layers)
+        sums["layers"] = checksums(layers)
     return sums

@@ -3,8 +3,7 @@
     <data>/cache/<key>/header.json   what it was made of, with a hash of itself
     <data>/cache/<key>/records.txt   the identity of each record, a line each
     <data>/cache/<key>/tokens.bin    the records, all of one size
-    <data>/cache/<key>/layers.bin    what each frozen block made of the plain images; they are the
-                                     first records
+    <data>/cache/<key>/layers.bin    what each frozen block made of them
     <data>/cache/<key>/sums.bin      the checksums of each record and its layers
     <data>/cache/<key>.partial/      the same, unfinished: a later run goes on with it (parts.py)
 
@@ -37,7 +36,7 @@ from transforms import eval_transform, train_transform
 from utils import check_disk, existing, free_bytes, log, same_disk, shell, write_text
 
 KEY_LENGTH = 16
-FORMAT = 1  # raise it whenever the same inputs would give other bytes
+FORMAT = 2  # raise it whenever the same inputs would give other bytes
 MOST_OF_FREE = 0.9  # of the free disk: `cache: auto` leaves the rest to others
 Draw = tuple[ImageDataset, tuple[int, int]]  # an image under one draw of a transform
 
@@ -46,8 +45,7 @@ class Plan:
     """What a run's cache holds: its key, its size, and where each record comes from.
 
     `ids` names the records of each image of a part, one for each of its draws; `draws` says what a
-    record is made of; `plain` are those of images as evaluation sees them: their `summaries` at
-    every frozen block are kept, too.
+    record is made of. The `summaries` of each at every frozen block are kept, too.
     """
 
     def __init__(
@@ -64,7 +62,6 @@ class Plan:
         self.record = record_type(net, train.cache_dtype)
         self.ids: dict[str, list[list[str]]] = {}
         self.draws: dict[str, Draw] = {}
-        self.plain: set[str] = set()
         depths = min(net.frozen_depth or 0, net.vit.num_layers - 1)
         rows = 2 * depths + CELLS**2 if depths else 0
         self.layers = np.dtype((train.cache_dtype, (rows, net.vit.hidden_dim)))
@@ -82,8 +79,8 @@ class Plan:
             self.recipe["layers"] = rows
         self.key = key_of(self.recipe, self.draws)
         self.path = self.folder / self.key
-        self.bytes = len(self.draws) * (self.record.itemsize + SUMS.itemsize)
-        self.bytes += len(self.plain) * self.layers.itemsize
+        each = self.record.itemsize + self.layers.itemsize + SUMS.itemsize
+        self.bytes = len(self.draws) * each
         self.about = {"images": str(split.root), "weights": train.checkpoint}
 
     def check_disk(self, processes: int = 1) -> None:
@@ -118,7 +115,6 @@ class Plan:
                     self.draws[ids[-1]] = (images, (i, n))
 
         add(eval_transform(preprocessing, channels), [1])
-        self.plain.update(id_ for ids in self.ids[part] for id_ in ids)
         learned = part == "train" or (part == "val" and train.refits)
         if learned and train.draws and train.draws > 1:
             assert train.max_epochs != "auto"
@@ -218,7 +214,7 @@ def write_header(folder: Path, plan: Plan, ids: list[str]) -> None:
     content = {"key": plan.key, "recipe": plan.recipe, "records": len(ids), "about": plan.about}
     content["record_bytes"], content["sums_bytes"] = plan.record.itemsize, SUMS.itemsize
     if plan.layers.itemsize:
-        content["plain"], content["layers_bytes"] = len(plan.plain), plan.layers.itemsize
+        content["layers_bytes"] = plan.layers.itemsize
     write_text(folder / "records.txt", "\n".join(ids) + "\n")
     header = {"content": content, "sha256": sha256(content)}
     write_text(folder / "header.json", json.dumps(header, indent=2) + "\n")
@@ -249,10 +245,9 @@ def damage(folder: Path) -> str | None:
     except ValueError as error:
         return str(error)
     wanted = {"tokens.bin": len(ids) * header["record_bytes"]}
-    if "plain" in header:
-        wanted["layers.bin"] = header["plain"] * header["layers_bytes"]
-    if "sums_bytes" in header:
-        wanted["sums.bin"] = len(ids) * header["sums_bytes"]
+    for name in ("layers", "sums"):
+        if f"{name}_bytes" in header:
+            wanted[f"{name}.bin"] = len(ids) * header[f"{name}_bytes"]
     for name, size in wanted.items():
         if (there := size_of(folder / name)) != size:
             return f"{name} has {there:,} bytes instead of {size:,}"

@@ -68,7 +68,12 @@ def main(argv: list[str] | None = None) -> int:
             "name two weights or more: python -m tools.bakeoff CONFIG WEIGHTS WEIGHTS "
             "[train.base_dir=pictures]"
         )
-    more = ["train.mode=finetune", "train.head=layers", f"train.checkpoint={names[0]}"]
+    more = [
+        "train.mode=finetune",
+        "train.head=layers",
+        "train.views=1",
+        f"train.checkpoint={names[0]}",
+    ]
     config, notes = load_config(args.config, [*overrides, *more])
     device = begin(config.train, notes)
     split = load_split(config.train, known=known_files(config.train))

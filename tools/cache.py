@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
-from tokens.plan import caches, damage, megabytes, read_header
+from tokens.plan import FORMAT, caches, damage, megabytes, read_header
 from tokens.records import Records, read_sums
 from utils import UserError, command_line, some
 
@@ -59,7 +59,8 @@ def entry(path: Path) -> Entry:
     files = [(file.name, file.stat()) for file in path.rglob("*") if file.is_file()]
     size = sum(status.st_size for _, status in files)
     used = max((status.st_mtime for _, status in files), default=path.stat().st_mtime)
-    records, made_of, state = "", "", damage(path)
+    records, made_of, reason = "", "", damage(path)
+    state = f"damaged: {reason}" if reason else "ready"
     try:
         header, ids = read_header(path)
         tokens, width = header["recipe"]["shape"]
@@ -72,8 +73,9 @@ def entry(path: Path) -> Entry:
             there = sum(status.st_size for name, status in files if name == "tokens.bin")
             share = there / header["record_bytes"] / len(ids)
             state = f"{'being made' if in_use(path) else 'unfinished'}, {share:.0%}"
-    state = state if path.suffix or state is None else f"damaged: {state}"
-    return Entry(path, size, records, made_of, state or "ready", time.time() - used)
+        elif header["recipe"].get("format") != FORMAT:
+            state = "an older version made it, and no run reads it any more"
+    return Entry(path, size, records, made_of, state, time.time() - used)
 
 
 def verified(entry: Entry) -> Entry:
@@ -85,7 +87,7 @@ def verified(entry: Entry) -> Entry:
     if sums is None:
         return replace(entry, state="ready, without checksums: the next run adds them")
     bad: set[int] = set()
-    for name in ("tokens", "layers") if "plain" in header else ("tokens",):
+    for name in ("tokens", "layers") if "layers_bytes" in header else ("tokens",):
         each = header["record_bytes" if name == "tokens" else "layers_bytes"]
         records = Records(entry.path / f"{name}.bin", np.dtype((np.uint8, each)), sums[name])
         bad |= set(records.damaged())

@@ -71,7 +71,10 @@ def test_no_rate_is_blamed_where_none_was_used(finetune: Path) -> None:
     assert found["verdict"] != "learned" and "rate" not in found["verdict_sentence"]
 
 
-def test_one_view_is_enough(finetune: Path, seen: list[int], no_step: None) -> None:
+def test_of_many_pictures_one_view_is_enough(
+    finetune: Path, seen: list[int], no_step: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("config.FEW", 0)
     train(finetune, "train.head=layers", "train.views=auto")
     assert sum(seen) == 36
 

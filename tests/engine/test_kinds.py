@@ -17,7 +17,7 @@ from engine.trials import stratified_folds
 from model import readable
 from tests.helpers import CPU, fail, prepared, quick, random_weights, summary, train, without_vit
 from tokens.builder import open_cache
-from tokens.cache import TokenLoader, layers_of
+from tokens.cache import TokenLoader, layers_of, layers_of_views
 from tokens.plan import Plan
 
 
@@ -63,6 +63,29 @@ def test_each_answer_is_of_a_fit_that_had_not_seen_the_picture(finetune: Path) -
     torch.testing.assert_close(unseen.answers["layers"], found.log_softmax(1))
     mean = (unseen.answers["layers"].exp() + unseen.answers["class"].exp()) / 2
     torch.testing.assert_close(unseen.answers["both"].exp(), mean)
+
+
+def test_views_are_learned_as_far_as_they_can_be(
+    finetune: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of each picture are fitted to, and it is left out with all of them."""
+    net, loader = loaded(finetune, "train.views=3")
+    n = len(loader.dataset)
+    layers, labels = layers_of_views(loader, 3)
+    assert layers.shape[:2] == (n, 3)
+    torch.testing.assert_close(layers[:, 0], layers_of(loader)[0])
+    assert not torch.equal(layers[:, 1], layers[:, 0])
+    features = readable(layers.flatten(0, 1), [2, 3]).unflatten(0, (n, 3))
+    wanted = fit_ridge(features, labels, 3)
+    torch.testing.assert_close(solved(net, loader).weight, wanted.weight)
+    torch.testing.assert_close(solved(net, loader).left_out, wanted.left_out)
+    folds = stratified_folds(loader)
+    held = torch.from_numpy(folds[0][1])
+    ridge = fit_ridge(features[folds[0][0]], labels[folds[0][0]], 3)
+    torch.testing.assert_close(fold_by_fold(net, loader, folds)[held], ridge(features[held, 0]))
+    monkeypatch.setattr("engine.heads.MOST_ROWS", 2 * n + 1)
+    wanted = fit_ridge(features[:, :2], labels, 3)
+    torch.testing.assert_close(solved(net, loader).weight, wanted.weight)
 
 
 @pytest.mark.parametrize("head", ["class", "layers", "both", "auto"])

@@ -9,9 +9,16 @@ import numpy as np
 import pytest
 import torch
 
+from config_file import load_config
 from engine.heads import some_of_each
 from engine.kinds import KINDS, Unseen
 from tests.helpers import quick, summary, train
+
+
+@pytest.fixture(autouse=True)
+def many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These pictures are as many as those whose views are probed."""
+    monkeypatch.setattr("config.FEW", 0)
 
 
 @pytest.mark.slow
@@ -82,6 +89,30 @@ def test_no_room_for_more_views_is_said(
     train(finetune, "train.head=both", "train.lr=auto", "train.views=auto")
     assert "views auto: one, as the tokens of 4 would take 9 GB of 1" in capsys.readouterr().out
     assert summary(finetune)["chosen"]["views"] == 1
+
+
+def test_of_few_pictures_views_are_made_at_once(
+    finetune: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And looked at; where the disk has no room for them, one is."""
+    quick(monkeypatch)
+    monkeypatch.setattr("config.FEW", 400)
+    monkeypatch.setattr("engine.look.views_that_pay", lambda work: pytest.fail("tried"))
+    options = ("train.head=auto", "train.lr=auto", "train.views=auto", "train.max_epochs=40")
+    train(finetune, *options)
+    assert views_of(finetune, "tiny") == 16
+    assert "views auto: 16 of each picture that is learned" in capsys.readouterr().out
+    monkeypatch.setattr(
+        "tokens.plan.Plan.lacks_room", lambda plan: "9 GB of 1" * (len(plan.draws) > 36)
+    )
+    train(finetune, *options, "train.run_name=full")
+    assert views_of(finetune, "full") == 1
+    said = capsys.readouterr().out
+    assert "views auto: one, as the tokens of 16 would take 9 GB of 1" in said
+
+
+def views_of(config_file: Path, run: str) -> int | str:
+    return load_config(config_file.parent / f"logs/{run}/config.yaml")[0].train.views
 
 
 def test_a_transform_of_ones_own_is_used(

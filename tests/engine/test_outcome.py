@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -73,16 +71,15 @@ def test_what_tensorboard_shows_beside_the_curves(config_file: Path) -> None:
 def test_a_report_that_fails_does_not_fail_the_run(
     config_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    failed = subprocess.CompletedProcess([], 2, "", "Traceback\nerror: no room for it\n")
     asked: list[list[str]] = []
     threads: list[str] = []
 
-    def no_report(command: list[str], **options: Any) -> Any:
+    def no_report(command: list[str], env: dict[str, str]) -> tuple[int, str]:
         asked.append(command)
-        threads.append(options["env"]["OMP_WAIT_POLICY"])
-        return failed
+        threads.append(env["OMP_WAIT_POLICY"])
+        return 2, "Traceback\nerror: no room for it\n"
 
-    monkeypatch.setattr("engine.outcome.subprocess.run", no_report)
+    monkeypatch.setattr("engine.outcome._waited_for", no_report)
     monkeypatch.setattr("engine.outcome.git_commit", lambda: None)
     assert train(config_file, "train.report=true", "train.max_epochs=1") == 0
     assert threads == ["passive"], "beside another program busy ones take five times as long"

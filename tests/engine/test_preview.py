@@ -60,9 +60,13 @@ def test_check_of_a_sanity_check(config_file: Path, capsys: pytest.CaptureFixtur
 
 
 def test_check_says_what_is_still_to_be_chosen(
-    finetune: Path, capsys: pytest.CaptureFixture[str]
+    finetune: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ("train.views=auto", "train.refit=auto", "train.max_epochs=auto")
+    train(finetune, "--check", "train.head=auto", *options)
+    said = capsys.readouterr().out
+    assert "views auto: 16 of each picture that is learned" in said and "where they h" not in said
+    monkeypatch.setattr("config.FEW", 0)
     train(finetune, "--check", "train.head=auto", *options)
     said = capsys.readouterr().out
     assert "head: to be chosen on the training part: over layers alone, or both" in said

@@ -63,6 +63,42 @@ def test_what_is_left_out_is_left_out(width: int) -> None:
         torch.testing.assert_close(targets[i] - errors[i], answer, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("width", [90, 20])
+def test_a_picture_is_left_out_with_its_views(width: int) -> None:
+    """And its copies with theirs; the plain view, the first, is what is answered."""
+    n, views = 24, 3
+    features, labels = clusters(n * views, width)
+    features, labels = features.view(n, views, width), torch.arange(n) % 3
+    found = fit_ridge(features, labels, 3, [torch.tensor([3, 9])])
+    x = features.flatten(0, 1).double()
+    x = ((x - x.mean(0)) / x.std(0, correction=0)).nan_to_num()
+    k, rows = found.strength * float((x**2).sum()), x.view(n, views, width)
+    answers, shares = [], []
+    for i in range(n):
+        rest = torch.tensor([j for j in range(n) if j not in ({3, 9} if i in (3, 9) else {i})])
+        known = labels[rest].repeat_interleave(views)
+        answers.append(torch.from_numpy(plain(rows[rest].flatten(0, 1), known, k, rows[i, :1]))[0])
+        shares.append(torch.bincount(labels[rest]) / len(rest))
+    z, lean = torch.stack(answers), (3 * torch.stack(shares)).log()  # of the fit without it
+    left_out = found.left_out.double() + lean
+    scale = (left_out[0, 0] - left_out[0, 1]) / (z[0, 0] - z[0, 1])
+    torch.testing.assert_close(left_out, scale * z, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("n", [12, 40])
+def test_both_decompositions_say_the_same(n: int) -> None:
+    features, labels = clusters(n, 60)
+    y, groups = F.one_hot(labels, 3).double(), [torch.tensor([0, 5]), torch.tensor([1, 4])]
+    y, groups = y - y.mean(0), [*groups, torch.tensor([2, 7, 9])]
+    dual, basis = ridge.Dual(features), ridge.Basis(features)
+    assert dual.total == pytest.approx(basis.total)
+    for k in (1e-5 * dual.total, 1e-2 * dual.total):
+        torch.testing.assert_close(
+            dual.left_out_errors(y, k, groups), basis.left_out_errors(y, k, groups)
+        )
+        torch.testing.assert_close(dual.solution(y, k), basis.solution(y, k))
+
+
 def test_the_left_out_answers_estimate_what_new_pictures_get() -> None:
     features, labels = clusters(600, 100, spread=4.0)
     found = fit_ridge(features[:200], labels[:200], 3)
@@ -98,6 +134,15 @@ def test_a_rare_class_is_not_forgotten() -> None:
     ).argmax(1)
     plain_recall = (plain_z[labels[test] == 2] == 2).float().mean().item()
     assert min(recalls) > 0.5 and plain_recall < recalls[2] - 0.1
+
+
+def test_two_pictures_a_class_are_not_held_against_it() -> None:
+    """Without one of two, its class is half as common as the others: that fit knows it."""
+    features, labels = clusters(1200, 200, classes=20, spread=3.0)
+    found = fit_ridge(features[:40], labels[:40], 20)
+    estimate = (found.left_out.argmax(1) == labels[:40]).float().mean()
+    new = (found(features[40:]).argmax(1) == labels[40:]).float().mean()
+    assert abs(estimate - new) < 0.1 and new > 0.3  # 0.05 by the shares of all
 
 
 def test_nothing_to_learn_from_is_no_error() -> None:

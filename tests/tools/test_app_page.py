@@ -8,6 +8,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from tests.helpers import COLOURS, REPO, pictures_of, small_run
 from tests.tools.helpers import PREDICTED, write_rows
 
 pytest.importorskip("gradio")
+from tools.app.uploads import forget_old  # noqa: E402
 
 # The program, with a line in a file for each place that it takes, connects to, or asks the name of.
 WATCHED = """
@@ -254,6 +256,33 @@ def test_the_page_is_for_this_machine(app: Served) -> None:
     assert "default-src 'self'" in policy and "http" not in policy
     other = requests.get(app.url, headers={"Host": "example.org"}, timeout=60)
     assert other.status_code == 400 and "gradio" not in other.text
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "http://behind.a.proxy"}, 200),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Origin": "http://evil.test"}, 403),
+        ({"Origin": "null"}, 403),
+    ],
+)
+def test_no_other_page_can_fill_the_disk(app: Served, headers: Any, status: int) -> None:
+    sent = {"files": ("a.png", b"something", "image/png")}
+    where = f"{app.url}/gradio_api/upload"
+    answer = requests.post(where, files=sent, headers=headers, timeout=60)
+    assert answer.status_code == status
+
+
+def test_what_nobody_asked_about_goes(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for name, age in (("a/old.png", 4_000), ("a/new.png", 60)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - age, time.time() - age))
+    forget_old(tmp_path)
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["new.png"]
 
 
 @pytest.mark.parametrize("many", [False, True])

@@ -2,7 +2,8 @@
 
 Every answer tells the browser to ask no other machine for anything (Content-Security-Policy); a
 page on this machine alone is not served under another host's name, so that no other page that is
-open in the browser can read it (DNS rebinding).
+open in the browser can read it (DNS rebinding), and what another page sends is not taken: its
+uploads would fill the disk.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -26,6 +27,7 @@ from answers import record
 from tools.app.answering import MOST_BYTES, Answering
 from tools.app.known import Known
 from tools.app.page import STYLE, THEME, page
+from tools.app.uploads import forget_old
 
 OWN = ["127.0.0.1", "localhost", "[::1]"]
 # Gradio's page compiles its own parts, and shows pictures that it holds.
@@ -41,6 +43,7 @@ def served(answering: Answering, known: Known, folder: Path, url: str, own: bool
     for it by name."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Policy)
+    app.add_middleware(OwnPages, folder=folder)
     if own:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=OWN)
 
@@ -112,6 +115,32 @@ class Policy:
             await send(message)
 
         await self.app(scope, receive, guarded if scope["type"] == "http" else send)
+
+
+class OwnPages:
+    """Takes what this page sends, and what no page does, such as curl; uploads that nobody asked
+    about any more go when another comes."""
+
+    def __init__(self, app: ASGIApp, folder: Path) -> None:
+        self.app, self.folder = app, folder
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):
+            if is_of_another(Headers(scope=scope)):
+                refused = problem(403, "another page may not send anything")
+                await refused(scope, receive, send)
+                return
+            if scope["path"].endswith("/upload"):
+                await run_in_threadpool(forget_old, self.folder)
+        await self.app(scope, receive, send)
+
+
+def is_of_another(headers: Headers) -> bool:
+    """Whether another page sends it, by what browsers say of that; older ones by its origin."""
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if site is not None:
+        return site in ("cross-site", "same-site")
+    return origin is not None and origin.partition("://")[2] != headers.get("host")
 
 
 class Server(uvicorn.Server):

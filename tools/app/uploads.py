@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+KEPT_SECONDS = 3_600  # of an upload that nobody asked about: who sent it has gone
 Upload = tuple[Path, str]  # where it lies, and what it was called
 
 
@@ -48,3 +50,12 @@ def gone_after(uploads: Iterable[Upload]) -> Iterator[None]:
     finally:
         for path, _ in uploads:
             path.unlink(missing_ok=True)
+
+
+def forget_old(folder: Path) -> None:
+    """Delete what was uploaded long ago, and never answered."""
+    old = time.time() - KEPT_SECONDS
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # answered meanwhile
+            if path.is_file() and path.stat().st_mtime < old:
+                path.unlink()

@@ -176,10 +176,11 @@ def earlier(about: About) -> dict[str, Decision]:
         return {}
     if not labels or not Path(labels).is_file():
         return {}
-    return {p: d for p, d in read_decisions(Path(labels)).items() if _is_there(about.root, p)}
+    return {p: d for p, d in read_decisions(Path(labels)).items() if is_there(about.root, p)}
 
 
-def _is_there(root: Path, path: str) -> bool:
+def is_there(root: Path, path: str) -> bool:
+    """Whether a picture that is named so is in its folder."""
     name = name_of(path)
     spelled = (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
     return any((root / one).exists() for one in spelled)

@@ -119,12 +119,13 @@ def _apply(
     done = Done(failed=[f"{path}: it is not there any more" for path in gone])
     moves = {p: d for p, d in wanted.items() if p in places.found}
     try:
-        _move_all(moves, places, away, undo_file, done)
+        try:
+            _move_all(moves, places, away, undo_file, done)
+        finally:
+            if audit is not None:
+                _take_out(audit, own, done.moved, undo_file)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped; take it back: {undo_command(undo_file)}") from None
-    finally:
-        if audit is not None:
-            _take_out(audit, own, done.moved, undo_file)
     lines = [*_said(done, places, moves, away, undo_file)]
     if gone and before:
         lines.append(f"what is not there may have been moved before.{undone}")

@@ -11,17 +11,18 @@ import hmac
 import json
 import secrets
 import signal
+import sys
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from config import ConfigError
 from layout.decisions import RELABEL, Decision, fault_of, write_decisions
 from system.filenames import shown
-from tools.audit.about import DECISIONS, PAGE, held, read_about, read_own
+from tools.audit.about import DECISIONS, PAGE, held, is_there, read_about, read_own
 from tools.audit.again import Training
 from utils import UserError
 
@@ -56,10 +57,14 @@ class Desk:
         """Keep a decision, or take it back where it is None; decisions.csv has it at once."""
         wanted = None if decision is None else Decision(decision, label)
         if wanted is not None:
+            if not _is_text(path + label):
+                raise Refused(HTTPStatus.BAD_REQUEST, "that is no text")
             if fault := fault_of(path, wanted):
                 raise Refused(HTTPStatus.BAD_REQUEST, fault)
             if wanted.what == RELABEL and label not in self.about.classes:
                 raise Refused(HTTPStatus.BAD_REQUEST, f"'{label}' is no class of this audit")
+            if not is_there(self.about.root, path):
+                raise Refused(HTTPStatus.BAD_REQUEST, f"{path} is not in {self.about.root}")
         with self.lock:
             others = {p: d for p, d in self.decisions.items() if p != path}
             changed = others if wanted is None else others | {path: wanted}
@@ -78,6 +83,15 @@ class Desk:
             return self.training.status()
 
 
+def _is_text(value: str) -> bool:
+    """Whether it can be written down: JSON can hold halves of letters."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class Server(ThreadingHTTPServer):
     """Answers for one desk, under a token."""
 
@@ -86,6 +100,11 @@ class Server(ThreadingHTTPServer):
     def __init__(self, desk: Desk, port: int = 0) -> None:
         self.desk, self.token = desk, secrets.token_urlsafe(24)
         super().__init__((HOST, port), Answer)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away in the middle of a request is none of ours."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
     @property
     def address(self) -> str:
@@ -105,8 +124,14 @@ class Answer(BaseHTTPRequestHandler):
         self._answer({"/decide": self._decide, "/train": self._train})
 
     def _answer(self, ways: dict[str, Any]) -> None:
-        url = urlsplit(self.path)
         try:
+            self._try(ways)
+        except ConnectionError:  # who asked has gone
+            self.close_connection = True
+
+    def _try(self, ways: dict[str, Any]) -> None:
+        try:
+            url = self._url()
             self._see_that_it_is_ours(url.path, parse_qs(url.query))
             way = ways.get(url.path)
             if way is None:
@@ -115,9 +140,16 @@ class Answer(BaseHTTPRequestHandler):
         except Refused as refused:
             self._send_json({"error": str(refused)}, refused.status)
         except (UserError, ConfigError, OSError) as error:
-            if not isinstance(error, (BrokenPipeError, ConnectionError)):
-                said = error.strerror if isinstance(error, OSError) else str(error)
-                self._send_json({"error": shown(str(said))}, HTTPStatus.CONFLICT)
+            if isinstance(error, ConnectionError):
+                raise
+            said = error.strerror if isinstance(error, OSError) else str(error)
+            self._send_json({"error": shown(str(said))}, HTTPStatus.CONFLICT)
+
+    def _url(self) -> SplitResult:
+        try:
+            return urlsplit(self.path)
+        except ValueError:
+            raise Refused(HTTPStatus.BAD_REQUEST, "that is no address") from None
 
     def _see_that_it_is_ours(self, path: str, query: dict[str, list[str]]) -> None:
         port = self.server.server_port

@@ -36,6 +36,7 @@ class Came(NamedTuple):
 
     said: str
     whole: bool
+    back: int = 0  # pictures that an undo put back
 
 
 def undo_command(file: Path) -> str:
@@ -49,7 +50,11 @@ def applied_of(undo_file: Path) -> Path:
 
 def newest_undo(folder: Path) -> Path | None:
     """The list of what was moved last."""
-    return max(folder.glob("undo*.csv"), key=lambda file: file.stat().st_mtime_ns, default=None)
+    return next(iter(_newest_first(folder)), None)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("undo*.csv"), key=lambda f: f.stat().st_mtime_ns, reverse=True)
 
 
 def moved_from(folder: Path) -> set[str]:
@@ -68,7 +73,12 @@ def undo(file: Path) -> Came:
     A picture that was changed since, or whose old place is taken, stays and stays listed. Raises
     UserError where it is no such file.
     """
-    file = newest_undo(file) or file / UNDO if file.is_dir() else file
+    if file.is_dir():
+        lists = _newest_first(file) or [file / UNDO]
+        # By a clock that was put back, what was moved last may lie in an older one.
+        tried = (undo(each) for each in lists)
+        first = next(tried)
+        return first if first.whole or first.back else next((t for t in tried if t.back), first)
     steps = read_steps(file)
     if applied_of(file).is_file():
         read_own(file.parent)  # what is none is said before anything is put back
@@ -96,15 +106,17 @@ def _undo(file: Path, steps: list[Step]) -> Came:
     _decided_again(file, [step for step, _ in stay])
     if not stay:
         file.unlink()
-        return Came(said, True)
+        return Came(said, True, back)
     folders = [step for step in steps if not step.source and os.path.isdir(step.target)]
     left = [*folders, *(step for step, _ in stay[::-1])]
     rows = [(text_of(s.source), text_of(s.target), s.sha256, text_of(s.link)) for s in left]
+    then = file.stat()
     write_csv(file, [dict(zip(COLUMNS, row, strict=True)) for row in rows], COLUMNS)
+    os.utime(file, ns=(then.st_atime_ns, then.st_mtime_ns))  # it is no newer for that
     named = "; ".join(f"{text_of(step.target)} {problem}" for step, problem in stay[:SHOWN])
     more = f"; and {len(stay) - SHOWN:,} more" if len(stay) > SHOWN else ""
     said += f"; {len(stay)} can't be put back, and {file} lists them still: {named}{more}"
-    return Came(said, False)
+    return Came(said, False, back)
 
 
 def _decided_again(undo_file: Path, stay: list[Step]) -> None:

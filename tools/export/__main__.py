@@ -17,6 +17,7 @@ project, answers the golden pictures; where it answers otherwise, nothing is lef
 from __future__ import annotations
 
 import argparse
+import glob
 import importlib.util
 import os
 import shutil
@@ -29,6 +30,7 @@ from pathlib import Path
 from classifier import Classifier, find_checkpoint
 from config import ConfigError
 from engine.run import config_of
+from system.durable import alive
 from system.filenames import a_path
 from tools.export.card import table, write_card, write_manifest
 from tools.export.given import Given
@@ -89,7 +91,10 @@ def beside(out: Path) -> Iterator[Path]:
     """A temporary folder beside `out`, which becomes it where the block ends well, else goes."""
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
     folder = out.absolute().parent / f".{out.name}.{os.getpid()}.tmp"
-    shutil.rmtree(folder, ignore_errors=True)  # of a process of this number that was killed
+    for left in folder.parent.glob(f".{glob.escape(out.name)}.*.tmp"):  # of one that was killed
+        pid = left.name.split(".")[-2]
+        if pid.isdigit() and (int(pid) == os.getpid() or not alive(int(pid))):
+            shutil.rmtree(left, ignore_errors=True)
     folder.mkdir()
     try:
         yield folder
@@ -105,7 +110,7 @@ def check_out(out: Path) -> None:
     """UserError where there is something that an export would overwrite."""
     if not out.name:
         raise UserError(f"--out {out} is no folder's name; give one that is not there yet")
-    if out.is_dir() and not any(out.iterdir()):
+    if out.is_dir() and not out.is_symlink() and not any(out.iterdir()):
         return
     if out.exists() or out.is_symlink():
         raise UserError(f"{out} is there already, and stays as it is; name another --out")
@@ -200,6 +205,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--public and --dry-run go with --push OWNER/NAME")
     if args.to not in ("onnx", "web") and (args.precision or args.most_loss is not None):
         parser.error("--precision and --most-loss go with --to onnx and --to web")
+    if args.most_loss is not None and not 0 <= args.most_loss < 1:  # NaN is not
+        parser.error(f"--most-loss {args.most_loss:g}: a share of the pictures, from 0 to 1")
     if args.runtime and args.to != "web":
         parser.error("--runtime goes with --to web")
     return args

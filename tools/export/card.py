@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import json
 import re
 import time
@@ -123,7 +124,7 @@ def write_card(
     where = {"place": folder_name(origin), "picture": "picture.jpg"}
     load = written.load.strip()
     for key, value in where.items():
-        load = load.replace(f"{{{key}}}", value)
+        load = load.replace(f"{{{key}}}", json.dumps(value, ensure_ascii=False)[1:-1])
     packages = " ".join(dict.fromkeys([*written.library.split(), "numpy", "pillow"]))
     parts = [
         _front(target),
@@ -160,7 +161,12 @@ def _front(target: str) -> str:
 
 def _listed(names: tuple[str, ...], most: int = 50) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return ", ".join(map(as_text, names[:most])) + more
+
+
+def as_text(name: str) -> str:
+    """A class's name that Markdown, and what shows it as HTML, takes for no more than text."""
+    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", html.escape(name, quote=False))
 
 
 def _data(run: Path | None, given: Given) -> str:

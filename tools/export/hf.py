@@ -32,8 +32,8 @@ def of_pixels(inputs):
 
 
 def of_files(paths):
-    found = PIPELINE([str(path) for path in paths], top_k=None)
-    labels = MODEL.config.id2label
+    labels = MODEL.config.id2label  # top_k=None means 5
+    found = PIPELINE([str(path) for path in paths], top_k=len(labels))
     scores = [{answer["label"]: answer["score"] for answer in answers} for answers in found]
     return np.array([[score[labels[i]] for i in range(len(labels))] for score in scores])
 """

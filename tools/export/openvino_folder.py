@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 from pprint import pformat
@@ -51,7 +52,10 @@ def write(given: Given, folder: Path) -> Written:
     with tempfile.TemporaryDirectory() as temporary:
         written = write_model(given, Path(temporary), "fp32")
         model = openvino.convert_model(Path(temporary) / MODEL)
-        openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
+        there = Path(temporary) / "model.xml"
+        openvino.save_model(model, there, compress_to_fp16=False)
+        for file in (there, there.with_suffix(".bin")):
+            shutil.copy(file, folder)  # which says it of a full disk
     values = given.classifier.preprocessing.model_dump(mode="json")
     how = _HOW.replace("{values}", pformat(values, width=96)) + "\n" + DEEP + "\n" + READING
     note = (

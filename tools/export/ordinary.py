@@ -65,7 +65,7 @@ def need_colour(classifier: Classifier, library: str) -> None:
     if classifier.net.vit.input_channels != 3:
         raise UserError(
             f"the preprocessing of {library} makes colour pictures, the network takes grey ones; "
-            "--to npz and --to pt2 take them"
+            "--to onnx, openvino, web, pt2 and npz take them"
         )
 
 

@@ -67,7 +67,14 @@ def prove(given: Given, folder: Path, written: Written) -> Proof:
         )
     pictures, how = folder / "golden" / "pictures", given.classifier.preprocessing
     each = [(Picture(**p), pictures / p["name"]) for p in found["files"]]
-    explained = (replace(p, why=cause(path, written.otherwise, how)) for p, path in each)
+    if each and all(p.difference is None for p, _ in each):
+        raise UserError(
+            f"the export can't answer picture files: {each[0][0].reason}; nothing was left behind"
+        )
+    explained = (
+        p if p.difference is None else replace(p, why=cause(path, written.otherwise, how))
+        for p, path in each
+    )
     return Proof(found["inputs"], tuple(explained), written.tolerance)
 
 

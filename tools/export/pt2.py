@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -63,7 +64,9 @@ def write(given: Given, folder: Path) -> Written:
     size = sum(p.numel() * p.element_size() for p in classifier.net.parameters())
     check_disk(folder, size, "model.pt2")
     labels = json.dumps(class_names(classifier.net))
-    torch.export.save(program, folder / "model.pt2", extra_files={"labels.json": labels})
+    content = io.BytesIO()  # PyTorch's own writer ends the process where the disk is full
+    torch.export.save(program, content, extra_files={"labels.json": labels})
+    (folder / "model.pt2").write_bytes(content.getbuffer())
     how = pillow_reader(classifier) + _HOW
     return Written("torch", how, load=_LOAD)
 

@@ -326,6 +326,30 @@ def test_undo_of_a_folder_is_of_what_was_moved_last(here: Path) -> None:
     assert [p.name for p in Path("logs/audit-tiny").glob("undo*")] == ["undo-2.csv"]
 
 
+def test_undo_of_a_folder_gets_there_where_the_clock_was_put_back(here: Path) -> None:
+    """The older list has what was moved last: what a picture of the newer one waits for."""
+    before, folder = contents(here / "my pets"), Path("logs/audit-tiny")
+    apply(decided(three()), Path("my pets"))
+    steps = back.read_steps(folder / "undo.csv")
+    moved = next(step.target for step in steps if step.source and "quarantine" not in step.target)
+    again = Path(moved).relative_to(here / "my pets").as_posix()
+    apply(decided({again: Decision("leave out")}), Path("my pets"))
+    os.utime(folder / "undo-2.csv", (1, 1))
+    for _ in range(3):
+        if any(folder.glob("undo*.csv")):
+            undo(folder)
+    assert contents(here / "my pets") == before and not list(folder.glob("undo*.csv"))
+
+
+def test_a_stop_behind_the_moves_says_how_to_take_them_back(here: Path, monkeypatch: Any) -> None:
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tools.audit.apply._take_out", stopped)
+    with pytest.raises(KeyboardInterrupt, match="stopped; take it back: python -m tools.audit"):
+        apply(decided(three()), Path("my pets"))
+
+
 def test_undo_that_is_stopped_says_how_to_go_on(here: Path, monkeypatch: Any, capsys: Any) -> None:
     def stopped(source: str, target: str) -> None:
         raise KeyboardInterrupt

@@ -7,6 +7,8 @@ import json
 import os
 import re
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -154,6 +156,11 @@ def test_the_page_needs_the_whole_address(server: Server) -> None:
         (400, "none of relabel", {"body": {**ONE, "decision": "burn"}}),
         (400, "no class of this audit", {"body": {**ONE, "label": "cat"}}),
         (400, "no path below", {"body": {**ONE, "path": "../../etc/passwd"}}),
+        (400, "is not in", {"body": {**ONE, "path": "train/blue/none.png"}}),
+        (400, "is not in", {"body": {**ONE, "path": "a\nb,c\0"}}),
+        (400, "is no text", {"body": {**ONE, "path": "\ud800"}}),
+        (400, "is no text", {"body": {**ONE, "decision": "keep", "label": "\udfff"}}),
+        (400, "is no address", {"path": "http://[x"}),
         (404, "no such page", {"path": "/../secret"}),
     ],
 )
@@ -166,11 +173,24 @@ def test_what_is_refused(server: Server, status: int, said: str, asked: dict[str
 def test_each_decision_is_kept_at_once(server: Server) -> None:
     assert ask(server, "/decide", ONE) == (200, {"decided": 1})
     assert read_decisions(server.desk.file) == {ONE["path"]: Decision("relabel", "green")}
-    ask(server, "/decide", {**ONE, "path": "b.png", "decision": "leave out", "label": ""})
+    other = "train/blue/01.png"
+    ask(server, "/decide", {**ONE, "path": other, "decision": "leave out", "label": ""})
     ask(server, "/decide", {**ONE, "decision": None, "label": ""})
-    assert read_decisions(server.desk.file) == {"b.png": Decision("leave out")}
+    assert read_decisions(server.desk.file) == {other: Decision("leave out")}
     again_there = Desk(server.desk.folder)
     assert ask(server, "/decisions")[1]["decisions"] == json.loads(json.dumps(again_there.listed()))
+
+
+@pytest.mark.parametrize("sent", [b"GET / HT", b"GET /decisions HTTP/1.1\r\n\r\n"])
+def test_one_who_goes_away_is_nobody_s_traceback(
+    server: Server, sent: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", server.server_port)) as line:
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            line.sendall(sent)
+    assert ask(server, "/decisions")[0] == 200
+    assert capsys.readouterr().err == ""
 
 
 def test_decide_and_train_again_in_a_browser(browser: Any, server: Server) -> None:

@@ -23,7 +23,7 @@ from config import Config, ConfigError, Preprocessing
 from config_file import dump_config, load_config
 from tests.helpers import COLOURS, picture, pictures_of, random_weights, small_run
 from tools.export import npz, pt2, timm_folder
-from tools.export.card import as_word, results, training_command
+from tools.export.card import as_text, as_word, results, training_command
 from tools.export.given import Given, Written
 from tools.export.golden import golden_pictures
 from tools.export.ordinary import temperature_of, with_class_head
@@ -154,11 +154,15 @@ def test_stopped_it_leaves_nothing(
         (["class.yaml", "--to", "npz", "--out", "new"], "class.yaml"),
         (["class", "--to", "npz", "--out", "new", "--push", "me/it"], "--push takes hf or timm"),
         (["class", "--to", "hf", "--out", "new", "--push", "it"], "give owner/name"),
+        (["class", "--to", "npz", "--out", "a link"], "a link is there already"),
     ],
 )
 def test_mistakes_are_said(
     arguments: list[str], sentence: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (here / "nothing").mkdir(exist_ok=True)
+    if not (here / "a link").is_symlink():
+        (here / "a link").symlink_to("nothing")
     before = left(here)
     assert run(*arguments) == 2
     assert sentence in capsys.readouterr().err
@@ -244,6 +248,58 @@ def test_what_timm_cuts_off_is_the_mlps_width(tmp_path: Path) -> None:
     path = random_weights(tmp_path / "w.safetensors", num_classes=3, hidden_dim=36, ff_dim=97)
     found = timm_folder.model_config(Classifier(path, device="cpu"))
     assert int(36 * found["model_args"]["mlp_ratio"]) == 97
+
+
+@pytest.mark.parametrize("loss", ["nan", "-1", "1", "inf"])
+def test_a_loss_that_is_none(loss: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        export.parse(["last", "--to", "onnx", "--out", "o", f"--most-loss={loss}"])
+    assert "a share of the pictures" in capsys.readouterr().err
+
+
+def test_names_are_no_more_than_text() -> None:
+    said = as_text("<img src=x> `a` *b* [c](d) | e_f")
+    assert said == r"&lt;img src=x&gt; \`a\` \*b\* \[c\](d) \| e\_f"
+    assert as_text("Ayanami Rei, 2") == "Ayanami Rei, 2"
+
+
+def test_the_card_s_code_runs_whatever_the_folder_is_called(here: Path, tmp_path: Path) -> None:
+    out = tmp_path / 'my "bees" \\ 2'
+    assert run("class", "--to", "npz", "--out", out) == 0
+    card = (out / "README.md").read_text()
+    compile(card.partition("```python\n")[2].partition("```")[0], "card", "exec")
+
+
+def test_what_a_killed_export_left_goes(here: Path, tmp_path: Path) -> None:
+    for name in (".o.4194304.tmp", ".o.1.tmp", ".other.4194304.tmp"):  # no process; alive; another
+        (tmp_path / name).mkdir()
+    assert run("class", "--to", "npz", "--out", tmp_path / "o") == 0
+    assert left(tmp_path) == [".o.1.tmp", ".other.4194304.tmp", "o"]
+
+
+def test_one_that_reads_no_file_is_no_export(
+    here: Path, tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    how = npz.write
+
+    def blind(given: Given, folder: Path) -> Written:
+        written = how(given, folder)
+        return replace(written, how=written.how + "\n\ndef of_files(paths):\n    return {}['a']\n")
+
+    monkeypatch.setattr(npz, "write", blind)
+    assert run("class", "--to", "npz", "--out", tmp_path / "o") == 2
+    assert "can't answer picture files: can't be read: KeyError: 'a'" in capsys.readouterr().err
+    assert left(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_transformers_gives_every_class(tmp_path: Path) -> None:
+    """Its pipeline gives five, if nobody asks for more."""
+    path = random_weights(tmp_path / "w.safetensors", num_classes=7, gelu="tanh")
+    assert run(path, "--to", "hf", "--out", tmp_path / "o") == 0
+    proof = json.loads((tmp_path / "o/manifest.json").read_text())["proof"]
+    assert all(p["difference"] is not None for p in proof["from_files"])
+    assert sum(p["same"] for p in proof["from_files"]) > 16
 
 
 @pytest.mark.slow
