@@ -205,7 +205,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--public and --dry-run go with --push OWNER/NAME")
     if args.to not in ("onnx", "web") and (args.precision or args.most_loss is not None):
         parser.error("--precision and --most-loss go with --to onnx and --to web")
-    if args.most_loss is not None and not 0 <= args.most_loss < 1:  # NaN is not
+    if args.most_loss is not None and not 0 <= args.most_loss <= 1:  # NaN is not
         parser.error(f"--most-loss {args.most_loss:g}: a share of the pictures, from 0 to 1")
     if args.runtime and args.to != "web":
         parser.error("--runtime goes with --to web")

@@ -250,7 +250,7 @@ def test_what_timm_cuts_off_is_the_mlps_width(tmp_path: Path) -> None:
     assert int(36 * found["model_args"]["mlp_ratio"]) == 97
 
 
-@pytest.mark.parametrize("loss", ["nan", "-1", "1", "inf"])
+@pytest.mark.parametrize("loss", ["nan", "-1", "1.5", "inf"])
 def test_a_loss_that_is_none(loss: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         export.parse(["last", "--to", "onnx", "--out", "o", f"--most-loss={loss}"])
