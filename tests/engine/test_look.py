@@ -98,7 +98,7 @@ def test_of_few_pictures_views_are_made_at_once(
     quick(monkeypatch)
     monkeypatch.setattr("config.FEW", 400)
     monkeypatch.setattr("engine.look.views_that_pay", lambda work: pytest.fail("tried"))
-    options = ("train.head=auto", "train.lr=auto", "train.views=auto", "train.max_epochs=40")
+    options = ("train.head=both", "train.lr=1e-3", "train.views=auto", "train.max_epochs=16")
     train(finetune, *options)
     assert views_of(finetune, "tiny") == 16
     assert "views auto: 16 of each picture that is learned" in capsys.readouterr().out
