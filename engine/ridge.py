@@ -158,12 +158,11 @@ class Basis:
     """
 
     def __init__(self, features: Tensor, whole: bool = True) -> None:
-        x = features.double() if whole else features
-        self.mean, spread = x.mean(0), x.std(0, correction=0)
-        if not whole:
-            spread = torch.ones_like(spread)
-        self.spread = torch.where(spread > LEAST_SPREAD, spread, math.inf)
-        x = (x - self.mean) / self.spread
+        if whole:
+            x, self.mean, self.spread = standardised(features.double())
+        else:
+            self.mean, self.spread = features.mean(0), torch.ones_like(features[0])
+            x = features - self.mean
         dual = len(x) <= x.shape[1]  # the smaller of the two products is decomposed
         S, vectors = torch.linalg.eigh((x @ x.T if dual else x.T @ x).double())
         kept = 1e-12 * S.max() < S

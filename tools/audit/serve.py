@@ -125,12 +125,6 @@ class Answer(BaseHTTPRequestHandler):
 
     def _answer(self, ways: dict[str, Any]) -> None:
         try:
-            self._try(ways)
-        except ConnectionError:  # who asked has gone
-            self.close_connection = True
-
-    def _try(self, ways: dict[str, Any]) -> None:
-        try:
             url = self._url()
             self._see_that_it_is_ours(url.path, parse_qs(url.query))
             way = ways.get(url.path)
@@ -139,9 +133,9 @@ class Answer(BaseHTTPRequestHandler):
             way()
         except Refused as refused:
             self._send_json({"error": str(refused)}, refused.status)
+        except ConnectionError:
+            raise  # who asked has gone; `handle_error` says nothing of it
         except (UserError, ConfigError, OSError) as error:
-            if isinstance(error, ConnectionError):
-                raise
             said = error.strerror if isinstance(error, OSError) else str(error)
             self._send_json({"error": shown(str(said))}, HTTPStatus.CONFLICT)
 
