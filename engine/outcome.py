@@ -42,7 +42,7 @@ from engine.track import log_outcome, reached, settings_of
 from engine.verdict import Judge
 from engine.written import rewriting
 from images import greys_of
-from metrics import balanced_interval, confusion, evaluate, predict, score_lines, scores, wilson
+from metrics import balanced_interval, confusion, score_lines, scores, wilson
 from model import VisionTransformer
 from pretrained.build import FOUND
 from pretrained.read import read_arrays
@@ -182,7 +182,7 @@ def note_scores(given: tuple[Tensor, Tensor], progress: Progress) -> None:
 def note_learned(job: Job, training: Any, progress: Progress) -> None:
     """What the whole network reaches on the plain training pictures, in place of what its trained
     part did."""
-    learned = evaluate(job.learner, training.plain(), job.device, job.train.bf16)
+    learned = scores(*job.answers(training.plain()))
     progress.train_accuracy, progress.train_loss = learned["accuracy"], learned["loss"]
 
 
@@ -247,8 +247,7 @@ SHOWN = 16  # images with their predictions in TensorBoard
 def answers(job: Job, loaders: Loaders) -> dict[str, tuple[Tensor, Tensor]]:
     """The network's logits (n, C) and the labels (n,) of each part that is held out."""
     held_out = [part for part in ("val", "test") if part in loaders]
-    bf16 = job.train.bf16
-    return {part: predict(job.learner, loaders[part], job.device, bf16) for part in held_out}
+    return {part: job.answers(loaders[part]) for part in held_out}
 
 
 def to_tensorboard(

@@ -11,7 +11,7 @@ from engine.job import Job
 from engine.side import Lost, Side, side_job, train_side_by_side
 from engine.start import Work
 from engine.verdict import Judge
-from metrics import evaluate
+from metrics import scores
 from tokens.cache import Loaders, TokenLoader
 from utils import log, progress_bar, seed_everything
 
@@ -71,7 +71,7 @@ def refit(
     job.average.settle()
     if train.head != "class":
         add_layers_head(job.net, everyone, train.head, judge.setting)
-    known = evaluate(job.learner, loaders["val"], job.device, train.bf16)["accuracy"]
+    known = scores(*job.answers(loaders["val"]))["accuracy"]
     if known < found["val_interval"][0]:
         log.info("once more on all pictures: %.4f of val, which it learned; dropped", known)
         return None

@@ -15,7 +15,6 @@ from engine.heads import fewest_groups, numbered
 from engine.job import Setting
 from engine.kinds import Folds, sure_scale
 from engine.side import Side, side_job, train_side_by_side
-from metrics import predict
 from model import VisionTransformer
 from tokens.cache import TokenLoader
 from utils import seed_everything
@@ -174,9 +173,7 @@ def try_settings(
         train_side_by_side(sides, bar)
         for fold, (_, scored) in zip(sides, some, strict=True):
             for job, trial in zip(fold.jobs, trials, strict=True):
-                logits, labels = predict(
-                    job.learner, loader.plain(scored), net.device, train.bf16, None
-                )
+                logits, labels = job.answers(loader.plain(scored), None)
                 trial.losses.append(F.cross_entropy(logits, labels, reduction="none"))
                 trial.right.append(logits.argmax(1) == labels)
                 trial.answers.append((logits, labels))

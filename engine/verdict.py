@@ -14,7 +14,7 @@ from engine.heads import add_layers_head, layer_features, read_depths, solved
 from engine.job import Job, Setting
 from engine.rivals import MOST_FOR_RIVALS, rivals
 from engine.side import Side, side_job
-from metrics import evaluate, paired_chance, said_chance, wilson
+from metrics import paired_chance, said_chance, scores, wilson
 from model import VisionTransformer
 from tokens.cache import Loaders, TokenLoader, class_tokens
 from utils import seed_everything
@@ -322,4 +322,4 @@ class Judge:
         head = job.train.head
         if head != "class":
             add_layers_head(job.net, control.batches, head, self.setting)
-        return evaluate(job.learner, loader, job.device, job.train.bf16)["accuracy"]
+        return scores(*job.answers(loader))["accuracy"]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+import engine.job
+import engine.ridge
 from engine.job import Job
 from tests.helpers import quick, train
 
@@ -20,16 +24,21 @@ def two_threads(cores: Callable[[int], None]) -> Iterator[None]:
     assert torch.get_num_threads() == 2, "what follows a training has all cores"
 
 
-def threads_of_steps(monkeypatch: pytest.MonkeyPatch) -> set[int]:
-    """Those of each step that is taken from now on."""
-    found: set[int] = set()
-    original = Job.step
+def threads_of(
+    monkeypatch: pytest.MonkeyPatch, *what: tuple[Any, str]
+) -> defaultdict[str, set[int]]:
+    """Those of each call, from now on, of what is named in an object; by the names."""
+    found: defaultdict[str, set[int]] = defaultdict(set)
 
-    def step(job: Job, *args: Any) -> Any:
-        found.add(torch.get_num_threads())
-        return original(job, *args)
+    def noted(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def noting(*args: Any, **named: Any) -> Any:
+            found[name].add(torch.get_num_threads())
+            return original(*args, **named)
 
-    monkeypatch.setattr(Job, "step", step)
+        return noting
+
+    for owner, name in what:
+        monkeypatch.setattr(owner, name, noted(name, getattr(owner, name)))
     return found
 
 
@@ -37,12 +46,17 @@ def threads_of_steps(monkeypatch: pytest.MonkeyPatch) -> set[int]:
 def test_a_last_block_takes_one_core(
     untuned: Path, monkeypatch: pytest.MonkeyPatch, rate: str
 ) -> None:
-    """In the look, the search, the training, the control and the training on all pictures."""
+    """In the look, the search, the training, the control and the training on all pictures; the
+    scoring of each, too, which took most of a run while another program had one of two cores."""
     quick(monkeypatch)
-    found = threads_of_steps(monkeypatch)
+    scales = SimpleNamespace(**vars(torch.nn.functional))
+    monkeypatch.setattr(engine.ridge, "F", scales)
+    found = threads_of(
+        monkeypatch, (Job, "step"), (engine.job, "predict"), (scales, "cross_entropy")
+    )
     options = ("train.head=both", "train.verdict=true", "train.refit=true", "train.max_epochs=40")
     train(untuned, f"train.lr={rate}", *options)
-    assert found == {1}
+    assert found == {"step": {1}, "predict": {1}, "cross_entropy": {1}}
 
 
 @pytest.mark.parametrize(
@@ -51,9 +65,9 @@ def test_a_last_block_takes_one_core(
 def test_large_products_take_all(
     finetune: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
 ) -> None:
-    found = threads_of_steps(monkeypatch)
+    found = threads_of(monkeypatch, (Job, "step"))
     train(finetune, "train.lr=1e-3", "train.max_epochs=1", "train.refit=false", *options)
-    assert found == {2}
+    assert found["step"] == {2}
 
 
 def test_a_training_that_is_stopped_gives_them_back(
