@@ -48,7 +48,8 @@ def plot_curves(
         axes.set(title=title, xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 

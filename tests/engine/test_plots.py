@@ -96,6 +96,13 @@ def test_pictures_are_shown_as_the_network_sees_them(tmp_path: Path) -> None:
     assert not figure.axes[3].images
 
 
+def test_curves_of_which_one_is_not_known_are_drawn_without_a_warning(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plot_curves([{"epoch": 1, "train_loss": 1.0}], None, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").exists()
+
+
 @pytest.mark.parametrize(
     "draw",
     [
