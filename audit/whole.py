@@ -19,6 +19,7 @@ from audit.odd import far_out, oddness
 from config import Config
 from dataset import SAME_FILE, Split
 from decoding.duplicates import near_groups
+from engine.cores import SMALL, one_core
 from images import FileIndex, read_all
 from layout.split_file import text_below
 from utils import UserError, some
@@ -49,7 +50,8 @@ def audit(
         raise UserError(f"{path} can't be read any more ({reason}); begin again")
     descriptors = np.stack([reading.descriptors[sample.path] for sample in seen.samples])
     looks = quality.looks(seen.samples, folder / "quality.csv")
-    return examined(seen, descriptors, looks, folder.name.removeprefix("audit-"), block or {})
+    with one_core(len(seen.samples) <= SMALL):
+        return examined(seen, descriptors, looks, folder.name.removeprefix("audit-"), block or {})
 
 
 def examined(

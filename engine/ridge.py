@@ -22,6 +22,7 @@ SCALES = tuple(1.25**k for k in range(-6, 25))  # of an answer, to be a logit: 0
 LEAST_SPREAD = 1e-6  # of a feature: below, it is the same for all pictures
 NEVER = 30.0  # nats
 ROWS = 10_000  # pictures that are worked on at once
+WHOLE = 0.5  # of a picture: of a class of which less is left nothing is known
 LEAST_REST = 1e-9  # of 1 - leverage: a picture that decides its own answer alone
 
 
@@ -83,15 +84,16 @@ def _fit(features: Tensor, labels: Tensor, num_classes: int, groups: Sequence[Te
 
 
 def shares_left(y: Tensor, groups: Sequence[Tensor]) -> Tensor:
-    """The classes' shares (n, C) in the fit without each picture, of one-hot labels (n, C). With 2
-    pictures a class that fit has half as many of one: by the shares of all, 0.24 of ten such
-    classes' left-out answers were right where 0.48 of new ones are (EXPERIMENTS.md, 2026-11-27).
-    A class that is left out whole keeps its share: nothing is known of it."""
+    """The classes' shares (n, C) in the fit without each picture, of labels (n, C), one-hot or
+    probabilities. With 2 pictures a class that fit has half as many of one: by the shares of all,
+    0.24 of ten such classes' left-out answers were right where 0.48 of new ones are
+    (EXPERIMENTS.md, 2026-11-27). A class that is left out whole keeps its share: nothing is known
+    of it."""
     removed, sizes = y.clone(), torch.ones(len(y), 1, dtype=y.dtype)
     for group in groups:
         removed[group], sizes[group] = y[group].sum(0), float(len(group))
-    left = (y.sum(0) - removed) / (len(y) - sizes)
-    return torch.where(left > 0, left, y.mean(0))
+    left = y.sum(0) - removed
+    return torch.where(left > WHOLE, left / (len(y) - sizes), y.mean(0))
 
 
 def rows_of(groups: Sequence[Tensor], pictures: int, views: int) -> Sequence[Tensor]:

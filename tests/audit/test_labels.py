@@ -90,6 +90,18 @@ def test_left_out_answers_are_those_of_fits_without_the_picture() -> None:
         assert torch.allclose(z[i], target + (x[i] - mean) @ weight, atol=1e-8)
 
 
+def test_of_few_pictures_the_others_of_a_class_are_not_held_against_it() -> None:
+    """A fit without one of 2 pictures has half as many of its class as of the others: by the shares
+    of all, it leans away from it."""
+    right = []
+    for seed in range(10):
+        features, labels = clusters(2, apart=6.0, seed=seed)
+        targets = F.one_hot(labels, 3).double()
+        answers = left_out_answers(Basis(features), targets, labels)[0]
+        right.append((answers.argmax(1) == labels).double().mean().item())
+    assert sum(right) / len(right) > 0.93
+
+
 def test_noise_is_planted_as_often_as_asked_and_the_same_for_a_seed() -> None:
     labels = torch.arange(90) % 3
     believed = torch.full((90, 3), 1 / 3)
