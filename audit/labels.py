@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.ridge import SCALES, STRENGTHS, Basis, prior, shares_left
+from engine.ridge import SCALES, STRENGTHS, Basis, as_of_all, prior
 
 ROUNDS = 3
 PLANTED = 0.1  # of the labels, made wrong to learn what a margin means
@@ -67,15 +67,16 @@ def left_out_answers(
     or the share that the answers contradict. The strength and the scale of the answers are those
     under which the labels are likeliest if so many are wrong: answers that had to explain the wrong
     ones, too, would be unsure of everything."""
-    share, left, classes = targets.mean(0), shares_left(targets, copies), targets.shape[1]
+    share, classes = targets.mean(0), targets.shape[1]
     weights = 1 / (share.clamp(min=1e-9) * classes)[labels]
     best, found = math.inf, (targets, 0.0)
     for strength in STRENGTHS:
         z = targets - basis.left_out_errors(targets - share, strength * basis.total, copies)
-        contradicted = ((z / left).argmax(1) != labels).double().mean().item()
+        z = as_of_all(z, targets, copies)
+        contradicted = ((z / share).argmax(1) != labels).double().mean().item()
         wrong = min(max(contradicted if rate is None else rate, LEAST_RATE), MOST_RATE)
         for scale in SCALES:
-            answers = (scale * z - prior(left)).log_softmax(1)
+            answers = (scale * z - prior(share)).log_softmax(1)
             given = answers.gather(1, labels[:, None])[:, 0].exp()
             likely = (1 - wrong) * given + wrong / (classes - 1) * (1 - given)
             loss = -(weights * likely.log()).mean().item()

@@ -52,8 +52,8 @@ def fit_ridge(
     that are left out together, as copies are. The strength
     is the largest whose left-out loss is the lowest but for a standard error of the difference
     (Hastie et al., The Elements of Statistical Learning, section 7.10). An answer z becomes the
-    logit s z - log(the class's share), as regression leans to common classes, of a left-out one the
-    share in its own fit; the left-out answers choose s, each class counting the same.
+    logit s z - log(the class's share), as regression leans to common classes; the left-out answers
+    choose s, each class counting the same.
     """
     with one_core(features[..., 0].numel() <= SMALL):
         return _fit(features, labels, num_classes, groups)
@@ -65,12 +65,12 @@ def _fit(features: Tensor, labels: Tensor, num_classes: int, groups: Sequence[Te
     basis = Dual(x) if len(x) <= x.shape[1] else Basis(x)
     y = F.one_hot(labels, num_classes).double()  # n C
     share = y.mean(0)
-    left = shares_left(y, groups)
-    wanted, groups = (y - share).repeat_interleave(views, 0), rows_of(groups, len(y), views)
+    wanted, rows = (y - share).repeat_interleave(views, 0), rows_of(groups, len(y), views)
     tried = []
     for strength in STRENGTHS:
-        z = y - basis.left_out_errors(wanted, strength * basis.total, groups)[::views]
-        scale, losses = best_scale(z, labels, share, left)
+        z = y - basis.left_out_errors(wanted, strength * basis.total, rows)[::views]
+        z = as_of_all(z, y, groups)
+        scale, losses = best_scale(z, labels, share)
         tried.append((strength, scale, z, losses))
     best = min((losses for *_, losses in tried), key=lambda losses: losses.mean())
     strength, scale, z, _ = [row for row in tried if _as_good(row[-1], best)][-1]
@@ -79,21 +79,26 @@ def _fit(features: Tensor, labels: Tensor, num_classes: int, groups: Sequence[Te
         weight=(scale * weight).float(),
         bias=(scale * (share + bias) - prior(share)).float(),
         strength=strength,
-        left_out=(scale * z - prior(left)).float(),
+        left_out=(scale * z - prior(share)).float(),
     )
 
 
-def shares_left(y: Tensor, groups: Sequence[Tensor]) -> Tensor:
-    """The classes' shares (n, C) in the fit without each picture, of labels (n, C), one-hot or
-    probabilities. With 2 pictures a class that fit has half as many of one: by the shares of all,
-    0.24 of ten such classes' left-out answers were right where 0.48 of new ones are
-    (EXPERIMENTS.md, 2026-11-27). A class that is left out whole keeps its share: nothing is known
-    of it."""
+def as_of_all(z: Tensor, y: Tensor, groups: Sequence[Tensor]) -> Tensor:
+    """Left-out answers z (n, C) of fits to labels y (n, C), one-hot or probabilities, as they would
+    be if the classes' shares were in each fit those of all pictures.
+
+    The fit without a picture has one less of its class, and its intercept is that share: it leans
+    away from the right answer. Corrected by the logarithm of the fit's own shares it would lean
+    towards it: which class has one less tells the label, and of noise all answers were right. What
+    speaks for a class is a sum over its pictures, whose spread of noise grows by their root: so
+    much wider that of a class with fewer is made, else noise was right less often than by chance.
+    """
     removed, sizes = y.clone(), torch.ones(len(y), 1, dtype=y.dtype)
     for group in groups:
         removed[group], sizes[group] = y[group].sum(0), float(len(group))
-    left = y.sum(0) - removed
-    return torch.where(left > WHOLE, left / (len(y) - sizes), y.mean(0))
+    there, rest = y.sum(0), y.sum(0) - removed
+    spread = torch.where(rest > WHOLE, there / rest.clamp(min=WHOLE), 1.0).sqrt()
+    return spread * (z - rest / (len(y) - sizes)) + y.mean(0)
 
 
 def rows_of(groups: Sequence[Tensor], pictures: int, views: int) -> Sequence[Tensor]:
@@ -211,13 +216,10 @@ def prior(share: Tensor) -> Tensor:
     return torch.where(share > 0, (share * share.shape[-1]).log(), NEVER)
 
 
-def best_scale(
-    z: Tensor, labels: Tensor, share: Tensor, left: Tensor | None = None
-) -> tuple[float, Tensor]:
+def best_scale(z: Tensor, labels: Tensor, share: Tensor) -> tuple[float, Tensor]:
     """The scale of the answers z (n, C) with the lowest cross-entropy, each class counting the
-    same, and the pictures' losses (n,) with it. `share` (C,) of the classes; `left` (n, C), those
-    in each answer's own fit."""
-    lean = prior(share if left is None else left)
+    same, and the pictures' losses (n,) with it. `share` (C,) of the classes."""
+    lean = prior(share)
     weights = 1 / (share * len(share))[labels]
     with one_core(len(z) <= SMALL):  # 0.02 s of 16 times 200 answers, not 1.6, on a busy machine
         tried = [
