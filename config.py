@@ -322,10 +322,9 @@ class TrainConfig(Section):
         search (`lr: auto` in finetune mode) begins with these values."""
         recipe = RECIPES[self.mode]
         if self.max_epochs == "auto":
-            fewest, highest = recipe.epochs
             # `steps` are those of the recipe's batch: images seen are what counts.
             wanted = math.ceil(recipe.steps * BATCH / max(1, images))
-            most = max(fewest, min(highest, wanted), self.eval_epoch)
+            most = max(recipe.epochs[0], min(recipe.epochs[1], wanted), self.eval_epoch)
         else:
             most = self.max_epochs
         values: dict[str, Any] = {
@@ -339,7 +338,7 @@ class TrainConfig(Section):
             "ema": recipe.ema,
             "mixup": recipe.mixup,
             "cutmix": recipe.cutmix,
-            "views": self._views_of_few(images) or "auto",
+            "views": self._views_of_few(images, most) or "auto",
             "keep": "last" if self.mode == "finetune" and not self.early_stopping else "best",
         }
         return self.model_copy(
@@ -347,12 +346,13 @@ class TrainConfig(Section):
             | {"max_epochs": most, "finetune_blocks": self.trained_blocks}
         )
 
-    def _views_of_few(self, images: int) -> int | None:
+    def _views_of_few(self, images: int, epochs: int) -> int | None:
         """What `views: auto` comes to where a head over layers may answer, for few pictures."""
-        many = RECIPES[self.mode].views
-        if many is None or self.head == "class" or not self.may_cache or images > FEW:
+        many, own = RECIPES[self.mode].views, self.head == "class" or self.transform is not None
+        if many is None or own or not self.may_cache or images > FEW:
             return None
-        return max(many, min(MOST_VIEWS, VIEWED // max(1, images)))
+        most = max(many, min(MOST_VIEWS, VIEWED // max(1, images)))
+        return most if self.head == "layers" else min(most, epochs)
 
     def by_images(self, images: int) -> list[str]:
         """Which of BY_IMAGES are what `auto` comes to for so many training images: a run's own file

@@ -62,11 +62,16 @@ def _free_again(run: Path) -> list[str]:
     """The overrides that let follow the number of pictures what followed it in a run: its file has
     what that came to."""
     train = load_config(run / "config.yaml", [])[0].train
-    learned = sum(row["part"] == "train" for row in read_csv(run / "split.csv", ("part",)))
-    free = [f"train.{name}=auto" for name in train.by_images(learned)]
+    free = [f"train.{name}=auto" for name in _followed(run, train)]
     if train.head == "layers":  # no block trained
         free.append(f"train.finetune_blocks={TrainConfig().finetune_blocks}")
     return free
+
+
+def _followed(run: Path, train: TrainConfig) -> list[str]:
+    """What of a run's config followed the number of its pictures."""
+    learned = sum(row["part"] == "train" for row in read_csv(run / "split.csv", ("part",)))
+    return train.by_images(learned)
 
 
 def earlier_search(config: Config) -> tuple[Path | None, list[str]]:
@@ -78,7 +83,14 @@ def earlier_search(config: Config) -> tuple[Path | None, list[str]]:
     if not ((run / SEARCH).is_file() and (run / "config.yaml").is_file()):
         return None, []
     before = load_config(run / "config.yaml", [])[0].train
-    other = [key for key in SEARCHED if getattr(before, key) != getattr(config.train, key)]
+    now = config.train.model_copy(
+        update={
+            name: getattr(before, name)
+            for name in _followed(run, before)
+            if getattr(config.train, name) == "auto"
+        }
+    )
+    other = [key for key in SEARCHED if getattr(before, key) != getattr(now, key)]
     return (None if other else run / SEARCH), [f"train.{key}" for key in other]
 
 

@@ -6,7 +6,7 @@ import copy
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torchvision.transforms import v2
@@ -214,7 +214,9 @@ def set_up(config: Config, run: Run, device: torch.device, begins: bool = True) 
     train = asked.settled(len(split.part("train")))
     train = with_greys_of(net, split, train)
     train = with_head(train, net, caches)
-    if caches and train.views != asked.views:
+    if train.head == "class":
+        train = train.model_copy(update={"views": asked.views})
+    elif caches and train.views != asked.views:
         train = with_room_for_views(train, net, split)
     plan = plan_cache(net, split, train, checkpoint_bytes(train, net)) if caches else None
     if plan is None and run.resumes and (run.folder / SEARCH).exists():
@@ -235,12 +237,17 @@ def set_up(config: Config, run: Run, device: torch.device, begins: bool = True) 
 
 
 def with_room_for_views(train: TrainConfig, net: VisionTransformer, split: Split) -> TrainConfig:
-    """The config with the views that few pictures get, or with one where the disk has no room."""
-    lacks = Plan(net, split, train, checkpoint_bytes(train, net)).lacks_room()
-    if not lacks:
-        log.info("views auto: %s of each picture that is learned", train.views)
-        return train
-    log.info("views auto: one, as the tokens of %s would take %s", train.views, lacks)
+    """The config with the views that few pictures get, half as many while the disk has no room for
+    them, or with one."""
+    many, why = cast(int, train.views), ""
+    while many > 1:
+        some = train.model_copy(update={"views": many})
+        if not (lacks := Plan(net, split, some, checkpoint_bytes(train, net)).lacks_room()):
+            log.info("views auto: %d of each picture that is learned%s", many, why)
+            return some
+        why = f", as the tokens of {many} would take {lacks}"
+        many //= 2
+    log.info("views auto: one of each picture%s", why)
     return train.model_copy(update={"views": 1})
 
 

@@ -25,7 +25,7 @@ from system.parallel import barrier, by_first, is_first, rank, told_by_all, worl
 from tokens.cache import TokenCache, chunks
 from tokens.mending import add_sums, leave_whole, mend
 from tokens.parts import PROGRESS, Part, part_at, parts
-from tokens.plan import Draw, Plan, caches, damage, read_header, trunk_hash, write_header
+from tokens.plan import Draw, Plan, caches, damage, read_header, trunk_hash, trunk_of, write_header
 from tokens.records import Damaged, read_sums
 from tokens.trunk import Trunk, has_bfloat16, in_half, in_turn, trunk_batch
 from utils import UserError, log, progress_bar
@@ -146,6 +146,7 @@ class Builder:
         self, plan: Plan, net: VisionTransformer, train: TrainConfig, device: torch.device
     ) -> None:
         self.plan, self.net, self.train, self.device = plan, net, train, device
+        self.trunk = trunk_of(net)  # a head over layers, or a block that is left, is frozen later
         self.folder = plan.folder / f"{plan.key}.partial"
         self.lock = plan.folder / f"{plan.key}.lock"
         self.ids: list[str] = []  # the records in the files' order
@@ -313,7 +314,7 @@ class Builder:
 
         A run that is under way draws and trains afterwards as if this had not been.
         """
-        if trunk_hash(self.net) != self.plan.recipe["trunk"]:
+        if trunk_hash(self.net, self.trunk) != self.plan.recipe["trunk"]:
             raise UserError(f"{self.plan.path} is damaged; run again: it is mended")
         was_training = self.net.training
         try:

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import PIL
 import torchvision
+from torch import nn
 
 from config import TrainConfig
 from dataset import PARTS, Split
@@ -118,7 +119,8 @@ class Plan:
         learned = part == "train" or (part == "val" and train.refits)
         if learned and train.draws and train.draws > 1:
             assert train.max_epochs != "auto"
-            augmented = range(2, min(train.draws, train.max_epochs) + 1)  # an epoch uses one
+            used = train.draws if train.head == "layers" else train.max_epochs  # an epoch uses one
+            augmented = range(2, min(train.draws, used) + 1)
             add(train_transform(preprocessing, train, channels), augmented, train.seed)
 
     def said(self) -> str:
@@ -197,15 +199,20 @@ def record_type(net: VisionTransformer, dtype: str) -> np.dtype:
     return np.dtype(fields, align=True)
 
 
-def trunk_hash(net: VisionTransformer) -> str:
-    """A hash of all that the trunk's output depends on: its parameters and its architecture."""
+def trunk_of(net: VisionTransformer) -> dict[str, nn.Parameter]:
+    """The parameters that the trunk's output depends on, before anything else is frozen, too."""
+    return {name: p for name, p in net.named_parameters() if not p.requires_grad}
+
+
+def trunk_hash(net: VisionTransformer, trunk: dict[str, nn.Parameter] | None = None) -> str:
+    """A hash of all that the trunk's output depends on: its parameters, `trunk_of` the network
+    where they are not given, and its architecture."""
     vit = net.vit
     architecture = [vit.patch_dim, vit.num_heads, vit.num_layers, vit.eps, vit.gelu]
     digest = hashlib.sha256(json.dumps(architecture).encode())
-    for name, parameter in net.named_parameters():
-        if not parameter.requires_grad:
-            digest.update(name.encode())
-            digest.update(parameter.detach().cpu().contiguous().numpy().data)
+    for name, parameter in (trunk_of(net) if trunk is None else trunk).items():
+        digest.update(name.encode())
+        digest.update(parameter.detach().cpu().contiguous().numpy().data)
     return digest.hexdigest()
 
 

@@ -101,6 +101,20 @@ def test_what_followed_the_number_of_pictures_does_so_again(
 
 
 @pytest.mark.slow
+def test_what_was_found_with_as_many_views_as_few_pictures_get_is_taken(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its config.yaml says the number, that of a run that goes on from it follows its own."""
+    monkeypatch.setattr("config.FEW", 400)
+    training.main(["--config", str(finished), "train.views=auto", "train.run_name=few"])
+    capsys.readouterr()
+    training.main(["train.from_run=few", "train.run_name=more"])
+    said = capsys.readouterr().out
+    assert "the setting is what few found" in said and "views auto: 2" in said
+    training.main(["train.from_run=few", "train.run_name=other", "train.views=1"])
+    assert "the setting is found anew: few had another train.views" in capsys.readouterr().out
+
+
 def test_check_counts_no_search_where_a_named_rate_goes_on(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

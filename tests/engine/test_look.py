@@ -94,7 +94,7 @@ def test_no_room_for_more_views_is_said(
 def test_of_few_pictures_views_are_made_at_once(
     finetune: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And looked at; where the disk has no room for them, one is."""
+    """And looked at; where the disk has no room for them, half as many, or one."""
     quick(monkeypatch)
     monkeypatch.setattr("config.FEW", 400)
     monkeypatch.setattr("engine.look.views_that_pay", lambda work: pytest.fail("tried"))
@@ -102,13 +102,30 @@ def test_of_few_pictures_views_are_made_at_once(
     train(finetune, *options)
     assert views_of(finetune, "tiny") == 16
     assert "views auto: 16 of each picture that is learned" in capsys.readouterr().out
-    monkeypatch.setattr(
-        "tokens.plan.Plan.lacks_room", lambda plan: "9 GB of 1" * (len(plan.draws) > 36)
-    )
-    train(finetune, *options, "train.run_name=full")
-    assert views_of(finetune, "full") == 1
-    said = capsys.readouterr().out
-    assert "views auto: one, as the tokens of 16 would take 9 GB of 1" in said
+    for room, views in ((36 * 5, 4), (36, 1)):
+        lacks = lambda plan, room=room: "9 GB of 1" * (len(plan.draws) > room)  # noqa: E731
+        monkeypatch.setattr("tokens.plan.Plan.lacks_room", lacks)
+        train(finetune, *options, f"train.run_name=room{room}")
+        assert views_of(finetune, f"room{room}") == views
+        said = capsys.readouterr().out
+        assert f"as the tokens of {2 * views} would take 9 GB of 1" in said
+
+
+@pytest.mark.parametrize(
+    "head, epochs, views", [("layers", 1, 16), ("both", 3, 3), ("class", 3, 3)]
+)
+def test_an_epoch_uses_one_view_and_a_head_that_is_solved_for_all(
+    finetune: Path, monkeypatch: pytest.MonkeyPatch, head: str, epochs: int, views: int
+) -> None:
+    quick(monkeypatch)
+    monkeypatch.setattr("config.FEW", 400)
+    options = (f"train.head={head}", "train.lr=1e-3", "train.views=auto")
+    train(finetune, *options, f"train.max_epochs={epochs}", "train.refit=false")
+    said = views_of(finetune, "tiny")
+    assert said == ("auto" if head == "class" else views)
+    [cache] = (finetune.parent / "data/cache").glob("*/records.txt")
+    learned, held_out = (summary(finetune)["images"][part] for part in ("train", "val"))
+    assert len(cache.read_text().split()) == learned * views + held_out
 
 
 def views_of(config_file: Path, run: str) -> int | str:

@@ -88,6 +88,27 @@ def test_a_run_over_a_damaged_cache_ends_as_over_a_whole_one(
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.parametrize("head", ["layers", "both"])
+def test_what_is_read_at_the_end_alone_is_put_right_then(
+    finetune: Path, capsys: pytest.CaptureFixture[str], head: str
+) -> None:
+    """The augmented views of a validation picture, by when a head over layers is frozen as well."""
+    options = (f"train.head={head}", "train.refit=true", "train.views=2", "train.max_epochs=2")
+    train(finetune, *options, "train.run_name=a")
+    [path] = (finetune.parent / "data/cache").glob("*/tokens.bin")
+    for name in ("tokens.bin", "layers.bin"):
+        file = path.with_name(name)
+        flip(file, file.stat().st_size - 5)
+    capsys.readouterr()
+    assert train(finetune, *options, "train.run_name=b") == 0
+    assert "bit by bit they are as they were" in capsys.readouterr().out
+    one, other = (finetune.parent / "weights" / run / "best.safetensors" for run in ("a", "b"))
+    from safetensors.torch import load_file
+
+    first, second = load_file(one), load_file(other)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
 @pytest.mark.parametrize("name", ["header.json", "records.txt"])
 def test_a_flip_in_what_describes_it_makes_it_anew(
     made: tuple[Plan, Any], seen: list[int], name: str

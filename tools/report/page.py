@@ -256,6 +256,8 @@ def facts(record: Record) -> list[tuple[str, str]]:
     how_trained = MODES.get(mode, mode)
     if mode == "finetune":
         blocks = train.finetune_blocks if train else None
+        if (summary.get("chosen") or {}).get("part") == "head":  # what a search may find
+            blocks = 0
         how_trained = f"finetune: {what_trains(blocks, summary.get('head'))}"
     found: list[tuple[str, Any]] = [("mode", how_trained)]
     if train:
