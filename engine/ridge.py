@@ -98,7 +98,7 @@ def as_of_all(z: Tensor, y: Tensor, groups: Sequence[Tensor]) -> Tensor:
         removed[group], sizes[group] = y[group].sum(0), float(len(group))
     there, rest = y.sum(0), y.sum(0) - removed
     spread = torch.where(rest > WHOLE, there / rest.clamp(min=WHOLE), 1.0).sqrt()
-    return spread * (z - rest / (len(y) - sizes)) + y.mean(0)
+    return spread * (z - rest / (len(y) - sizes).clamp(min=1)) + y.mean(0)
 
 
 def rows_of(groups: Sequence[Tensor], pictures: int, views: int) -> Sequence[Tensor]:

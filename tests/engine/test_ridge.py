@@ -169,6 +169,8 @@ def test_nothing_to_learn_from_is_no_error() -> None:
     assert same(torch.ones(2, 4)).isfinite().all()
     single = fit_ridge(torch.randn(3, 4), torch.arange(3), 3)
     assert single.left_out.isfinite().all() and single.weight.isfinite().all()
+    together = fit_ridge(torch.randn(6, 4), torch.arange(6) % 3, 3, [torch.arange(6)])
+    assert together.left_out.isfinite().all() and together.weight.isfinite().all()
 
 
 def test_a_class_without_pictures_is_never_answered() -> None:
