@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.ridge import SCALES, STRENGTHS, Basis, as_of_all, prior
+from engine.ridge import SCALES, STRENGTHS, Basis, as_of_all, left_of, prior
 
 ROUNDS = 3
 PLANTED = 0.1  # of the labels, made wrong to learn what a margin means
@@ -69,10 +69,10 @@ def left_out_answers(
     ones, too, would be unsure of everything."""
     share, classes = targets.mean(0), targets.shape[1]
     weights = 1 / (share.clamp(min=1e-9) * classes)[labels]
-    best, found = math.inf, (targets, 0.0)
+    best, found, left = math.inf, (targets, 0.0), left_of(targets, copies)
     for strength in STRENGTHS:
         z = targets - basis.left_out_errors(targets - share, strength * basis.total, copies)
-        z = as_of_all(z, targets, copies)
+        z = as_of_all(z, targets, left)
         contradicted = ((z / share).argmax(1) != labels).double().mean().item()
         wrong = min(max(contradicted if rate is None else rate, LEAST_RATE), MOST_RATE)
         for scale in SCALES:

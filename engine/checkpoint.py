@@ -228,6 +228,9 @@ def keep(
     """Write the network that is kept, or what was trained of it (`train.save`); the arrays of
     `other` take the place of its own."""
     extra["config"] = dump_config(config)
+    if config.train.mode == "finetune":  # a search may have found that norm and head alone do
+        trained = [any(p.requires_grad for p in block.parameters()) for block in net.blocks]
+        extra["trained_blocks"] = str(sum(trained))
     if config.train.save == "trained" and config.train.mode == "finetune":
         save_trained(path, net, str(config.train.checkpoint), other, **extra)
     else:

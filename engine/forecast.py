@@ -11,8 +11,10 @@ import torch
 
 from config import RECIPES
 from engine.cores import one_core
+from engine.heads import fitted_size
 from engine.job import Job
 from engine.look import STEPS
+from engine.ridge import fit_ridge
 from engine.search import search_budget
 from engine.side import branch
 from engine.start import Work
@@ -24,6 +26,7 @@ from tokens.trunk import Trunk
 
 TIMED = 16  # images of a batch through the trunk
 TIMED_SECONDS = 0.5  # of steps, which take some milliseconds
+FITTED = 300  # rows of a fit that is timed; one of more takes by their square
 AT_ONCE = 0.67  # of a step's time, where two cores each take one (EXPERIMENTS.md, 2026-11-27)
 
 
@@ -57,6 +60,8 @@ def forecast(work: Work, tries: bool = True, done: int = 0) -> Forecast:
     copied = 0 if there else len(find_donors(plan))
     missing = 0 if there else len(plan.draws) - copied
     seconds = {"the token cache": missing * timed_trunk(work) if missing else 0.0}
+    if train.head != "class":
+        seconds["the head over layers"] = left * fits(work, images) * timed_fit(work, images)
     if train.head != "layers":
         step = timed_step(work)
         at_once = several_at_once(work) and train.trained_blocks <= 1  # more takes all cores
@@ -66,12 +71,38 @@ def forecast(work: Work, tries: bool = True, done: int = 0) -> Forecast:
         trials = 0
         if work.searches and tries:
             trials += SEARCH_FOLDS * STEPS if train.head != "class" else 0
-            trials += search_budget(images, work.net) if train.lr == "auto" else 0
+            trials += (
+                search_budget(images * views_of_each(work), work.net) if train.lr == "auto" else 0
+            )
         if short := allowance(train, images):
             trials = min(trials, short.steps)
         control = min(steps, RECIPES["finetune"].steps) if train.verdict else 0
         seconds["trials and the control"] = trials * beside + control * (beside if again else step)
     return Forecast(seconds, copied)
+
+
+def fits(work: Work, images: int) -> float:
+    """How many fits of the head over layers a run makes, in those to all pictures: the one that is
+    measured and the control's, on folds of two thirds for the first look, of what is kept, and of
+    each block alone (a plain view's two tokens, a fifth of such a fit)."""
+    held_out = len(work.split.part("val"))
+    looks = SEARCH_FOLDS * (2 / 3) ** 2 if work.train.head != "layers" else 0
+    again = ((images + held_out) / images) ** 2 if work.refits else 0
+    return 1 + work.train.verdict + looks + again + work.net.vit.num_layers / 5
+
+
+def views_of_each(work: Work) -> int:
+    """The views of a picture that is learned, as far as they are known: what helps is yet to be
+    found of many."""
+    return work.train.draws or 1
+
+
+def timed_fit(work: Work, images: int) -> float:
+    """Seconds of a fit of the head over layers to so many pictures, on noise."""
+    rows, width = fitted_size(work.net, images, views_of_each(work))
+    some, classes = min(rows, FITTED), work.net.num_classes
+    x, labels = torch.randn(some, width), torch.arange(some) % classes
+    return clocked(lambda: fit_ridge(x, labels, classes)) * (rows / some) ** 2
 
 
 def several_at_once(work: Work) -> bool:

@@ -60,9 +60,21 @@ def layer_features(
 
 
 def views_fitted(loader: TokenLoader) -> int:
-    """How many views of each picture are fitted to: those that there are, as far as MOST_ROWS goes:
-    of many pictures they add little, and their fits take minutes."""
-    return max(1, min(loader.rows.shape[1], MOST_ROWS // max(1, len(loader.dataset))))
+    """How many views of each of the loader's pictures are fitted to."""
+    return views_of(len(loader.dataset), loader.rows.shape[1])
+
+
+def views_of(pictures: int, views: int) -> int:
+    """How many of their views are fitted to: those that there are, as far as MOST_ROWS goes: of
+    many pictures they add little, and their fits take minutes."""
+    return max(1, min(views, MOST_ROWS // max(1, pictures)))
+
+
+def fitted_size(net: VisionTransformer, pictures: int, views: int) -> tuple[int, int]:
+    """The rows, and the features of each, that the head over layers is fitted to."""
+    some = min(pictures, MOST_FITTED)
+    width = (2 * len(read_depths(net)) + CELLS**2) * net.vit.hidden_dim
+    return some * views_of(some, views), width
 
 
 def solved(net: VisionTransformer, loader: TokenLoader) -> Ridge:

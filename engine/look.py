@@ -55,7 +55,7 @@ def first_look(work: Work, loader: TokenLoader) -> Kind:
     if not folds:
         log.info(
             "a class has one training image, or group: no first look is taken, and both heads "
-            "answer; the epochs' numbers are the block's alone"
+            "answer; the epochs' numbers are the class head's alone"
         )
         return Kind("both", None if named else 1)
     if train.head == "both" and named:
@@ -77,7 +77,7 @@ def first_look(work: Work, loader: TokenLoader) -> Kind:
         log.info("head auto: the one over layers alone; no block trains, and there are no epochs")
         return Kind("layers")
     if train.head == "auto":
-        log.info("head auto: both, the mean of the two; the epochs' numbers are the block's alone")
+        log.info("head auto: both, the mean; the epochs' numbers are the class head's alone")
     if named:
         return Kind("both")
     if short:

@@ -13,7 +13,8 @@ from config_file import dump_config
 from dataset import PARTS, Split
 from engine.again import earlier_search
 from engine.began import check_beginning
-from engine.forecast import Forecast, forecast
+from engine.forecast import Forecast, forecast, views_of_each
+from engine.heads import fitted_size
 from engine.job import Setting
 from engine.last import read_last, steps_of
 from engine.resume import check_early, check_pictures, check_settings
@@ -110,10 +111,12 @@ def print_check(work: Work, tries: bool = True, done: int = 0) -> None:
     expected = forecast(work, tries, done)
     steps, epochs = steps_of_an_epoch(work), train.max_epochs
     assert epochs != "auto"
+    solved = train.head == "layers"
     of_them = f", of which {done:,} are done" if done else ""
-    print(f"\nsteps: {steps} an epoch, {steps * epochs:,} in {epochs} epochs{of_them}")
+    taken = f"{steps} an epoch, {steps * epochs:,} in {epochs} epochs{of_them}"
+    print(f"\nsteps: {'none: the head over layers is solved for' if solved else taken}")
     short = allowance(train, len(split.part("train")))
-    if train.lr == "auto":
+    if train.lr == "auto" and not solved:
         print(f"learning rate: {how_found(work, short)}")
     if train.head == "auto":
         print("head: to be chosen on the training part: over layers alone, or both")
@@ -184,6 +187,7 @@ def expected_memory(work: Work) -> float:
         tokens = 4 * N * vit.hidden_dim * max(train.batch_size, train.eval_batch_size)
         activations = activations - train.batch_size * block if blocks > 1 else 2 * tokens
         activations += 2 * 4 * total
+    features = fit_memory(work) if work.plan is not None and train.head != "class" else 0.0
     kept = 2 * 4 * trainable + moment_bytes(train, trainable)  # Keeper's best and last
     decoded = sum(pixels.numel() for pixels in work.split.decoded.values())
     # PyTorch, its libraries and the allocator's slack: what two runs on Linux took beyond the rest.
@@ -193,4 +197,12 @@ def expected_memory(work: Work) -> float:
     if train.lr == "auto":  # each setting that is tried has its own
         each = 2 * 4 * trainable + moment_bytes(train, trainable)
         kept = max(kept, each * len(settings(net, train)))
-    return runtime + state + kept + activations + decoded
+    return runtime + state + kept + activations + features + decoded
+
+
+def fit_memory(work: Work) -> float:
+    """Bytes of a fit of the head over layers: the features as they are kept, twice in float64, and
+    three products of the rows with one another."""
+    pictures = len(work.split.part("train"))
+    rows, width = fitted_size(work.net, pictures, views_of_each(work))
+    return rows * width * (4 + 2 * 8) + 3 * 8 * min(rows, width) ** 2

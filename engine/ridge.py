@@ -66,10 +66,11 @@ def _fit(features: Tensor, labels: Tensor, num_classes: int, groups: Sequence[Te
     y = F.one_hot(labels, num_classes).double()  # n C
     share = y.mean(0)
     wanted, rows = (y - share).repeat_interleave(views, 0), rows_of(groups, len(y), views)
+    left = left_of(y, groups)
     tried = []
     for strength in STRENGTHS:
         z = y - basis.left_out_errors(wanted, strength * basis.total, rows)[::views]
-        z = as_of_all(z, y, groups)
+        z = as_of_all(z, y, left)
         scale, losses = best_scale(z, labels, share)
         tried.append((strength, scale, z, losses))
     best = min((losses for *_, losses in tried), key=lambda losses: losses.mean())
@@ -83,9 +84,18 @@ def _fit(features: Tensor, labels: Tensor, num_classes: int, groups: Sequence[Te
     )
 
 
-def as_of_all(z: Tensor, y: Tensor, groups: Sequence[Tensor]) -> Tensor:
-    """Left-out answers z (n, C) of fits to labels y (n, C), one-hot or probabilities, as they would
-    be if the classes' shares were in each fit those of all pictures.
+def left_of(y: Tensor, groups: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """How much of each class (n, C), and how many pictures (n, 1), a fit without each picture and
+    its group has, of labels y (n, C), one-hot or probabilities."""
+    removed, sizes = y.clone(), torch.ones(len(y), 1, dtype=y.dtype)
+    for group in groups:
+        removed[group], sizes[group] = y[group].sum(0), float(len(group))
+    return y.sum(0) - removed, len(y) - sizes
+
+
+def as_of_all(z: Tensor, y: Tensor, left: tuple[Tensor, Tensor]) -> Tensor:
+    """Left-out answers z (n, C) of fits to labels y (n, C), of which so much is `left` to each, as
+    they would be if the classes' shares were in each fit those of all pictures.
 
     The fit without a picture has one less of its class, and its intercept is that share: it leans
     away from the right answer. Corrected by the logarithm of the fit's own shares it would lean
@@ -93,12 +103,9 @@ def as_of_all(z: Tensor, y: Tensor, groups: Sequence[Tensor]) -> Tensor:
     speaks for a class is a sum over its pictures, whose spread of noise grows by their root: so
     much wider that of a class with fewer is made, else noise was right less often than by chance.
     """
-    removed, sizes = y.clone(), torch.ones(len(y), 1, dtype=y.dtype)
-    for group in groups:
-        removed[group], sizes[group] = y[group].sum(0), float(len(group))
-    there, rest = y.sum(0), y.sum(0) - removed
-    spread = torch.where(rest > WHOLE, there / rest.clamp(min=WHOLE), 1.0).sqrt()
-    return spread * (z - rest / (len(y) - sizes).clamp(min=1)) + y.mean(0)
+    rest, pictures = left
+    spread = torch.where(rest > WHOLE, y.sum(0) / rest.clamp(min=WHOLE), 1.0).sqrt()
+    return spread * (z - rest / pictures.clamp(min=1)) + y.mean(0)
 
 
 def rows_of(groups: Sequence[Tensor], pictures: int, views: int) -> Sequence[Tensor]:

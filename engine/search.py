@@ -81,7 +81,7 @@ def search(work: Work, loader: TokenLoader, kind: Kind) -> Setting:
         "%s: %s (%s%.4f right in %d-fold cross-validation on the training part%s)",
         "lr auto" if train.lr == "auto" else "the setting",
         winner.setting,
-        "the block alone: " if kind.head == "both" else "",
+        "the class head alone: " if kind.head == "both" else "",
         winner.accuracy,
         len(folds),
         f"; the best of {len(candidates)} settings" if len(candidates) > 1 else "",

@@ -9,7 +9,9 @@ import pytest
 
 from config_file import load_config
 from engine.forecast import forecast
+from engine.preview import expected_memory
 from engine.run import Run
+from engine.search import PATCHES_A_STEP
 from engine.start import set_up
 from tests.helpers import CPU, fail, picture, train, without_vit
 
@@ -75,6 +77,24 @@ def test_check_says_what_is_still_to_be_chosen(
     train(finetune, "--check", "train.head=layers")
     said = capsys.readouterr().out
     assert "to be chosen" not in said and "where they help" not in said and "once more" not in said
+    assert "steps: none: the head over layers is solved for" in said
+    assert "an epoch" not in said and "learning rate" not in said
+
+
+def test_the_memory_of_a_fit_is_foreseen(finetune: Path) -> None:
+    """Of few pictures with many views it is the features, in float64."""
+
+    def foreseen(*options: str) -> float:
+        config, _ = load_config(finetune, [*options])
+        work = set_up(config, Run("x", config.train.log_path, config.train.save_path), CPU)
+        return expected_memory(work)
+
+    one = foreseen("train.head=layers", "train.views=1")
+    many = foreseen("train.head=layers", "train.views=16")
+    width, rows = (2 * 2 + 9) * 48, (30, 30 * 16)  # of blocks 2 and 3, and the nine cells
+    features = 20 * width * (rows[1] - rows[0])  # once in float32, twice in float64
+    products = 24 * (rows[1] ** 2 - rows[0] ** 2)
+    assert many - one == pytest.approx(features + products)
 
 
 @pytest.mark.usefixtures("new_files_are_remembered")
@@ -97,6 +117,7 @@ def test_the_forecast_grows_with_what_is_to_be_done(
     finetune: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = {"timed_trunk": 1.0, "timed_step": 0.1, "timed_scores": 0.5}
+    monkeypatch.setattr("engine.forecast.timed_fit", lambda work, images: 2.0)
     for name, seconds in known.items():
         monkeypatch.setattr(f"engine.forecast.{name}", lambda work, s=seconds: s)
     at_once = [False]
@@ -119,8 +140,21 @@ def test_the_forecast_grows_with_what_is_to_be_done(
     assert both["trials and the control"] == pytest.approx(0.1 * (900 + 2000))
     short = expected("train.head=both", *long, "train.max_epochs=4")
     assert short["trials and the control"] == pytest.approx(0.1 * 16), "no more than it takes"
-    assert expected("train.head=layers")["the token cache"] == 36
-    assert "training" not in expected("train.head=layers")
+    many = expected("train.head=both", *long, "train.views=16", "train.lr=auto")
+    patches = 30 * 16 * 4**2  # of the records to learn
+    assert patches // PATCHES_A_STEP < 2000
+    assert many["trials and the control"] == pytest.approx(0.1 * (900 + 2000))
+    monkeypatch.setattr("engine.search.PATCHES_A_STEP", 1)
+    many = expected("train.head=both", *long, "train.views=16", "train.lr=auto")
+    assert many["trials and the control"] == pytest.approx(0.1 * (900 + patches))
+    solved = expected("train.head=layers")
+    assert solved["the token cache"] == 36 and "training" not in solved
+    blocks = 2.0 * 4 / 5  # each alone
+    assert solved["the head over layers"] == pytest.approx(2.0 + blocks)
+    solved = expected("train.head=layers", "train.verdict=true", "train.refit=true")
+    assert solved["the head over layers"] == pytest.approx(2.0 * (2 + 1.2**2) + blocks)
+    looks = expected("train.head=both", *long)["the head over layers"]
+    assert looks == pytest.approx(2.0 * (1 + 3 * 4 / 9) + blocks)
     whole = expected("train.mode=pretrained", "train.lr=1e-4", "train.head=class")
     assert whole == {"training": pytest.approx(1.6), "validation": pytest.approx(4 * 6 * 0.5)}
     at_once[0] = True

@@ -304,11 +304,9 @@ def test_a_network_that_learned_all_pictures_says_so(run: Path, tmp_path: Path) 
     page = shown(folder)
     assert "the same trained once more on all 120 pictures that are not test" in page
     assert "measured: epoch 3" in page and "kept: epoch 3" not in page
-    assert "The curves are the trained block's alone" not in page
+    assert "The curves are the class head's alone" not in page
     (folder / "summary.json").write_text(json.dumps(found | {"head": "both"}))
-    assert "The curves are the trained block's alone; the numbers above are of both" in shown(
-        folder
-    )
+    assert "The curves are the class head's alone; the numbers above are of both" in shown(folder)
 
 
 def test_it_looks_at_a_few_pictures_of_each_class(

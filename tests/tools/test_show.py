@@ -18,6 +18,8 @@ from safetensors.torch import load_file, save_file
 import pretrained
 from classifier import find_checkpoint
 from config import PRESETS, Preprocessing, ViTConfig
+from engine.job import Setting
+from engine.trials import Trial
 from model import VisionTransformer
 from tests.helpers import COLOURS, FIXTURES, TINY_VIT, pictures_of, random_weights, small_run, train
 from tools.show import __main__ as show
@@ -81,6 +83,26 @@ def test_a_checkpoint_of_a_run(shown: Callable[..., str], home: Path) -> None:
     )
     assert f"from {home}/from.safetensors; seed 0; epoch {found['best_epoch']}" in text
     assert "learned: on these" not in text and "settled" not in text
+
+
+@pytest.mark.parametrize("refit", ["false", "true"])
+def test_a_block_that_the_search_left_frozen(
+    refit: str, finetune: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def head_alone(finals: list[Trial], recipe: Setting) -> Trial:
+        return next(trial for trial in finals if trial.setting.part == "head")
+
+    grid = (("block", "sgd", (6e-3,), (0.01,)), ("head", "adamw", (1e-3, 1e-2), (0.01,)))
+    monkeypatch.setattr("engine.trials.BOTH_GRID", grid)
+    monkeypatch.setattr("engine.search.choose", head_alone)
+    monkeypatch.setattr("engine.search.allowance", lambda train, images: None)
+    monkeypatch.setattr("engine.search.LEAST_STEPS", 60)
+    folder = finetune.parent
+    train(finetune, "train.lr=auto", f"train.refit={refit}")
+    capsys.readouterr()
+    assert show.main([str(folder / "weights/tiny/best.safetensors")]) == 0
+    text = unwrapped(capsys.readouterr().out)
+    assert "finetune, norm and head; " in text and "last block" not in text
 
 
 def test_one_that_was_trained_once_more(shown: Callable[..., str], home: Path) -> None:

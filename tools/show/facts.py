@@ -37,7 +37,7 @@ KNOWN: tuple[str, ...] = (
     "epoch",
     "certainty",
 )
-KNOWN += ("seen", "measured", "base", "frozen", "provenance", "checksums")
+KNOWN += ("seen", "measured", "trained_blocks", "base", "frozen", "provenance", "checksums")
 ERRORS = ("calibration_error", "calibration_error_calibrated")
 OF_AN_EXPORT = ("format", "run", "exported", "training", "notes")  # of its manifest.json
 TRAINED = ("mode", "finetune_blocks", "base_dir", "checkpoint", "seed")  # of a config's `train`
@@ -219,6 +219,8 @@ def trained_by(header: Mapping[str, str]) -> dict[str, Any] | None:
         if not (train := section_of(header["config"], "train")):
             return None
         found: dict[str, Any] = {key: train.get(key) for key in TRAINED}
+        if (blocks := header.get("trained_blocks", "")).isdecimal():  # what a search came to
+            found["finetune_blocks"] = int(blocks)
         if found["mode"] == "scratch":
             found["checkpoint"] = None
         epoch = header.get("epoch", "")
