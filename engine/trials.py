@@ -158,12 +158,12 @@ def try_settings(
     """Train settings side by side on the same batches, fold by fold, and score them on the rest.
 
     A shorter training wants a higher learning rate, or the search would choose one for its own few
-    steps: it is raised by the root of what is missing (measured: EXPERIMENTS.md, 2026-11-24).
+    steps: it is raised by the root of what is missing (measured: EXPERIMENTS.md, 2026-11-24), but
+    not of what a training takes beyond the recipe's steps: of 4 times as many few steps tell
+    nothing (hymenoptera, 2026-11-28).
     """
     trials = [Trial(setting, steps) for setting in candidates]
-    assert train.max_epochs != "auto"
-    full = train.max_epochs * len(loader)
-    stretch = math.sqrt(max(1.0, full / steps))
+    stretch = math.sqrt(max(1.0, min(train.steps(len(loader.dataset))) / steps))
     candidates = [replace(setting, lr=setting.lr * stretch) for setting in candidates]
     at_once = len(folds) if len(candidates) == 1 else 1  # many settings keep the cores busy
     for some in (folds[i : i + at_once] for i in range(0, len(folds), at_once)):

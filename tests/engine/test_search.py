@@ -248,6 +248,26 @@ def test_two_cores_try_settings_as_one_does(untuned: Path, cores: Callable[[int]
     assert len(set(found[0])) == 5
 
 
+def test_a_longer_training_is_no_reason_for_higher_rates(untuned: Path) -> None:
+    """A few steps at the rate of many times as many learn nothing, and all looks alike."""
+    config, _ = load_config(untuned, ["train.max_epochs=auto", "train.lr=2e-4"])
+    split = load_split(config.train)
+    net, usual = build_for(config, split.classes), config.train.settled(30)
+    plan = plan_cache(net, split, usual)
+    assert plan is not None and usual.max_epochs != "auto"
+    loader = open_cache(plan, net, usual, CPU).loaders(plan, split, usual, CPU)["train"]
+    assert isinstance(loader, TokenLoader)
+    folds, setting = stratified_folds(loader)[:1], Setting("block", "adamw", 1e-3, 0.01)
+
+    def loss(epochs: int) -> float:
+        train = config.train.model_copy(update={"max_epochs": epochs}).settled(30)
+        return try_settings(net, [setting], loader, folds, train, 20, tqdm(disable=True))[
+            0
+        ].mean_loss
+
+    assert loss(4 * usual.max_epochs) == loss(usual.max_epochs) != loss(usual.max_epochs // 4)
+
+
 def test_a_grid_of_nothing_but_zeros_is_drawn(tmp_path: Path) -> None:
     """Where all is right and sure; and beside a setting that went wrong."""
     for losses in ((0.0, 0.0), (0.0, 1e-6), (0.0, math.inf), (math.inf, math.inf)):
