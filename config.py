@@ -141,6 +141,7 @@ HEAD_FACTOR = 15.0  # a head alone takes so much more: 3e-3 (EXPERIMENTS.md, 202
 WARMUP = 0.05  # of the epochs
 # Of few pictures a head over layers learns most by views (EXPERIMENTS.md, 2026-11-27): so many.
 FEW, VIEWED, MOST_VIEWS = 400, 800, 16
+LONGER = 4  # times the recipe's steps, for these by SGD (EXPERIMENTS.md, 2026-11-28)
 SHORT = 0.5  # of the recipe's steps: a training of fewer is called short
 RECIPES: dict[Mode, Recipe] = {
     # Chosen on training parts: EXPERIMENTS.md, 2026-11-24.
@@ -248,9 +249,8 @@ class TrainConfig(Section):
         transform instead, so none; None: a new draw in each epoch."""
         if self.views != "auto":
             return self.views
-        if self.mode == "finetune" and (
-            self.head == "layers" or self.head != "class" and not self.transform
-        ):
+        by_layers = self.head == "layers" or self.head != "class" and not self.transform
+        if self.mode == "finetune" and by_layers:
             return 1  # the head over layers takes one; the block's are made where they pay
         return RECIPES[self.mode].views
 
@@ -311,7 +311,7 @@ class TrainConfig(Section):
 
     def steps(self, images: int) -> tuple[int, int]:
         """How many steps a training on so many images takes, and how many by the mode's recipe."""
-        recipe = self.model_copy(update={"max_epochs": "auto"})
+        recipe = self.model_copy(update={"max_epochs": "auto", "views": 1})  # not LONGER
         own, usual = (train.settled(images).max_epochs for train in (self, recipe))
         assert own != "auto" and usual != "auto"
         an_epoch = math.ceil(images / self.batch_size)
@@ -320,11 +320,12 @@ class TrainConfig(Section):
     def settled(self, images: int) -> TrainConfig:
         """The same with each `auto` of the training settled, for so many training images; a
         search (`lr: auto` in finetune mode) begins with these values."""
-        recipe = RECIPES[self.mode]
+        recipe, many = RECIPES[self.mode], self._views_of_few(images)
         if self.max_epochs == "auto":
-            # `steps` are those of the recipe's batch: images seen are what counts.
-            wanted = math.ceil(recipe.steps * BATCH / max(1, images))
-            most = max(recipe.epochs[0], min(recipe.epochs[1], wanted), self.eval_epoch)
+            by_sgd = self.recipe_optim == "sgd" and self.finetune_blocks < 2
+            longer = LONGER if many and by_sgd else 1
+            wanted = math.ceil(longer * recipe.steps * BATCH / max(1, images))
+            most = max(recipe.epochs[0], min(longer * recipe.epochs[1], wanted), self.eval_epoch)
         else:
             most = self.max_epochs
         values: dict[str, Any] = {
@@ -338,7 +339,7 @@ class TrainConfig(Section):
             "ema": recipe.ema,
             "mixup": recipe.mixup,
             "cutmix": recipe.cutmix,
-            "views": self._views_of_few(images, most) or "auto",
+            "views": (many if self.head == "layers" else min(many, most)) or "auto",
             "keep": "last" if self.mode == "finetune" and not self.early_stopping else "best",
         }
         return self.model_copy(
@@ -346,13 +347,12 @@ class TrainConfig(Section):
             | {"max_epochs": most, "finetune_blocks": self.trained_blocks}
         )
 
-    def _views_of_few(self, images: int, epochs: int) -> int | None:
-        """What `views: auto` comes to where a head over layers may answer, for few pictures."""
-        many, own = RECIPES[self.mode].views, self.head == "class" or self.transform is not None
-        if many is None or own or not self.may_cache or images > FEW:
-            return None
-        most = max(many, min(MOST_VIEWS, VIEWED // max(1, images)))
-        return most if self.head == "layers" else min(most, epochs)
+    def _views_of_few(self, images: int) -> int:
+        """What `views: auto` comes to where a head over layers may answer, for few pictures; 0."""
+        own = self.head == "class" or self.transform is not None or self.views == 1
+        if own or not self.may_cache or images > FEW:
+            return 0
+        return max(RECIPES[self.mode].views or 1, min(MOST_VIEWS, VIEWED // max(1, images)))
 
     def by_images(self, images: int) -> list[str]:
         """Which of BY_IMAGES are what `auto` comes to for so many training images: a run's own file

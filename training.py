@@ -41,7 +41,7 @@ from engine.position import Position
 from engine.preview import preview
 from engine.restart import DONE, note_job, run_to_go_on_with
 from engine.resume import saved_state, settings_to_resume
-from engine.search import search
+from engine.search import as_chosen, search
 from engine.sharding import shared_out
 from engine.side import branch
 from engine.start import Work, begin, open_run, write_config
@@ -142,7 +142,7 @@ def learn(work: Work) -> dict[str, Any]:
                 learner, loaders = prepare(work)
                 clock.lap("cache")
             setting = by_first(search, work, loaders["train"], kind)
-            train = setting.applied(net, work.train)
+            train = as_chosen(work, setting)
             clock.lap("search")
         plain = shared_out(net, train)
         job = Job(net, learner, train, labels_of(work.split.part("train")))

@@ -19,7 +19,7 @@ from engine.job import Setting
 from engine.last import read_last, steps_of
 from engine.resume import check_early, check_pictures, check_settings
 from engine.run import Run
-from engine.search import searches_all
+from engine.search import as_chosen, searches_all, with_its_epochs
 from engine.start import Work, begin, checkpoint_bytes, moment_bytes, see_places, set_up
 from engine.trials import Allowance, allowance, recipes_own, settings
 from pretrained.build import NotFetched
@@ -89,7 +89,7 @@ def as_before(work: Work, config: Config) -> Work:
     print(f"what was to be found: what {work.train.from_run} found")
     if setting.views:
         work = work.with_views(setting.views)
-    train = setting.applied(work.net, work.train)
+    train = as_chosen(work, setting)
     return replace(work, config=work.config.model_copy(update={"train": train}))
 
 
@@ -153,7 +153,9 @@ def how_found(work: Work, short: Allowance | None) -> str:
     candidates = settings(work.net, work.train)
     if short and not searches_all(short, len(candidates)):
         return f"{short}: the recipe's without a search, {recipes_own(candidates, work.train)}"
-    return f"to be found, by trying {len(candidates)} settings on the training part"
+    said = f"to be found, by trying {len(candidates)} settings on the training part"
+    epochs = with_its_epochs(work, work.train.model_copy(update={"optim": "adamw"})).max_epochs
+    return said if epochs == work.train.max_epochs else f"{said} (AdamW's takes {epochs} epochs)"
 
 
 def print_pictures(split: Split) -> None:

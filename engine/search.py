@@ -14,7 +14,7 @@ from engine.job import SEARCH, Setting
 from engine.kinds import Folds, unseen_answers
 from engine.look import Kind
 from engine.plots import plot_search
-from engine.start import Work
+from engine.start import EPOCHS, Work, with_epochs
 from engine.trials import (
     SEARCH_FOLDS,
     Allowance,
@@ -91,6 +91,18 @@ def search(work: Work, loader: TokenLoader, kind: Kind) -> Setting:
     write_unseen(folder, work.split, unseen.answers[kind.head], unseen.labels)
     write_search(folder, trials, finals, winner.setting)
     return winner.setting
+
+
+def as_chosen(work: Work, setting: Setting) -> TrainConfig:
+    """The run's config with what was found, and the epochs that go with its optimiser."""
+    return with_its_epochs(work, setting.applied(work.net, work.train))
+
+
+def with_its_epochs(work: Work, train: TrainConfig) -> TrainConfig:
+    """What has come of the run's config, with the epochs that `auto` gives it."""
+    images = len(work.split.part("train"))
+    by_auto = work.train.by_images(images)
+    return with_epochs(train, [key for key in EPOCHS if key in by_auto], images)
 
 
 def rounds(

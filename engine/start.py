@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -41,6 +41,8 @@ from utils import (
     setup_log,
     write_text,
 )
+
+EPOCHS = ("max_epochs", "warmup_epochs")
 
 
 @dataclass
@@ -230,10 +232,19 @@ def set_up(config: Config, run: Run, device: torch.device, begins: bool = True) 
         raise UserError(
             f"train.head: {train.head} needs the token cache; train.head=class does not"
         )
+    by_auto = [key for key in EPOCHS if getattr(asked, key) == "auto"]
+    train = with_epochs(train, by_auto, len(split.part("train")))
     if plan is not None and train.finetune_blocks <= 1 and train.head != "layers":
         train = train.model_copy(update=still_to_find(asked))
     settled = config.model_copy(update={"vit": net.vit, "train": train})
     return Work(run, settled, split, net, plan, known, device, own)
+
+
+def with_epochs(train: TrainConfig, keys: Sequence[str], images: int) -> TrainConfig:
+    """The config with the EPOCHS that go with its kind of head, its views and its optimiser, where
+    these `keys` of them are not the config's own."""
+    again = train.model_copy(update=dict.fromkeys(keys, "auto")).settled(images)
+    return train.model_copy(update={key: getattr(again, key) for key in keys})
 
 
 def with_room_for_views(train: TrainConfig, net: VisionTransformer, split: Split) -> TrainConfig:

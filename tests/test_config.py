@@ -20,7 +20,8 @@ def test_frozen() -> None:
     ("mode", "images", "epochs"),
     [
         ("finetune", 600, 24),  # 900 steps of 16
-        ("finetune", 40, 300),  # a tiny set: the most epochs
+        ("finetune", 400, 144),  # few, with views: four times as many steps
+        ("finetune", 40, 1200),  # a tiny set: the most epochs
         ("finetune", 50_000, 12),  # a large one: the fewest
         ("pretrained", 600, 16),
         ("scratch", 600, 107),
@@ -31,7 +32,7 @@ def test_epochs_are_counted_in_steps(mode: str, images: int, epochs: int) -> Non
     assert settled.max_epochs == epochs and settled.warmup_epochs == round(0.05 * epochs, 2)
     left = [name for name in TrainConfig.model_fields if getattr(settled, name) == "auto"]
     own = ["head", "cache", "fit", "greys", "num_workers", "shard_cache"]
-    own += ["views"] if (mode, images) != ("finetune", 40) else []  # few pictures
+    own += ["views"] if mode != "finetune" or images > 400 else []  # few pictures
     own += ["clip_grad", "refit", "device"]
     assert left == [*own, "log_epoch", "save_epoch", "save_steps"]
 
@@ -57,6 +58,18 @@ def test_few_pictures_get_more_views(images: int, views: int | str) -> None:
         assert TrainConfig.model_validate(other).settled(images).views == "auto"
     assert ("views" in TrainConfig(views=7).by_images(images)) is False
     assert "views" in TrainConfig().settled(images).by_images(images)
+
+
+def test_few_pictures_with_views_train_longer() -> None:
+    """But for heads and blocks of which it was not measured; and less than half of the recipe's
+    steps is short, not of these."""
+    assert TrainConfig().settled(200).max_epochs == 288
+    others = ({"head": "class"}, {"views": 1}, {"finetune_blocks": 2}, {"cache": "off"})
+    for other in others:
+        assert TrainConfig.model_validate(other).settled(200).max_epochs == 72
+    assert TrainConfig().steps(200) == (3744, 936)
+    assert TrainConfig(max_epochs=36).steps(200) == (468, 936)
+    assert "max_epochs" in TrainConfig().settled(200).by_images(200)
 
 
 def test_the_last_block_is_for_sgd() -> None:

@@ -68,6 +68,7 @@ def test_check_says_what_is_still_to_be_chosen(
     train(finetune, "--check", "train.head=auto", *options)
     said = capsys.readouterr().out
     assert "views auto: 16 of each picture that is learned" in said and "where they h" not in said
+    assert "4,800 in 1200 epochs" in said and "part (AdamW's takes 300 epochs)" in said
     monkeypatch.setattr("config.FEW", 0)
     train(finetune, "--check", "train.head=auto", *options)
     said = capsys.readouterr().out
@@ -79,6 +80,29 @@ def test_check_says_what_is_still_to_be_chosen(
     assert "to be chosen" not in said and "where they help" not in said and "once more" not in said
     assert "steps: none: the head over layers is solved for" in said
     assert "an epoch" not in said and "learning rate" not in said
+
+
+def test_epochs_are_those_of_what_answers_in_the_end(
+    finetune: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few pictures with views train longer; not where the disk has room for none, or no cache."""
+    options = ["train.head=auto", "train.views=auto", "train.max_epochs=auto"]
+    config, _ = load_config(finetune, options)
+
+    def settled() -> tuple[object, ...]:
+        run = Run("x", config.train.log_path, config.train.save_path)
+        train = set_up(config, run, CPU).train
+        return train.head, train.views, train.max_epochs, train.warmup_epochs
+
+    assert settled() == ("auto", 16, 1200, 60)
+    monkeypatch.setattr(
+        "engine.start.with_room_for_views",
+        lambda train, *rest: train.model_copy(update={"views": 1}),
+    )
+    assert settled() == ("auto", 1, 300, 15)
+    monkeypatch.undo()
+    monkeypatch.setattr("engine.start.plan_cache", lambda *rest: None)
+    assert settled() == ("class", "auto", 300, 15)
 
 
 def test_the_memory_of_a_fit_is_foreseen(finetune: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from dataset import load_split
 from engine.checkpoint import Keeper
 from engine.job import Setting
 from engine.plots import plot_search
-from engine.search import FINALISTS, choose, recipes_own, search_steps, settings
+from engine.run import Run
+from engine.search import FINALISTS, as_chosen, choose, recipes_own, search_steps, settings
 from engine.side import train_side_by_side
-from engine.start import still_to_find
+from engine.start import Work, set_up, still_to_find
 from engine.trials import SEARCH_FOLDS, Trial, allowance, stratified_folds, try_settings
 from model import VisionTransformer
 from pretrained.build import build_for
@@ -199,6 +201,26 @@ def test_a_training_as_the_recipe_has_it_is_not_short() -> None:
     epochs = [allowance(train.model_copy(update={"max_epochs": n}), 600) for n in (11, 12, 100)]
     assert epochs[0] is not None and (epochs[0].steps, epochs[0].each) == (418, 209)
     assert epochs[1:] == [None, None]
+
+
+def test_the_epochs_go_with_the_optimiser_that_was_found(untuned: Path) -> None:
+    """Of few pictures with views SGD takes four times as many, and AdamW none more."""
+    options = ["train.max_epochs=auto", "train.head=both", "train.views=auto"]
+
+    def work(*more: str) -> Work:
+        config, _ = load_config(untuned, [*options, *more])
+        return set_up(config, Run("x", config.train.log_path, config.train.save_path), CPU)
+
+    sgd = Setting("block", "sgd", 6e-3, 1e-4, head="both")
+    adamw, head = replace(sgd, optim="adamw", lr=6e-4), Setting("head", "adamw", 3e-3, 0.01)
+    found = [as_chosen(work(), setting) for setting in (sgd, adamw, head)]
+    assert [train.max_epochs for train in found] == [1200, 300, 300]
+    assert [train.warmup_epochs for train in found] == [60, 15, 15]
+    assert [train.views for train in found] == [16, 16, 16]
+    own = [as_chosen(work("train.max_epochs=7"), setting) for setting in (sgd, adamw)]
+    assert [train.max_epochs for train in own] == [7, 7]
+    own = [as_chosen(work("train.warmup_epochs=2"), setting) for setting in (sgd, adamw)]
+    assert [(train.max_epochs, train.warmup_epochs) for train in own] == [(1200, 2), (300, 2)]
 
 
 def test_one_training_image_a_class_is_too_few_to_search(
