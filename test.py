@@ -107,7 +107,11 @@ def with_choice(
     if run is None or config.train.lr != "auto":
         return train
     setting = Setting.read(Path(config.train.log_path) / run / SEARCH)
-    return train if setting is None else setting.applied(net, train)
+    if setting is None:
+        return train
+    found = setting.applied(net, train)
+    # A head over layers is solved for: what takes steps here is the block, at the block's rate.
+    return found.model_copy(update={"head": train.head}) if found.head == "layers" else found
 
 
 def real_batch(

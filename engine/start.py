@@ -276,6 +276,11 @@ def with_head(train: TrainConfig, net: VisionTransformer, caches: bool) -> Train
         )
     if train.head in ("auto", "both") and train.finetune_blocks > 1:
         views = RECIPES[train.mode].views if train.views == "auto" else train.views
+        log.info(
+            "%d blocks train: no settings are tried, and no training picture gets an answer by a "
+            "fit without it, as that would take longer than all else; both heads answer",
+            train.finetune_blocks,
+        )
         return train.model_copy(update={"head": "both", "views": views})
     return train
 

@@ -100,6 +100,19 @@ def test_a_runs_own_choice_of_the_learning_rate_counts(look: Any, config_file: P
     assert not any(p.requires_grad for p in net.blocks.parameters()), "the head alone"
 
 
+def test_a_block_takes_steps_at_the_rate_of_blocks(look: Any, config_file: Path) -> None:
+    """Where a run found that the head over layers does alone: that one takes no steps."""
+    overrides = ["train.lr=auto", "train.mode=finetune", "train.head=auto"]
+    config, _ = load_config(config_file, overrides)
+    folder = config_file.parent / "logs/tiny"
+    folder.mkdir(parents=True)
+    rows = ["part,optim,lr,weight_decay,head,chosen", "block,sgd,0.006,0.0001,layers,1"]
+    (folder / "search.csv").write_text("\n".join(rows) + "\n")
+    settled = config.train.settled(27)
+    train = look.with_choice(settled, config, "tiny", network())
+    assert (train.lr, train.recipe_lr) == (0.006, settled.recipe_lr)
+
+
 def test_what_is_not_there(look: Any, config_file: Path) -> None:
     with pytest.raises(UserError, match="has no test images; --split takes train, val"):
         look.main(["--config", str(config_file), "--split", "test"])

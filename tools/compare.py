@@ -221,6 +221,8 @@ def weigh(there: list[Any]) -> tuple[str, str, str, list[str]]:
         )
     if all(sure for sure, _ in against):
         return "good", "✓", f"{best[1]} is better", sentences
+    if all(other[0]["part"] != best[0]["part"] for other in others):
+        return "open", "–", "Measured on different parts: that can't be compared", sentences
     if any(sure for sure, _ in against):
         return "even", "≈", f"{best[1]} leads, not surely before all", sentences
     return "even", "≈", "No difference beyond chance", sentences

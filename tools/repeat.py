@@ -173,7 +173,7 @@ def described(name: str, result: dict[str, Any]) -> str:
         lines.append(f"  {said} {mean_and_std(found['mean'], found['std'])} ({each})")
     seconds = result["seconds"]
     total = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
-    return "\n".join([*lines, f"  {total} in all"])
+    return "\n".join([*lines, f"  {total} of passes, searches, training and verdicts"])
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

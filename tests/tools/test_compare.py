@@ -136,6 +136,13 @@ def test_what_auto_came_to_is_shown(browser: Any, tmp_path: Path) -> None:
     assert "0.006" in scores and "0.012" in scores
 
 
+def test_other_parts_are_not_compared() -> None:
+    runs = [({"value": 1.0, "part": part}, part, None) for part in ("val", "test", "test")]
+    tone, _, title, sentences = compare.weigh(runs)
+    assert (tone, title) == ("open", "Measured on different parts: that can't be compared")
+    assert all("but on another part: that can't be compared" in said for said in sentences[:2])
+
+
 def test_the_sentence_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = (
         make_run(tmp_path / name, all_right_but(wrong), ["a", "b"])

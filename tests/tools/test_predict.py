@@ -577,6 +577,27 @@ def test_a_folder_sorted_in_place(here: Path, capsys: Capture) -> None:
     assert tree("pictures") == before | {"later.png"}
 
 
+def test_what_was_moved_on_by_hand_stays_there_and_listed(here: Path, capsys: Capture) -> None:
+    """A correction is not asked about again, and where the picture came from is not forgotten."""
+    assert run("pictures", "--sort-into", "pictures/sorted", "--how", "move") == 0
+    os.rename("pictures/sorted/red/red.png", "pictures/sorted/blue/red.png")
+    shutil.copy("images/red/01.png", "pictures/later.png")
+    capsys.readouterr()
+    assert run("pictures", "--sort-into", "pictures/sorted", "--how", "move") == 0
+    assert "1 picture: 1 red" in capsys.readouterr().out, "the later one alone"
+    assert Path("pictures/sorted/blue/red.png").exists()
+    said = take_back(Path("pictures/sorted"))
+    assert said.startswith("3 moved back; 1 left where they are, and listed in ")
+    assert "sorted/red/red.png (moved on, renamed or deleted since)" in said
+    assert [Path(step.source).name for step in steps(Path("pictures/sorted/undo.csv"))] == [
+        "red.png"
+    ]
+    os.makedirs("pictures/sorted/red")
+    os.rename("pictures/sorted/blue/red.png", "pictures/sorted/red/red.png")
+    assert take_back(Path("pictures/sorted")) == "1 moved back"
+    assert Path("pictures/red.png").is_file()
+
+
 def test_what_was_changed_since_is_not_taken_back(here: Path) -> None:
     colours = [(f"pictures/{c}.png", c) for c in COLOURS]
     sort_into(Path("sorted"), "copy", colours)
@@ -668,7 +689,7 @@ def test_a_full_disk_is_where_the_copy_goes(here: Path, monkeypatch: pytest.Monk
 def test_one_picture_is_no_pictures(here: Path, capsys: Capture) -> None:
     sort_into(Path("sorted"), "copy", [("pictures/red.png", "red")])
     assert run("sorted", "pictures", "--sort-into", "sorted") == 0
-    assert "sorted: 1 picture was sorted there, and is left out" in capsys.readouterr().err
+    assert "sorted: 1 picture lies sorted there, and is left out" in capsys.readouterr().err
     assert take_back(Path("sorted")) == "3 copies removed"
     sort_into(Path("sorted"), "copy", [("pictures/red.png", "red")])
     assert take_back(Path("sorted")) == "1 copy removed"

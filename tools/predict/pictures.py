@@ -47,7 +47,7 @@ class Asked:
 
 def find_pictures(given: list[str], labelled: bool, put_there: set[str]) -> Asked:
     """The pictures that paths, patterns and lists stand for; of folders those that training would
-    take, however deep, but for those that lie at the places `put_there`.
+    take, however deep, but for those in the folders of `put_there`.
 
     `labelled`: each is a folder with one sub-folder a class. Raises UserError for one that isn't
     there, and where there is no picture at all.
@@ -69,13 +69,13 @@ def _add_folder(path: str, asked: Asked, put_there: set[str]) -> None:
     tree = read_tree(Path(path))
     before, skipped = len(asked.truth), 0
     for picture in tree.every_picture():
-        if put_there and full(picture) in put_there:
+        if put_there and os.path.dirname(full(picture)) in put_there:
             skipped += 1
         else:
             asked.add(str(picture))
     if skipped:
         one = skipped == 1
-        what = "picture was sorted there, and is" if one else "pictures were sorted there, and are"
+        what = "picture lies sorted there, and is" if one else "pictures lie sorted there, and are"
         asked.notes.append(f"{path}: {skipped} {what} left out")
     elif len(asked.truth) == before and not tree.holds_any:
         asked.notes.append(f"{path} holds no pictures")

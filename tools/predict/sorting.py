@@ -134,15 +134,18 @@ def steps(undo: Path) -> Iterator[Step]:
 
 
 def put_there(folder: Path | None) -> set[str]:
-    """The places to which pictures were sorted in a folder."""
-    return set() if folder is None else {step.target for step in steps(folder / UNDO)}
+    """The folders to which pictures were sorted in a folder: what lies there by now, corrected by
+    hand maybe, is not asked about again."""
+    if folder is None:
+        return set()
+    return {os.path.dirname(step.target) for step in steps(folder / UNDO)}
 
 
 def take_back(undo: Path) -> str:
     """Take back what an undo.csv lists, the last first; a sentence of what came of it.
 
-    A copy that was changed since, and a file whose old place is taken, stay and stay listed. Raises
-    UserError where it is no such file.
+    A copy that was changed since, a file whose old place is taken, and one that was moved on by
+    somebody else, stay and stay listed. Raises UserError where it is no such file.
     """
     undo = undo / UNDO if undo.is_dir() else undo
     if not undo.is_file():
@@ -152,6 +155,8 @@ def take_back(undo: Path) -> str:
     stay: list[tuple[Step, str]] = []
     for step in progress_bar(listed[::-1], "taking back", unit="image"):
         if not os.path.lexists(step.target):  # never put there, or taken back before
+            if step.how == "move" and not os.path.lexists(step.source):
+                stay.append((step, "(moved on, renamed or deleted since)"))
             continue
         with unbroken():
             if problem := _back(step):
