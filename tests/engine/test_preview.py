@@ -64,7 +64,7 @@ def test_check_of_a_sanity_check(config_file: Path, capsys: pytest.CaptureFixtur
 def test_check_says_what_is_still_to_be_chosen(
     finetune: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = ("train.views=auto", "train.refit=auto", "train.max_epochs=auto")
+    options = ("train.views=auto", "train.refit=auto", "train.max_epochs=auto", "train.lr=auto")
     train(finetune, "--check", "train.head=auto", *options)
     said = capsys.readouterr().out
     assert "views auto: 16 of each picture that is learned" in said and "where they h" not in said
@@ -86,7 +86,7 @@ def test_epochs_are_those_of_what_answers_in_the_end(
     finetune: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Few pictures with views train longer; not where the disk has room for none, or no cache."""
-    options = ["train.head=auto", "train.views=auto", "train.max_epochs=auto"]
+    options = ["train.head=auto", "train.views=auto", "train.max_epochs=auto", "train.lr=auto"]
     config, _ = load_config(finetune, options)
 
     def settled() -> tuple[object, ...]:
@@ -247,3 +247,14 @@ def test_check_says_that_a_short_training_tries_nothing(
     )
     train(finetune, "--check", "train.lr=auto", "train.max_epochs=auto")
     assert "learning rate: to be found, by trying 16 settings" in capsys.readouterr().out
+
+
+def test_check_says_that_several_blocks_are_trained_without_a_search(
+    finetune: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("train.lr=auto", "train.views=auto", "train.max_epochs=auto")
+    train(finetune, "--check", "train.head=auto", "train.finetune_blocks=2", *options)
+    said = capsys.readouterr().out
+    assert "2 blocks train: no settings are tried" in said and "head: both" in said
+    train(finetune, "--check", "train.head=auto", *options)
+    assert "blocks train: no" not in capsys.readouterr().out
