@@ -222,6 +222,7 @@ def test_a_run_of_some_classes_goes_on_with_them(config_file: Path) -> None:
     assert summary(config_file)["epochs"] == 2
 
 
+@pytest.mark.slow
 def test_any_name_under_an_ascii_locale(config_file: Path) -> None:
     images = config_file.parent / "images"
     (images / "red").rename(images / "café")

@@ -64,6 +64,7 @@ def more_of(run: str, *options: str) -> dict[str, Any]:
     return json.loads(Path("logs/more/summary.json").read_text())
 
 
+@pytest.mark.slow
 def test_what_is_named_is_not_taken_from_the_earlier_run(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -103,6 +103,7 @@ def test_predictions_are_as_sure_as_the_classifier(config_file: Path) -> None:
     assert json.loads((config_file.parent / "logs/tiny/summary.json").read_text())["certainty"]
 
 
+@pytest.mark.slow
 def test_a_training_from_a_certain_network_begins_without_that(
     finetunes: list[str], config_file: Path
 ) -> None:

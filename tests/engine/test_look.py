@@ -57,6 +57,7 @@ def test_a_second_view_of_all_is_made_where_some_gained_by_it(
     assert (": all get 4" in said) == (views == 4) and (": one does" in said) == (views == 1)
 
 
+@pytest.mark.slow
 def test_where_nearly_all_is_right_no_views_are_tried(
     finetune: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +133,7 @@ def views_of(config_file: Path, run: str) -> int | str:
     return load_config(config_file.parent / f"logs/{run}/config.yaml")[0].train.views
 
 
+@pytest.mark.slow
 def test_a_transform_of_ones_own_is_used(
     finetune: Path, monkeypatch: pytest.MonkeyPatch, seen: list[int]
 ) -> None:
