@@ -61,7 +61,7 @@ def forecast(work: Work, tries: bool = True, done: int = 0) -> Forecast:
     missing = 0 if there else len(plan.draws) - copied
     seconds = {"the token cache": missing * timed_trunk(work) if missing else 0.0}
     if train.head != "class":
-        seconds["the head over layers"] = left * fits(work, images) * timed_fit(work, images)
+        seconds["the head over layers"] = fits(work, images) * timed_fit(work, images)
     if train.head != "layers":
         step = timed_step(work)
         at_once = several_at_once(work) and train.trained_blocks <= 1  # more takes all cores
@@ -71,9 +71,8 @@ def forecast(work: Work, tries: bool = True, done: int = 0) -> Forecast:
         trials = 0
         if work.searches and tries:
             trials += SEARCH_FOLDS * STEPS if train.head != "class" else 0
-            trials += (
-                search_budget(images * views_of_each(work), work.net) if train.lr == "auto" else 0
-            )
+            records = images * views_of_each(work)
+            trials += search_budget(records, work.net) if train.lr == "auto" else 0
         if short := allowance(train, images):
             trials = min(trials, short.steps)
         control = min(steps, RECIPES["finetune"].steps) if train.verdict else 0

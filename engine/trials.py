@@ -160,7 +160,7 @@ def try_settings(
     A shorter training wants a higher learning rate, or the search would choose one for its own few
     steps: it is raised by the root of what is missing (measured: EXPERIMENTS.md, 2026-11-24), but
     not of what a training takes beyond the recipe's steps: of 4 times as many few steps tell
-    nothing (hymenoptera, 2026-11-28).
+    nothing (the same, 2026-11-28).
     """
     trials = [Trial(setting, steps) for setting in candidates]
     stretch = math.sqrt(max(1.0, min(train.steps(len(loader.dataset))) / steps))

@@ -283,9 +283,8 @@ def test_a_longer_training_is_no_reason_for_higher_rates(untuned: Path) -> None:
 
     def loss(epochs: int) -> float:
         train = config.train.model_copy(update={"max_epochs": epochs}).settled(30)
-        return try_settings(net, [setting], loader, folds, train, 20, tqdm(disable=True))[
-            0
-        ].mean_loss
+        [trial] = try_settings(net, [setting], loader, folds, train, 20, tqdm(disable=True))
+        return trial.mean_loss
 
     assert loss(4 * usual.max_epochs) == loss(usual.max_epochs) != loss(usual.max_epochs // 4)
 
