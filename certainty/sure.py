@@ -12,6 +12,9 @@ HOTTEST = 20.0  # a temperature, and one by it the coldest
 COVERED = 0.9  # of the pictures have the right answer in their set
 BINS = 15  # as Guo et al.
 FOLDS = 5
+TINY = torch.finfo(torch.float32).tiny
+FEWEST = 20  # pictures: of fewer the share that is right is known to 11 points at best, a T by luck
+NOTHING = "nothing"  # what a temperature was found by that was not found
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -46,6 +49,28 @@ def without_own(logits: Tensor, labels: Tensor) -> Tensor:
         temperature = fit_temperature(logits[~out], labels[~out]) if (~out).any() else 1.0
         found[out] = (logits[out] / temperature).softmax(1)
     return found
+
+
+def found_temperature(logits: Tensor, labels: Tensor) -> tuple[float | None, Tensor]:
+    """A temperature by held-out logits (n, C), and their probabilities at one that each picture has
+    no part in. None, and the probabilities as they are, of fewer than FEWEST pictures, or where the
+    labels are no likelier at what the other pictures say."""
+    plain, own = logits.softmax(1), without_own(logits, labels)
+    before, after = (F.nll_loss(p.clamp_min(TINY).log(), labels) for p in (plain, own))
+    if len(labels) < FEWEST or after >= before:
+        return None, plain
+    return fit_temperature(logits, labels), own
+
+
+def not_calibrated(pictures: int) -> str:
+    """Why no temperature was found by so many pictures of a validation part."""
+    if pictures < FEWEST:
+        few = f"{pictures} picture{' is' if pictures == 1 else 's are'}"
+        return f"not calibrated: the validation part's {few} too few to find a temperature by"
+    return (
+        "as they are: a temperature by some of the validation part's pictures made the right "
+        "classes of the others no likelier"
+    )
 
 
 def calibration_error(probabilities: Tensor, labels: Tensor) -> float:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Subset
 
 from certainty.certainty import Certainty
 from certainty.likeness import Likeness, can_be_measured, fit_likeness, share_below
-from certainty.sure import calibration_error, fit_temperature, set_level, without_own
+from certainty.sure import NOTHING, calibration_error, found_temperature, set_level
 from dataset import loader_options
 from engine.answers import OUT_OF_FOLD
 from engine.cores import SMALL, one_core
@@ -45,10 +45,11 @@ def make_certain(
     if known:  # what a fold held out was made as sure as it is right
         alone = job.train.head == "class" and setting is not None
         temperature = 1 / setting.scale if alone and setting is not None else 1.0
+        own, found_by = (logits / temperature).softmax(1), "the training pictures, out of fold"
     else:
-        temperature = fit_temperature(logits, labels)
+        best, own = found_temperature(logits, labels)
+        temperature, found_by = best or 1.0, NOTHING if best is None else "val"
     after = (logits / temperature).softmax(1)
-    own = after if known else without_own(logits, labels)
     by_folds = known and len(labels) < FEW
     folds = folds if by_folds else folds[:0]
     likeness, shares = _alike(work, job.net, loaders, by_folds)
@@ -65,7 +66,7 @@ def make_certain(
         found[f"{part}_calibration_error_calibrated"] = round(calibration_error(calibrated, y), 6)
     return found | {
         "temperature": round(temperature, 4),
-        "temperature_by": "the training pictures, out of fold" if known else "val",
+        "temperature_by": found_by,
         "set_level": round(job.net.certainty.set_level.item(), 6),
         "held_out": len(job.net.certainty.held_out),
     }

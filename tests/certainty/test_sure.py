@@ -10,8 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from certainty.sure import (
+    FEWEST,
     calibration_error,
     fit_temperature,
+    found_temperature,
+    not_calibrated,
     risk_coverage,
     set_level,
     without_own,
@@ -61,6 +64,31 @@ def test_no_picture_has_a_part_in_its_own_temperature() -> None:
     others[0] = (labels[0] + 1) % 3
     after = without_own(logits, others)
     assert torch.equal(before[0], after[0]) and not torch.equal(before[1], after[1])
+
+
+def test_a_temperature_is_found_where_it_makes_others_likelier() -> None:
+    logits, labels = answers(FEWEST)
+    found, own = found_temperature(6 * logits, labels)
+    assert found == fit_temperature(6 * logits, labels)
+    assert torch.equal(own, without_own(6 * logits, labels))
+
+
+def test_by_fewer_pictures_none_is_found() -> None:
+    """All of them right, and far less sure: by chance, as they may be of so few."""
+    labels = torch.arange(FEWEST - 1) % 2
+    logits = 0.05 * F.one_hot(labels, 2).float()
+    found, own = found_temperature(logits, labels)
+    assert found is None and torch.equal(own, logits.softmax(1))
+    assert "19 pictures are too few" in not_calibrated(len(labels))
+
+
+def test_none_is_found_where_it_makes_others_no_likelier() -> None:
+    """As sure as it is right already: six of ten at .6, in every fold."""
+    right = torch.arange(50) // 5 % 5 < 3
+    logits = torch.tensor([0.6, 0.4]).log().expand(50, 2)
+    found, own = found_temperature(logits, (~right).long())
+    assert found is None and torch.equal(own, logits.softmax(1))
+    assert "no likelier" in not_calibrated(50)
 
 
 def test_calibration_error_by_hand() -> None:

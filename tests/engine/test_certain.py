@@ -13,6 +13,8 @@ from certainty.sure import fit_temperature
 from engine import certain
 from pretrained.read import read_arrays
 from tests.helpers import COLOURS, logits, quick, random_weights, reached, summary, train
+from tools.show.facts import facts_of
+from tools.show.words import said
 
 
 @pytest.fixture
@@ -44,6 +46,7 @@ def test_a_large_validation_part_is_asked_alone(
     finetunes: list[str], config_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(certain, "FEW", 5)
+    monkeypatch.setattr(certain, "found_temperature", lambda z, y: (fit_temperature(z, y), z))
     found = reached(config_file, *finetunes, "train.head=class", "train.refit=false")["certainty"]
     assert found["temperature_by"] == "val" and found["held_out"] == 6
     answers = logits(config_file, "tiny", *finetunes)
@@ -84,10 +87,24 @@ def test_what_the_folds_say_of_the_temperature_counts_for_more_than_val(
 def test_where_all_weights_train_it_is_measured_too(config_file: Path) -> None:
     train(config_file, "train.verdict=false")
     found = summary(config_file)["certainty"]
-    assert found["temperature_by"] == "val" and found["held_out"] == 6
+    assert found["temperature_by"] == "nothing" and found["held_out"] == 6
     known = pretrained.load_model(config_file.parent / "weights/tiny/best.safetensors").certainty
     assert known is not None and known.likeness is not None
     assert known.likeness.depths.tolist() == [1] and len(known.likeness.known) == 6
+
+
+def test_by_six_pictures_no_answer_is_made_surer(config_file: Path) -> None:
+    """A temperature of .061, by four pictures that happened to be right, once made a calibration
+    error of .010 one of .462."""
+    train(config_file, "train.verdict=false")
+    found = summary(config_file)["certainty"]
+    assert found["temperature"] == 1 and found["temperature_by"] == "nothing"
+    for part in ("val", "test"):
+        before, after = (f"{part}_calibration_error{end}" for end in ("", "_calibrated"))
+        assert found.get(before) == found.get(after)
+    path = config_file.parent / "weights/tiny/best.safetensors"
+    words = " ".join(said(facts_of(path)).split())
+    assert "6 pictures are too few to find a temperature by; the validation part's cal" in words
 
 
 def test_predictions_are_as_sure_as_the_classifier(config_file: Path) -> None:

@@ -588,6 +588,10 @@ def test_an_older_run_says_nothing_of_a_temperature(run: Path, tmp_path: Path, k
             {"temperature_by": "the training pictures, out of fold", "temperature": 1.0},
             "those of the network, which was made as sure as it is right on the training pictures",
         ),
+        (
+            {"temperature_by": "nothing", "temperature": 1.0, "held_out": 4},
+            "the network's, not calibrated: the validation part's 4 pictures are too few to find a",
+        ),
         ({"set_level": 0.0}, "would hold every class: the held-out pictures are too few"),
     ],
 )
@@ -597,6 +601,16 @@ def test_how_a_temperature_was_found(
     folder = without_curves(shutil.copytree(run, tmp_path / "run"))
     said = section(shown(with_certainty(folder, **changes), looks=False), "calibration")
     assert words in said and "fitted to the others" not in said or "set_level" in changes
+
+
+def test_of_few_folds_a_temperature_is_rough(run: Path, tmp_path: Path) -> None:
+    folder = without_curves(shutil.copytree(run, tmp_path / "run"))
+    with_certainty(folder, temperature_by="the training pictures, out of fold", temperature=1.0)
+    summary = json.loads((folder / "summary.json").read_text())
+    for learned, words in ((29, "out of fold (29: roughly). The"), (30, "out of fold. The")):
+        images = {"train": learned, "val": 40}
+        (folder / "summary.json").write_text(json.dumps(summary | {"images": images}))
+        assert words in section(shown(folder, looks=False), "calibration")
 
 
 def test_the_sets_of_a_test_part_are_counted(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from certainty.sure import NOTHING, not_calibrated
 from classifier import Classifier, class_names
 from config import Config, ConfigError
 from config_file import load_config
@@ -134,7 +135,7 @@ def write_card(
         f"```python\n{load}\n```",
         _data(origin.run, given),
         results(given, written),
-        _limits(classifier, target, given.alone is not None),
+        _limits(given, target),
         _proof(proof),
         _deep(classifier, proof),
         _training(given),
@@ -193,7 +194,9 @@ def results(given: Given, written: Written) -> str:
     certainty = summary.get("certainty") or {}
     error = certainty.get("val_calibration_error_calibrated")
     if error is not None:
-        by = "val part, each by others' temperature"
+        by = "val part"
+        if certainty.get("temperature_by") == "val":
+            by += ", each by others' temperature"
         lines.append(f"- {whose}calibration error {error:.3f} ({by})")
     if again := summary.get("refit"):
         lines.append(
@@ -205,13 +208,16 @@ def results(given: Given, written: Written) -> str:
     return "\n".join(["## Results\n", *lines, *(f"- {note}" for note in written.notes)])
 
 
-def _limits(classifier: Classifier, target: str, alone: bool) -> str:
+def _limits(given: Given, target: str) -> str:
+    classifier = given.classifier
     temperature = temperature_of(classifier)
     calibrated = "are not calibrated: the weights hold no temperature"
     if classifier.certainty is not None:
         calibrated = f"are calibrated (temperature {temperature:.3f}, already in the model) for "
         calibrated += "pictures like those that it was measured on"
-    if alone:
+        if (summary_of(given.run).get("certainty") or {}).get("temperature_by") == NOTHING:
+            calibrated = f"are {not_calibrated(len(classifier.certainty.held_out))}"
+    if given.alone is not None:
         calibrated = (
             f"are as sure as this head's were within the mean of the two (temperature "
             f"{temperature:.3f}, already in the model); of this head alone that was not measured"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from certainty.sure import NOTHING, not_calibrated
 from inspection.charts import confidences, reliability, risk_by_coverage
 from inspection.numbers import (
     calibration,
@@ -44,7 +45,7 @@ def answers(record: Record) -> dict[str, Any]:
     open_rows = WORST if len(scored) > MOST_IN_A_TABLE else len(scored)
     unsure = sorted(given, key=lambda p: p.probability)
     return found | {
-        **told(record, given, by_temperature=bool(record.certainty)),
+        **told(record, given, by_temperature(record)),
         **how_sure(record, given),
         "confusions": frequent_confusions(counts, record.classes) if many else None,
         "worst": scored[:open_rows],
@@ -106,6 +107,11 @@ def how_sure(record: Record, given: list[Prediction]) -> dict[str, Any]:
     }
 
 
+def by_temperature(record: Record) -> bool:
+    """Whether the reported part's probabilities were calibrated."""
+    return record.certainty.get("temperature_by", NOTHING) != NOTHING
+
+
 def error_of(record: Record) -> str:
     """The part whose calibration error is said before and after: the reported one, but for a test
     part of which summary.json has none."""
@@ -121,11 +127,16 @@ def errors_of(part: str) -> tuple[str, str]:
 def temperature(record: Record) -> str:
     """How the probabilities were calibrated, and the calibration error before and after."""
     known, part = record.certainty, error_of(record)
-    images = (record.summary.get("images") or record.images).get(part)
+    counts = record.summary.get("images") or record.images
+    images, learned = counts.get(part), counts.get("train", FEWEST)
     by_val = known.get("temperature_by") == "val"
     before, after = (f"{known[name]:.3f}" for name in errors_of(part))
     found_on = "the validation part" if by_val else str(known.get("temperature_by"))
-    if known["temperature"] == 1:
+    if not by_val and learned < FEWEST:
+        found_on += f" ({learned}: roughly)"
+    if known.get("temperature_by") == NOTHING:
+        said, errors = f"the network's, {not_calibrated(known['held_out'])}", after
+    elif known["temperature"] == 1:
         said = f"those of the network, which was made as sure as it is right on {found_on}"
         errors = after
     else:

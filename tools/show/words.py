@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
+from certainty.sure import NOTHING, not_calibrated
 from config import Preprocessing
 from inspection.numbers import what_trains
 from inspection.record import PARTS
@@ -193,20 +194,7 @@ def sure(known: dict[str, Any] | None, head: str | None) -> list[tuple[str, str]
     if known is None:
         nothing = "the file doesn't say: probabilities are the softmax's, no picture is unlike"
         return [("certainty", nothing)] if head else []
-    found_on = known["temperature_by"]
-    by_val = found_on == "val"
-    temperature = f"temperature {known['temperature']:.3g}"
-    temperature += f", found on {'the validation part' if by_val else found_on}" if found_on else ""
-    if errors := known["calibration_error"]:
-        whose = (
-            ", whose"
-            if (by_val and errors["part"] == "val")
-            else (f"; the {PARTS[errors['part']]} part's")
-        )
-        temperature += (
-            f"{whose} calibration error is {errors['before']:.3f} before and {errors['after']:.3f} "
-            "after it"
-        )
+    temperature = calibrated(known)
     if not known["held_out"]:  # an export's
         nothing = "of this head alone they were not measured: every class"
         share = f"the classes of a probability of {known['set_level']:.3g} or more"
@@ -220,6 +208,25 @@ def sure(known: dict[str, Any] | None, head: str | None) -> list[tuple[str, str]
         ("unlike pictures", unlike(known)),
         ("held out", held_out(known)),
     ]
+
+
+def calibrated(known: dict[str, Any]) -> str:
+    """The temperature, what it was found on, and the calibration error before and after it."""
+    found_on, errors = known["temperature_by"], known["calibration_error"]
+    of_part = f"; the {PARTS[errors['part']]} part's" if errors else ""
+    if found_on == NOTHING:
+        error = f"{of_part} calibration error is {errors['after']:.3f}" if errors else ""
+        return f"{not_calibrated(known['held_out'])}{error}"
+    by_val = found_on == "val"
+    said = f"temperature {known['temperature']:.3g}"
+    said += f", found on {'the validation part' if by_val else found_on}" if found_on else ""
+    if not errors:
+        return said
+    whose = ", whose" if by_val and errors["part"] == "val" else of_part
+    return (
+        f"{said}{whose} calibration error is {errors['before']:.3f} before and "
+        f"{errors['after']:.3f} after it"
+    )
 
 
 def unlike(known: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
+from certainty import sure
 from classifier import Classifier
 from config import Config, ConfigError, Preprocessing
 from config_file import dump_config, load_config
@@ -40,7 +41,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("a home")
     pictures_of(folder / "images")
     random_weights(folder / "from.safetensors", num_classes=0, gelu="tanh")
-    small_run(folder, folder / "images", "class", head="class", test_fraction=0.2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sure, "FEWEST", 5)  # six validate: a temperature to export
+        small_run(folder, folder / "images", "class", head="class", test_fraction=0.2)
     return folder
 
 
@@ -85,6 +88,7 @@ def test_an_export_and_its_proof(
     summary = json.loads((here / "logs/class/summary.json").read_text())
     assert f"accuracy {summary['test_accuracy']:.3f}" in card
     assert "blue, green, red" in card and "train.head=class" in card
+    assert f"are calibrated (temperature {manifest['temperature']:.3f}, already in" in card
     (words,) = (shlex.split(x) for x in card.splitlines() if x.startswith("python training.py "))
     again, _ = load_config(here / "empty.yaml", words[2:])
     config, _ = load_config(here / "logs/class/config.yaml")
@@ -268,6 +272,17 @@ def test_the_card_s_code_runs_whatever_the_folder_is_called(here: Path, tmp_path
     assert run("class", "--to", "npz", "--out", out) == 0
     card = (out / "README.md").read_text()
     compile(card.partition("```python\n")[2].partition("```")[0], "card", "exec")
+
+
+def test_a_card_says_what_was_not_calibrated(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small_run(tmp_path, here / "images", "few", mode="scratch", head="class")
+    assert run("few", "--to", "npz", "--out", tmp_path / "o") == 0
+    card = (tmp_path / "o/README.md").read_text()
+    assert "are not calibrated: the validation part's 6 pictures are too few to find" in card
+    assert "(val part)" in card and "others' temperature" not in card
 
 
 def test_what_a_killed_export_left_goes(here: Path, tmp_path: Path) -> None:
