@@ -12,7 +12,9 @@ from filing.csv_files import read_csv
 from utils import UserError, write_csv
 
 METRICS = "metrics.csv"
-PLOT_SECONDS = 10
+# Epochs of few cached pictures take 20 ms, and writing all rows so far as long: so metrics.csv and
+# its curves are written no more often than this, and in a fiftieth of the time at most.
+ROWS_SECONDS, PLOT_SECONDS, SHARE = 1, 10, 0.02
 COLUMNS = (
     "epoch",
     "train_loss",
@@ -31,6 +33,7 @@ COLUMNS = (
 class MetricsLog:
     """metrics.csv, a row an epoch, the same numbers as TensorBoard events, and curves.png.
 
+    Where epochs are short the file is some seconds behind, until the log is closed.
     After a stop, `rows` holds what was kept: those up to `last_epoch`. The events are written
     anew from them, so that a resumed run leaves the same files as an uninterrupted one.
     """
@@ -48,7 +51,8 @@ class MetricsLog:
         self.columns = columns
         self.best_epoch = best_epoch or None
         self.kept = kept  # what the epoch that is marked in curves.png is
-        self.drawn = time.monotonic()  # a run of seconds is drawn at its end
+        self.write_at, self.written = 0.0, 0  # when the next writing is due; the rows there
+        self.draw_at = time.monotonic() + PLOT_SECONDS  # a run of seconds is drawn at its end
         there = read_metrics(self.path) if last_epoch else []
         self.rows = [row for row in there if row["epoch"] <= last_epoch]
         self.events = TensorBoard(folder, self.rows)
@@ -57,10 +61,10 @@ class MetricsLog:
         """Add an epoch: a value a column, None where it was not measured."""
         self.rows.append(row)
         self.best_epoch = best_epoch
-        write_csv(self.path, self.rows, self.columns, durable=False)  # last.pt has them, too
         self.events.epoch(row)
-        # Drawing takes 0.3 s, longer than an epoch of the cached mode may.
-        if time.monotonic() > self.drawn + PLOT_SECONDS:
+        if time.monotonic() >= self.write_at:
+            self._write()
+        if time.monotonic() >= self.draw_at:
             self._draw()
 
     @property
@@ -72,7 +76,8 @@ class MetricsLog:
     @property
     def last_accuracy(self) -> float | None:
         """That of the last validation; None before the first."""
-        return self._validations[-1][0] if self._validations else None
+        found = (row.get("val_accuracy") for row in reversed(self.rows))
+        return next((accuracy for accuracy in found if accuracy is not None), None)
 
     @property
     def images_per_second(self) -> float:
@@ -88,12 +93,21 @@ class MetricsLog:
         *earlier, now = self._validations
         return all(now > one for one in earlier)
 
+    def _write(self) -> None:
+        began = time.monotonic()
+        write_csv(self.path, self.rows, self.columns, durable=False)  # last.pt has them, too
+        self.written = len(self.rows)
+        self.write_at = _next(began, ROWS_SECONDS)
+
     def _draw(self) -> None:
+        began = time.monotonic()
         plot_curves(self.rows, self.best_epoch, self.plot, self.kept)
-        self.drawn = time.monotonic()
+        self.draw_at = _next(began, PLOT_SECONDS)
 
     def close(self) -> None:
-        """Draw the curves as they are now; nothing more is written."""
+        """Write the rows and draw the curves as they are now; nothing more is written."""
+        if self.written < len(self.rows):
+            self._write()
         if self.rows:
             self._draw()
         self.events.close()
@@ -103,6 +117,12 @@ class MetricsLog:
 
     def __exit__(self, *reason: object) -> None:
         self.close()
+
+
+def _next(began: float, seconds: float) -> float:
+    """When to do again what has just been done, and began then."""
+    now = time.monotonic()
+    return now + max(seconds, (now - began) / SHARE)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

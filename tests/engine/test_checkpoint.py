@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import pretrained
 import training
 from dataset import make_loaders
+from engine import metrics_log
 from engine.job import Job
 from engine.metrics_log import MetricsLog, read_metrics
 from engine.run import Run
@@ -153,6 +154,35 @@ def test_a_stopped_and_resumed_run_ends_like_an_uninterrupted_one(
         EventAccumulator(str(logs / r)).Reload().Scalars("train/loss") for r in ("whole", "stopped")
     ]
     assert [(e.step, e.value) for e in events[0]] == [(e.step, e.value) for e in events[1]]
+
+
+def test_metrics_csv_is_not_written_anew_for_each_short_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1,200 epochs of 20 pictures took twice as long as their steps; the rows are all there at the
+    end, and those of long epochs at once."""
+    clock, written = [0.0], []
+    monkeypatch.setattr(metrics_log.time, "monotonic", lambda: clock[0])
+    original = metrics_log.write_csv
+
+    def counted(path: Path, rows: Any, *rest: Any, **more: Any) -> None:
+        written.append(len(rows))
+        clock[0] += 0.1  # so that five seconds are a fiftieth
+        original(path, rows, *rest, **more)
+
+    monkeypatch.setattr(metrics_log, "write_csv", counted)
+    monkeypatch.setattr(metrics_log, "plot_curves", lambda *_: None)
+    with MetricsLog(tmp_path, metrics_log.COLUMNS) as log:
+        for epoch in range(1, 301):
+            clock[0] += 0.02
+            log.write(None, epoch=epoch, val_accuracy=0.1)
+        assert len(written) == 2 and 250 < written[1] < 260
+        clock[0] += 60
+        log.write(None, epoch=301, val_accuracy=None)
+        assert written[2:] == [301] and log.last_accuracy == 0.1
+        log.write(None, epoch=302, val_accuracy=0.2)
+    assert written[2:] == [301, 302]
+    assert [row["epoch"] for row in read_metrics(tmp_path / "metrics.csv")] == [*range(1, 303)]
 
 
 def test_ctrl_c_between_the_row_and_the_checkpoint_keeps_both(
