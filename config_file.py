@@ -54,14 +54,18 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> tuple[C
     written = _read(path)
     raw, problems = written.values, written.problems
     raw = {key: value for key, value in raw.items() if value is not None or key not in SECTIONS}
+    in_file = len(problems)
     apply(raw, overrides or [], problems)
+    in_words = len(problems) - in_file
     notes = _translate_legacy(raw, problems)
     config, faults = _validate(raw)
     named = {override.partition("=")[0] for override in overrides or []}
     lines = {key: line for key, line in written.lines.items() if key not in named}
     problems += [_with_line(fault, lines) for fault in faults]
     if problems:
-        raise _listed(str(path), problems)
+        in_words += sum(fault.partition(": ")[0] in named for fault in faults)
+        places = [str(path)] * (in_words < len(problems)) + ["the command line"] * (in_words > 0)
+        raise _listed(" and ".join(places), problems)
     assert config is not None
     stray = given == Path("config.yaml") and Path.cwd() != ROOT
     if path != given or stray:  # another project's file has that name, too

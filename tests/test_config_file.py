@@ -388,3 +388,23 @@ def test_names_in_a_list_are_names(tmp_path: Path) -> None:
     assert load_config(write(tmp_path, dump_config(config)))[0] == config
     assert "is not a list of 2 or more names" in faults(tmp_path, "", ["train.classes=cat"])
     assert load_config(path, ["train.classes=null"])[0].train.classes is None
+
+
+def test_where_a_fault_stands_is_said(tmp_path: Path) -> None:
+    """A typing error on the command line is none of the file's."""
+    path = tmp_path / "config.yaml"
+    right, wrong = "train: {lr: 0.1}", "train: {lrr: 0.1}"
+    both = f"{path} and the command line: 2 problems"
+    for text, words, where in (
+        (right, ["train.lrr=1"], "the command line: 1 problem"),
+        (right, ["train.lr=fast", "x"], "the command line: 2 problems"),
+        (wrong, [], f"{path}: 1 problem"),
+        (wrong, ["train.seed=0"], f"{path}: 1 problem"),
+        (wrong, ["train.lr=fast"], both),
+        (wrong, ["x"], both),
+        (wrong, ["train.lrr=1"], "the command line: 1 problem"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError) as error:
+            load_config(path, words)
+        assert str(error.value).splitlines()[0] == where
