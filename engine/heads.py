@@ -20,6 +20,7 @@ from tokens.cache import TokenLoader, layers_of, layers_of_views
 MOST_FITTED = 5_000
 MOST_ROWS = 2_000  # views in all: a fit takes 3 s of a core, of a B/16's 5
 CHUNK = 1_000
+WIDE = 0.25  # an interval: within a wider one any block may be as good as another
 
 
 def add_layers_head(
@@ -124,9 +125,12 @@ def by_layer(net: VisionTransformer, loader: TokenLoader) -> list[dict[str, floa
     return found
 
 
-def told_apart_from(rows: list[dict[str, float]]) -> int:
-    """The first block that is as good as the best, but for the uncertainty of that one."""
+def told_apart_from(rows: list[dict[str, float]]) -> int | None:
+    """The first block that is as good as the best, but for the uncertainty of that one; None where
+    that is so wide that it says nothing: of four pictures any block is."""
     best = max(rows, key=lambda row: row["left_out_accuracy"])
+    if best["high"] - best["low"] > WIDE:
+        return None
     return int(next(r["block"] for r in rows if r["left_out_accuracy"] >= best["low"]))
 
 

@@ -156,9 +156,13 @@ def tell_layers(net: VisionTransformer, training: TokenLoader, run: Run, estimat
     alone = f"block {best['block']}, {best['left_out_accuracy']:.3f}"
     largest = training.dataset.bincount().max().item() / len(training.dataset)
     if best["low"] > largest:
-        by_block = (
-            f"the classes are told apart from block {told_apart_from(rows)} on (best: {alone})"
-        )
+        first = told_apart_from(rows)
+        by_block = f"the classes are told apart from block {first} on (best: {alone})"
+        if first is None:
+            by_block = (
+                f"too few pictures to say from which block on the classes are told apart (best: "
+                f"{alone}, {best['low']:.3f} to {best['high']:.3f})"
+            )
     else:
         by_block = f"no block alone is better than a guess, {largest:.3f} (best: {alone})"
     log.info(

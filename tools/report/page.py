@@ -240,10 +240,19 @@ def layers(record: Record) -> dict[str, Any] | None:
     numbers = record.summary.get("verdict_numbers") or {}
     best = max(record.layers, key=lambda row: row["left_out_accuracy"])
     first = told_apart_from(record.layers)
-    sentence = (
-        f"A linear fit on what leaves one block alone, each training picture left out of it. From "
-        f"block {first} on it is as good as the best, block {best['block']:.0f} with "
+    known = (
+        f"From block {first} on it is as good as the best, block {best['block']:.0f} with "
         f"{best['left_out_accuracy']:.3f}, but for the uncertainty of that one."
+    )
+    if first is None:
+        known = (
+            f"The best is block {best['block']:.0f} with {best['left_out_accuracy']:.3f} "
+            f"({best['low']:.3f} to {best['high']:.3f}): too few pictures to say from which block "
+            "on it is as good."
+        )
+    sentence = (
+        "A linear fit on what leaves one block alone, each training picture left out of it. "
+        f"{known}"
     )
     return {"sentence": sentence, "charts": [by_layer(record.layers, numbers.get("largest_class"))]}
 
