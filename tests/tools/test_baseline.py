@@ -152,6 +152,14 @@ def test_what_cannot_be_run_is_one_sentence(
     assert "choose another train.run_name" in said(capsys, "knn", *config, "train.run_name=knn")
 
 
+def test_a_baseline_of_a_run_has_a_folder_of_its_own(held_out: Path) -> None:
+    """The settings of a finished run hold its name, and it was said to be in the way."""
+    run(held_out, "knn")
+    settings = held_out.parent / "logs/knn/config.yaml"
+    assert baseline.main(["logistic", "--config", str(settings)]) == 0
+    assert summary(held_out, "knn-logistic")["mode"] == "baseline logistic"
+
+
 def test_imagenets_weights_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*args: Any, **options: Any) -> None:
         raise OSError("no route")

@@ -56,9 +56,10 @@ def main(argv: list[str] | None = None) -> int:
         update={"mode": mode, "from_checkpoint": None, "head": "class", "refit": False}
     )
     see_places(train)
-    run = Run.create(
-        train.run_name, train.log_path, train.save_path, train.base_dir, f"baseline-{args.name}"
-    )
+    name = train.run_name
+    if name and not any(override.startswith("train.run_name=") for override in args.overrides):
+        name = f"{name}-{args.name}"  # the file's own is that of training.py's run
+    run = Run.create(name, train.log_path, train.save_path, train.base_dir, f"baseline-{args.name}")
     with run:
         train = train.model_copy(update={"run_name": run.name})
         device = begin(train, notes)
