@@ -8,13 +8,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from config import RECIPES, Config
 from config_file import dump_config
 from dataset import PARTS, Split
 from engine.again import earlier_search
 from engine.began import check_beginning
 from engine.forecast import Forecast, forecast, views_of_each
-from engine.heads import fitted_size
+from engine.heads import fitted_size, read_depths
 from engine.job import Setting
 from engine.last import read_last, steps_of
 from engine.resume import check_early, check_pictures, check_settings
@@ -22,6 +24,7 @@ from engine.run import Run
 from engine.search import as_chosen, searches_all, with_its_epochs
 from engine.start import Work, begin, checkpoint_bytes, moment_bytes, see_places, set_up
 from engine.trials import Allowance, allowance, recipes_own, settings
+from model import LayersHead
 from pretrained.build import NotFetched
 from system.filenames import cut_to, padded, shown
 from tokens.plan import damage
@@ -93,13 +96,26 @@ def as_before(work: Work, config: Config) -> Work:
     return replace(work, config=work.config.model_copy(update={"train": train}))
 
 
+def said_of_parameters(work: Work) -> str:
+    net, train = work.net, work.train
+    total, trainable = net.parameter_counts()
+    said = f"parameters: {total:,} in all, {trainable:,} train (mode {train.mode})"
+    if train.head == "class" or work.plan is None:
+        return said
+    with torch.device("meta"):
+        head = LayersHead(read_depths(net), net.vit.hidden_dim, net.num_classes)
+    solved = f"{sum(p.numel() for p in head.fc.parameters()):,}"
+    if train.head == "layers":
+        return f"parameters: {total:,} in all; {solved} of a head over layers are solved for"
+    return f"{said}; {solved} more, of a head over layers, are solved for"
+
+
 def print_check(work: Work, tries: bool = True, done: int = 0) -> None:
     """What a run would do, of which so many steps are `done`: the resolved config, the parameters,
     the data, the steps, the memory."""
     train, split, plan = work.train, work.split, work.plan
-    total, trainable = work.net.parameter_counts()
     print(dump_config(work.config))
-    print(f"parameters: {total:,} in all, {trainable:,} train (mode {train.mode})")
+    print(said_of_parameters(work))
     print_pictures(split)
     if work.config.overfit_one_batch.overfit:
         most, images = work.config.overfit_one_batch.max_steps, len(split.part("train"))

@@ -171,6 +171,8 @@ def bytes_of(text: str) -> int:
     unit = found and (found[2] + "B" if found[2] and not found[2].endswith("B") else found[2])
     if not found or unit not in UNITS or not (size := int(float(found[1]) * UNITS[unit])):
         raise UserError(f"--size: '{text:.40}' is no size; 256MB and 1GB are")
+    if not unit:
+        raise UserError(f"--size: {text.strip()} of what? {text.strip()}MB, say")
     return size
 
 

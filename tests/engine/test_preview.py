@@ -13,7 +13,7 @@ from engine.preview import expected_memory
 from engine.run import Run
 from engine.search import PATCHES_A_STEP
 from engine.start import set_up
-from tests.helpers import CPU, fail, picture, train, without_vit
+from tests.helpers import CPU, fail, picture, summary, train, without_vit
 
 
 @pytest.mark.usefixtures("new_files_are_remembered")
@@ -52,6 +52,20 @@ def test_check_says_what_would_be_done_and_does_nothing(
     out = capsys.readouterr().out
     assert "steps: 4 an epoch, 16 in 4 epochs, of which 8 are done" in out
     assert "would not begin" not in out
+
+
+def test_check_counts_a_head_over_layers_as_the_run_does(
+    finetune: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for head in ("class", "layers", "both"):
+        options = [f"train.head={head}", f"train.run_name={head}"]
+        train(finetune, "--check", *options)
+        said = capsys.readouterr().out.partition("parameters: ")[2].partition("\n")[0]
+        train(finetune, *options)
+        capsys.readouterr()
+        total, *found = (int(n.replace(",", "")) for n in re.findall(r"\d[\d,]+", said))
+        assert sum(found) == summary(finetune, head)["parameters"]["trainable"]
+        assert ("of a head over layers" in said) == (head != "class")
 
 
 def test_check_of_a_sanity_check(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -166,6 +166,8 @@ def test_what_is_asked_for_in_vain(tmp_path: Path) -> None:
     for size in ("0", "many", "5 pies", "-3MB", ""):
         with pytest.raises(UserError, match="is no size; 256MB"):
             shards_of(pictures, tmp_path / "other", size=size)
+    with pytest.raises(UserError, match="--size: 256 of what\\? 256MB, say"):
+        shards_of(pictures, tmp_path / "other", size="256")
     with pytest.raises(UserError, match=r"holds what is not of these shards \(train-00000"):
         shards_of(pictures, out, size="1GB")
     with pytest.raises(UserError, match="lies in .*pictures"):
@@ -180,7 +182,7 @@ def test_what_is_asked_for_in_vain(tmp_path: Path) -> None:
     (out / "mine.txt").touch()
     with pytest.raises(UserError, match=r"not of these shards \(mine.txt\)"):
         shards_of(pictures, out)
-    sizes = [shard.bytes_of(text) for text in ("256MB", "1.5gb", "2 KiB", "10K", "77")]
+    sizes = [shard.bytes_of(text) for text in ("256MB", "1.5gb", "2 KiB", "10K", "77B")]
     assert sizes == [256_000_000, 1_500_000_000, 2048, 10_000, 77]
 
 
