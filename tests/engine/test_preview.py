@@ -54,6 +54,7 @@ def test_check_says_what_would_be_done_and_does_nothing(
     assert "would not begin" not in out
 
 
+@pytest.mark.slow
 def test_check_counts_a_head_over_layers_as_the_run_does(
     finetune: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

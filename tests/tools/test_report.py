@@ -30,6 +30,7 @@ from tools.report import pictures
 from tools.report.answers import calibrated, surest
 from utils import UserError
 
+LAYERS = ("block", "left_out_accuracy", "low", "high")
 SIZES, SCHEMES = (390, 1440), ("light", "dark")
 EVIL = "<script>document.title='run'</script>"
 
@@ -58,7 +59,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     unseen = [["train", *row[1:]] for row in made_up(classes, 40, seed=1, right=0.9)]
     write_rows(folder / "out_of_fold.csv", PREDICTED, unseen)
     layers = [[1, 0.3, 0.2, 0.5], [2, 0.85, 0.7, 0.95], [3, 0.9, 0.8, 0.97]]
-    write_rows(folder / "layers.csv", ("block", "left_out_accuracy", "low", "high"), layers)
+    write_rows(folder / "layers.csv", LAYERS, layers)
     return with_certainty(folder)
 
 
@@ -611,6 +612,13 @@ def test_of_few_folds_a_temperature_is_rough(run: Path, tmp_path: Path) -> None:
         images = {"train": learned, "val": 40}
         (folder / "summary.json").write_text(json.dumps(summary | {"images": images}))
         assert words in section(shown(folder, looks=False), "calibration")
+
+
+def test_of_few_pictures_no_block_is_the_first(run: Path, tmp_path: Path) -> None:
+    folder = without_curves(shutil.copytree(run, tmp_path / "run"))
+    write_rows(folder / "layers.csv", LAYERS, [[1, 0.75, 0.3, 0.95], [2, 0.5, 0.2, 0.8]])
+    said = section(shown(folder, looks=False), "layers")
+    assert "block 1 with 0.750 (0.300 to 0.950): too few pictures to say from which block" in said
 
 
 def test_the_sets_of_a_test_part_are_counted(tmp_path: Path) -> None:

@@ -278,7 +278,7 @@ def test_a_card_says_what_was_not_calibrated(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    small_run(tmp_path, here / "images", "few", mode="scratch", head="class")
+    small_run(tmp_path, here / "images", "few", mode="pretrained", head="class")
     assert run("few", "--to", "npz", "--out", tmp_path / "o") == 0
     card = (tmp_path / "o/README.md").read_text()
     assert "are not calibrated: the validation part's 6 pictures are too few to find" in card
