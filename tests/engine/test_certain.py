@@ -30,8 +30,13 @@ def finetunes(config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("head", ["class", "layers", "both"])
 @pytest.mark.parametrize("refit", ["true", "false"])
 def test_every_head_is_certain(
-    head: str, refit: str, finetunes: list[str], config_file: Path
+    head: str,
+    refit: str,
+    finetunes: list[str],
+    config_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(certain, "FEWEST_KNOWN", 6)
     found = reached(config_file, *finetunes, f"train.head={head}", f"train.refit={refit}")
     net = pretrained.load_model(config_file.parent / "weights/tiny/best.safetensors")
     known = net.certainty
@@ -46,6 +51,7 @@ def test_a_large_validation_part_is_asked_alone(
     finetunes: list[str], config_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(certain, "FEW", 5)
+    monkeypatch.setattr(certain, "FEWEST_KNOWN", 6)
     monkeypatch.setattr(certain, "found_temperature", lambda z, y: (fit_temperature(z, y), z))
     found = reached(config_file, *finetunes, "train.head=class", "train.refit=false")["certainty"]
     assert found["temperature_by"] == "val" and found["held_out"] == 6
@@ -84,12 +90,19 @@ def test_what_the_folds_say_of_the_temperature_counts_for_more_than_val(
     assert sure["temperature"] == pytest.approx(wanted, abs=1e-4) and sure["held_out"] == 6
 
 
-def test_where_all_weights_train_it_is_measured_too(config_file: Path) -> None:
+@pytest.mark.parametrize("enough", [True, False])
+def test_where_all_weights_train_it_is_measured_too(
+    enough: bool, config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of six known pictures a new one is further than all in one of seven cases."""
+    monkeypatch.setattr(certain, "FEWEST_KNOWN", 6 if enough else 7)
     train(config_file, "train.verdict=false")
     found = summary(config_file)["certainty"]
     assert found["temperature_by"] == "nothing" and found["held_out"] == 6
     known = pretrained.load_model(config_file.parent / "weights/tiny/best.safetensors").certainty
-    assert known is not None and known.likeness is not None
+    assert known is not None and (known.likeness is not None) == enough
+    if known.likeness is None:
+        return
     assert known.likeness.depths.tolist() == [1] and len(known.likeness.known) == 6
 
 
