@@ -76,7 +76,8 @@ def said(found: Sequence[Suspect]) -> list[str]:
             continue
         files = sum(suspect.kind == kind for suspect in found)
         several = sum(len(classes) > 1 for classes in groups.values())
-        under = f"; {several} of these pictures under several classes" if several else ""
+        right = "of each one label at most is right"
+        under = f"; {several} of these pictures under several classes: {right}" if several else ""
         one = len(groups) == 1
         if kind == "leak":
             said_of.append(
