@@ -134,6 +134,7 @@ def test_a_recipe_runs_and_is_short(
         assert (tmp_path / "for-timm.pth").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_the_recipe_of_a_transform_runs(run: Callable[[str], str], tmp_path: Path) -> None:
     (code,) = blocks("Hand in a transform of your own")
     assert code.count("\n") < 15

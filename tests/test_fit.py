@@ -117,6 +117,7 @@ def test_a_setting_changed_by_copying_is_checked_too(made: Any) -> None:
         fit(train)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_the_report_is_this_project_s_wherever_it_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -77,6 +77,7 @@ def test_finetune_changes_the_last_block_and_head_only(config_file: Path, head: 
     assert changed == {n for n in after if n.startswith(own)}
 
 
+@pytest.mark.slow
 def test_early_stopping_waits_for_its_patience(config_file: Path) -> None:
     train(config_file, "train.lr=1e-9", "train.max_epochs=50", "train.early_stopping=3")
     result = summary(config_file)

@@ -42,6 +42,7 @@ def test_of_many_pictures_those_that_are_not_fitted_get_a_score(
 # ------------------------------------------------------------------------------------- fairness
 
 
+@pytest.mark.slow
 def test_a_split_by_lot_is_fair_and_is_called_unfair_no_more_often_than_said() -> None:
     features, _ = clusters(40)
     lots = np.random.default_rng(5)

@@ -77,6 +77,7 @@ def test_of_few_the_training_pictures_out_of_fold_are_asked_too(
     assert found["held_out"] == 6 + 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["class", "both"])
 def test_what_the_folds_say_of_the_temperature_counts_for_more_than_val(
     head: str, finetunes: list[str], config_file: Path, monkeypatch: pytest.MonkeyPatch

@@ -111,6 +111,7 @@ class Stop(Exception):
     """Stands for whatever ends a process."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimiser", ["adamw", "sgd", "adamw-8bit"])
 def test_a_stopped_and_resumed_run_ends_like_an_uninterrupted_one(
     config_file: Path, monkeypatch: pytest.MonkeyPatch, optimiser: str

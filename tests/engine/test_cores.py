@@ -42,6 +42,7 @@ def threads_of(
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", ["auto", "1e-3"])
 def test_a_last_block_takes_one_core(
     untuned: Path, monkeypatch: pytest.MonkeyPatch, rate: str

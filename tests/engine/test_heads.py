@@ -186,6 +186,7 @@ def test_of_few_pictures_it_is_not_said(
     assert "(best: block 1, 0.800, 0.500 to 0.950)" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["layers", "both"])
 def test_what_auto_came_to_is_kept(
     finetune: Path, monkeypatch: pytest.MonkeyPatch, head: str
@@ -217,6 +218,7 @@ def test_a_named_rate_is_tried_too_where_the_kind_of_head_is_free(finetune: Path
     assert float(row["lr"]) == 1e-3 and row["head"] == found["head"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["layers", "both"])
 def test_a_run_that_goes_on_ends_the_same(
     finetune: Path, head: str, monkeypatch: pytest.MonkeyPatch
@@ -286,6 +288,7 @@ def test_training_begins_without_the_head_of_the_weights(
     assert kept(finetune, "next").layers is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["layers", "both"])
 def test_test_py_looks_at_such_a_run(
     finetune: Path, head: str, capsys: pytest.CaptureFixture[str]

@@ -88,6 +88,7 @@ def test_views_are_learned_as_far_as_they_can_be(
     torch.testing.assert_close(solved(net, loader).weight, wanted.weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["class", "layers", "both", "auto"])
 def test_the_training_pictures_are_answered_out_of_fold(
     finetune: Path, monkeypatch: pytest.MonkeyPatch, head: str
@@ -113,6 +114,7 @@ def test_without_a_search_nothing_is_out_of_fold(finetune: Path) -> None:
     assert summary(finetune)["out_of_fold_accuracy"] is None
 
 
+@pytest.mark.slow
 def test_without_frozen_blocks_or_a_cache_auto_is_a_class_head(finetune: Path) -> None:
     train(finetune, "train.head=auto", "train.cache=off")
     assert summary(finetune)["head"] == "class"

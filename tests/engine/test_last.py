@@ -152,6 +152,7 @@ def test_a_kept_network_that_can_not_come_again(
     assert os.path.getsize(best) > 1000 and read_arrays(best)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content",
     [b"", b"epoch\n", b"\xef\xbb\xbfepoch;train_loss\r\n1;0,5\r\n", b'"' * 200_001, b"\xff" * 99],

@@ -78,6 +78,7 @@ def test_each_class_has_its_share() -> None:
     assert np.bincount(rare[some_of_each(rare, 4)]).tolist() == [3, 3, 2]
 
 
+@pytest.mark.slow
 def test_no_room_for_more_views_is_said(
     finetune: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -92,6 +93,7 @@ def test_no_room_for_more_views_is_said(
     assert summary(finetune)["chosen"]["views"] == 1
 
 
+@pytest.mark.slow
 def test_of_few_pictures_views_are_made_at_once(
     finetune: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -149,6 +149,7 @@ def ends_alike(
     assert answers[0] == answers[1]
 
 
+@pytest.mark.slow
 def test_save_steps_says_when(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[int] = []
     original = Keeper.write

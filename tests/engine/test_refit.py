@@ -125,6 +125,7 @@ def test_where_val_chooses_it_is_not_learned(finetune: Path) -> None:
         assert not load_config(finetune, ["train.refit=auto", option])[0].train.refits
 
 
+@pytest.mark.slow
 def test_weights_that_learned_val_are_named(
     finetune: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -47,6 +47,7 @@ def test_a_run_that_was_killed_before_its_split_begins_again(
     assert "exists: a finished run" in fail(config_file), "it is a run by now"
 
 
+@pytest.mark.slow
 def test_a_run_to_go_on_with_is_found_by_its_name(
     config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

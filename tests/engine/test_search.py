@@ -67,6 +67,7 @@ def test_the_search_looks_at_training_images_only(
     assert Image.open(untuned.parent / "logs/tiny/search.png").width > 300
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_the_setting_that_was_found(
     untuned: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +155,7 @@ def steps_tried(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return taken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("epochs", "head", "rate"),
     [(1, "auto", "auto"), (2, "auto", "auto"), (9, "both", "auto"), (9, "class", "auto")]
@@ -182,6 +184,7 @@ def test_a_short_training_tries_no_more_steps_than_it_takes(
     assert row["chosen"] == "1" and int(row["steps"]) <= 5 * epochs // 2
 
 
+@pytest.mark.slow
 def test_a_short_training_of_many_steps_searches_within_them(
     untuned: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -152,6 +152,7 @@ def test_few_batches_are_read_ahead(
     assert most[0] <= 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("vit.dropout=0.1",), ("train.finetune_blocks=2",)])
 def test_the_network_on_all_pictures_is_the_same_with_and_without_a_control(
     finetune: Path, cores: Callable[[int], None], options: tuple[str, ...]

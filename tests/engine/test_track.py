@@ -161,6 +161,7 @@ def test_what_wandb_surely_has_is_noted_at_its_end(
     assert noted == [("x", 0)] * 3 and track.read_identity(tmp_path, "wandb") == ("x", 3)
 
 
+@pytest.mark.slow
 def test_a_tracker_that_is_added_to_a_run_is_told_what_was_before(
     config_file: Path, mlflow_store: Any
 ) -> None:
@@ -217,6 +218,7 @@ def test_a_run_that_diverges_failed_there_too(config_file: Path, mlflow_store: A
     assert the_run(mlflow_store).info.status == "FAILED"
 
 
+@pytest.mark.slow
 def test_wandb_offline(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own file format is its own affair: the values are taken where they are handed over."""
     import wandb

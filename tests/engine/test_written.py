@@ -87,6 +87,7 @@ def test_a_split_that_is_cut_is_drawn_again(
     assert sorted(p.name for p in split.parent.glob(".*")) == []
 
 
+@pytest.mark.slow
 def test_what_a_search_left_is_made_again(
     untuned: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

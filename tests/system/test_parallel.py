@@ -83,6 +83,7 @@ def alone(request: pytest.FixtureRequest, home: Path) -> str:
     return request.param
 
 
+@pytest.mark.slow
 def test_two_learn_what_one_learns(home: Path, alone: str) -> None:
     said = train_together(home, asked(home, alone, f"{alone}-2"))
     assert [status for status, _ in said] == [0, 0]

@@ -189,6 +189,7 @@ def test_a_build_whose_last_step_fails_is_not_lost(
     assert sum(seen) == 36 and damage(plan(finetune).path) is None
 
 
+@pytest.mark.slow
 def test_a_build_that_goes_on_copies_what_was_made_meanwhile(
     finetune: Path, monkeypatch: pytest.MonkeyPatch, seen: list[int]
 ) -> None:

@@ -137,6 +137,7 @@ def test_the_checkpoints_need_room_beside_the_cache(
     train(finetune, "train.cache=on", "train.run_name=b")
 
 
+@pytest.mark.slow
 def test_a_folder_that_can_not_be_written_to(
     finetune: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

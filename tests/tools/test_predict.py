@@ -209,6 +209,7 @@ def test_weights_and_runs_are_not_named_by_nothing(here: Path, capsys: Capture) 
         find_checkpoint(".")
 
 
+@pytest.mark.slow
 def test_standard_input_that_is_closed_lists_nothing(here: Path) -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(REPO)!r}); import os; os.close(0); sys.stdin = None"

@@ -114,6 +114,7 @@ def test_a_baselines_runs_are_not_taken_for_trainings(
     assert asked == ["tiny-seed0", "tiny-knn-seed0", "tiny-logistic-seed0", "mine-seed0"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_reaches_the_run_once_and_is_waited_for(tmp_path: Path) -> None:
     """The run saves on Ctrl-C, which takes a while; repeat ends after it, with one line."""
     saved = tmp_path / "saved"

@@ -208,6 +208,7 @@ apply.apply(Path("decisions.csv"), Path("my pets"))
 """
 
 
+@pytest.mark.slow
 def test_killed_half_way_all_is_put_back(here: Path) -> None:
     before = contents(here / "my pets")
     decided(three())

@@ -60,6 +60,7 @@ def test_several_of_one_size_at_once() -> None:
     assert np.array_equal(together, alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vit", [{}, {"input_channels": 1}, {"num_layers": 1}])
 def test_it_answers_as_the_classifier(vit: dict[str, int], tmp_path: Path) -> None:
     path = random_weights(tmp_path / "w.safetensors", num_classes=3, **vit)
