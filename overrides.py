@@ -6,6 +6,7 @@ import argparse
 import difflib
 import sys
 import types
+from collections.abc import Sequence
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from config import SECTIONS, ConfigError
@@ -69,6 +70,11 @@ def apply(raw: dict[str, Any], overrides: list[str], problems: list[str]) -> Non
                 word, text = f"{word} {words[0]}", words.pop(0)
         meaning = f"; did you mean {wanted}={short(text)}?"
         problems.append(f"'{short(word)}': an override is written {how}{meaning}")
+
+
+def names(overrides: Sequence[str], key: str) -> bool:
+    """Whether words of a command line give a key its value."""
+    return any(override.startswith(f"{key}=") for override in overrides)
 
 
 def typed(section: str, key: str, text: str) -> Any:

@@ -55,9 +55,12 @@ def found_temperature(logits: Tensor, labels: Tensor) -> tuple[float | None, Ten
     """A temperature by held-out logits (n, C), and their probabilities at one that each picture has
     no part in. None, and the probabilities as they are, of fewer than FEWEST pictures, or where the
     labels are no likelier at what the other pictures say."""
-    plain, own = logits.softmax(1), without_own(logits, labels)
+    plain = logits.softmax(1)
+    if len(labels) < FEWEST:
+        return None, plain
+    own = without_own(logits, labels)
     before, after = (F.nll_loss(p.clamp_min(TINY).log(), labels) for p in (plain, own))
-    if len(labels) < FEWEST or after >= before:
+    if after >= before:
         return None, plain
     return fit_temperature(logits, labels), own
 

@@ -15,6 +15,7 @@ from engine.run import Run, find_run
 from engine.written import changed, rewriting
 from filing.csv_files import read_csv
 from metrics import paired_chance, said_chance
+from overrides import names
 from utils import UserError, log, replacing, some
 
 # What decides which settings are tried, and which of them is best.
@@ -50,8 +51,7 @@ def settings_of_run(config: Config, overrides: Sequence[str]) -> tuple[Config, l
     ours = [f"train.from_run={run}", f"train.split={run / 'split.csv'}", "train.new_images=train"]
     ours += ["vit.num_classes=auto", *_free_again(run)]
     found, notes = load_config(run / "config.yaml", [*ours, *kept])
-    named = any(override.startswith("train.run_name=") for override in kept)
-    if not named:
+    if not names(kept, "train.run_name"):
         new = found.train.model_copy(update={"run_name": None})
         found = found.model_copy(update={"train": new})
     said = [f"{some(others)} of {run}: not as that run wrote them"] if others else []

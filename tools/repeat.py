@@ -25,7 +25,7 @@ from typing import Any
 
 from config import ConfigError, TrainConfig
 from config_file import load_config
-from overrides import arguments
+from overrides import arguments, names
 from utils import UserError, command_line, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,8 +37,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     train = load_config(args.config, args.overrides)[0].train
     name = train.run_name or Path(args.config).stem
-    named = any(override.startswith("train.run_name=") for override in args.overrides)
-    if args.baseline and not named:  # the config's own name is that of training.py's runs
+    if args.baseline and not names(
+        args.overrides, "train.run_name"
+    ):  # the config's own name is that of training.py's runs
         name = f"{name}-{args.baseline}"
     summaries = []
     for seed in range(args.seeds):

@@ -153,14 +153,30 @@ def test_where_nothing_can_be_left_out_nothing_is_said_of_it(
     assert not (finetune.parent / "logs/tiny/layers.png").exists()
 
 
+@pytest.mark.parametrize(
+    ("accuracy", "low", "high", "words"),
+    [
+        (0.4, 0.25, 0.5, "no block alone is better than a guess, 0.333 (best: block 1, 0.400)"),
+        (
+            *(0.8, 0.5, 0.95),
+            "too few pictures to say from which block on the classes are told apart (best: "
+            "block 1, 0.800, 0.500 to 0.950)",
+        ),
+    ],
+)
 def test_what_no_block_tells_is_said(
-    finetune: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    accuracy: float,
+    low: float,
+    high: float,
+    words: str,
+    finetune: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    row = {"block": 1, "left_out_accuracy": 0.4, "low": 0.25, "high": 0.5}
+    row = {"block": 1, "left_out_accuracy": accuracy, "low": low, "high": high}
     monkeypatch.setattr("engine.outcome.by_layer", lambda *args: [row])
     train(finetune, "train.head=layers")
-    said = capsys.readouterr().out
-    assert "by layer: no block alone is better than a guess, 0.333 (best: block 1, 0.400)" in said
+    assert f"by layer: {words}" in capsys.readouterr().out
 
 
 def test_from_which_block_on_the_classes_are_told_apart() -> None:
@@ -173,17 +189,6 @@ def test_from_which_block_on_the_classes_are_told_apart() -> None:
     assert told_apart_from(rows) == 3 and told_apart_from(rows[:1]) == 1
     few = {"block": 1, "left_out_accuracy": 0.75, "low": 0.3, "high": 0.95}
     assert told_apart_from([few]) is None
-
-
-def test_of_few_pictures_it_is_not_said(
-    finetune: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    row = {"block": 1, "left_out_accuracy": 0.8, "low": 0.5, "high": 0.95}
-    monkeypatch.setattr("engine.outcome.by_layer", lambda *args: [row])
-    train(finetune, "train.head=layers")
-    said = capsys.readouterr().out
-    assert "by layer: too few pictures to say from which block on the classes are told" in said
-    assert "(best: block 1, 0.800, 0.500 to 0.950)" in said
 
 
 @pytest.mark.slow

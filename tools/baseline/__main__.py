@@ -34,7 +34,7 @@ from dataset import PARTS, Split, load_split, write_split
 from engine.run import Run
 from engine.start import begin, said_of, see_places
 from metrics import score_lines, wilson
-from overrides import arguments
+from overrides import arguments, names
 from system.origin import git_commit, versions
 from tokens.plan import known_files
 from tools.baseline.ways import SCORED, WAYS, Outcome, Task
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     see_places(train)
     name = train.run_name
-    if name and not any(override.startswith("train.run_name=") for override in args.overrides):
+    if name and not names(args.overrides, "train.run_name"):
         name = f"{name}-{args.name}"  # the file's own is that of training.py's run
     run = Run.create(name, train.log_path, train.save_path, train.base_dir, f"baseline-{args.name}")
     with run:
