@@ -25,6 +25,11 @@ def copies(names: Sequence[str], near: Sequence[Sequence[int]]) -> list[list[int
     return joined(len(names), [*same, *pairs])
 
 
+def disagrees(seen: Seen, group: Sequence[int]) -> bool:
+    """Whether copies of one picture lie under several classes."""
+    return len({seen.given[i] for i in group}) > 1
+
+
 def suspects(
     seen: Seen, groups: Sequence[Sequence[int]], descriptors: np.ndarray
 ) -> tuple[list[Suspect], list[str]]:
@@ -40,7 +45,7 @@ def suspects(
                 says += f" ({len(group)} in all)"
             if len(parts) > 1:
                 says += f"; they lie in {' and '.join(parts)}"
-            if len(classes) > 1:
+            if disagrees(seen, group):
                 says += f"; they are called {some(classes, between=' and ')}"
             kind = "leak" if len(parts) > 1 else "duplicate"
             found.append(seen.suspect(i, kind, alike, says, None, number))

@@ -72,7 +72,7 @@ def examined(
     twice = more.twice_as_many(sizes)
     told = [
         ([], _shape(split)),
-        _labels(seen, found, block),
+        _labels(seen, found, block, sum(copies.disagrees(seen, group) for group in groups)),
         copies.suspects(seen, groups, descriptors),
         _odd(seen),
         _quality(seen, looks),
@@ -100,8 +100,10 @@ def examined(
     )
 
 
-def _labels(seen: Seen, found: Doubts, block: Mapping[str, tuple[str, float]]) -> Said:
-    """The labels that may well be wrong."""
+def _labels(
+    seen: Seen, found: Doubts, block: Mapping[str, tuple[str, float]], disagree: int
+) -> Said:
+    """The labels that may well be wrong, beside pictures of which copies `disagree`."""
     suspects, classes = [], seen.split.classes
     for i in (found.wrong >= LISTED).nonzero()[:, 0].tolist():
         wrong, suggested = found.wrong[i].item(), classes[int(found.suggested[i])]
@@ -110,14 +112,15 @@ def _labels(seen: Seen, found: Doubts, block: Mapping[str, tuple[str, float]]) -
             answer, sure = block[seen.paths[i]]
             says += f" (the trained last block, which had not seen it, says {answer}, {sure:.2f})"
         suspects.append(seen.suspect(i, "label", wrong, says, suggested))
-    return suspects, [_labels_said(found, seen)]
+    beside = ", beside those of copies under several classes" if disagree else ""
+    return suspects, [_labels_said(found, seen, beside)]
 
 
-def _labels_said(found: Doubts, seen: Seen) -> str:
+def _labels_said(found: Doubts, seen: Seen, beside: str) -> str:
     n, flagged, classes = len(seen.labels), int((found.wrong >= SUSPECT).sum()), seen.split.classes
     wrong = found.wrong.sum().item()
     if not flagged:
-        return f"labels: none of {n:,} looks wrong (small doubts add up to {wrong:.0f})"
+        return f"labels: none of {n:,} looks wrong{beside} (small doubts add up to {wrong:.0f})"
     counts = found.pairs * torch.bincount(seen.labels, minlength=len(classes))[:, None]
     worst = counts.flatten().topk(min(3, counts.numel()))
     told = [
@@ -126,7 +129,7 @@ def _labels_said(found: Doubts, seen: Seen) -> str:
         if value >= 0.5
     ]
     return (
-        f"labels: {flagged:,} of {n:,} look wrong; an estimated {wrong:.1f} ({100 * wrong / n:.1f} "
+        f"labels: {flagged:,} of {n:,} look wrong{beside}; an estimated {wrong:.1f} ({100 * wrong / n:.1f} "
         f"%) are{': ' if told else ''}{', '.join(told)}"
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -84,6 +85,7 @@ def test_the_page_and_the_log_say_it(rows: list[dict[str, str]], home: Path) -> 
     assert "wrong.png" in page
     assert "leaks, left out: 1 file, byte-identical to held-out pictures" in said
     assert "1 of these pictures under several classes" in said
+    assert re.search(r"labels: .* looks? wrong, beside those of copies under several classes", said)
     assert "pictures of 3 classes (74 train, 25 val)" in said
 
 
