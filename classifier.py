@@ -106,7 +106,7 @@ class Classifier:
         self.max_pixels = max_pixels
         self.preprocessing = self.net.preprocessing
         self._transform = eval_transform(self.preprocessing, self.net.vit.input_channels)
-        self.net.freeze_trunk(self.net.vit.num_layers - 1)
+        self.net.freeze_trunk(self.net.last_read)
         likeness = None if self.certainty is None else self.certainty.likeness
         self._likeness = likeness
         layers = likeness is not None or self.net.layers is not None

@@ -66,8 +66,7 @@ class Attention(nn.Module):
             a = (q @ k.transpose(-2, -1) * K**-0.5).softmax(-1)  # B H N N
             self.kept.append(a)
             x = F.dropout(a, dropout) @ v
-        x = x.transpose(1, 2).reshape(B, N, D)
-        return self.proj_drop(self.proj(x))
+        return self.proj_drop(self.proj(x.transpose(1, 2).reshape(B, N, D)))
 
     def forward_cls(self, normalised: Tensor, norm: nn.LayerNorm) -> Tensor:
         """The class token's output (B, D), without the large products of keys and values.
@@ -223,18 +222,15 @@ class VisionTransformer(nn.Module):
         self.full_last_block = False  # True: all its tokens, which attention maps need
 
         D = vit.hidden_dim
-        N = (vit.dim // vit.patch_dim) ** 2 + 1
         self.patch_embed = PatchEmbed(vit)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, D))
-        self.pos_embed = nn.Parameter(torch.zeros(1, N, D))
+        self.pos_embed = nn.Parameter(torch.zeros(1, (vit.dim // vit.patch_dim) ** 2 + 1, D))
         self.pos_drop = nn.Dropout(vit.dropout)
         self.blocks = nn.ModuleList(Block(vit, vit.eps) for _ in range(vit.num_layers))
         self.norm = nn.LayerNorm(D, eps=vit.eps)
-        R = vit.representation_size
+        R, C = vit.representation_size, vit.num_classes
         self.pre_logits: nn.Module = PreLogits(D, R) if R else nn.Identity()
-        self.head: nn.Module = (
-            nn.Linear(R or D, vit.num_classes) if vit.num_classes else nn.Identity()
-        )
+        self.head: nn.Module = nn.Linear(R or D, C) if C else nn.Identity()
         self.layers: LayersHead | None = None
         self.certainty: Certainty | None = None  # docs/certainty.md
         self._initialise()
@@ -263,23 +259,31 @@ class VisionTransformer(nn.Module):
     @property
     def num_classes(self) -> int:
         assert isinstance(self.vit.num_classes, int)  # concrete
-        only_layers = self.layers is not None and not self.vit.num_classes
-        return len(self.layers.fc.bias) if self.layers and only_layers else self.vit.num_classes
+        return self.vit.num_classes or (len(self.layers.fc.bias) if self.layers else 0)
 
     @property
     def device(self) -> torch.device:
         return self.cls_token.device
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.forward_trunk(images, 0)
         if self.layers is None:
-            return self.forward_tail(x, 0)
-        seen, end = [], self.layers.blocks[-1]
-        for block in self.blocks[:end]:
+            return self.forward_tail(self.forward_trunk(images, 0), 0)
+        x, layers = self.forward_layers(images)
+        by_class = self.forward_tail(x, self.last_read) if self.vit.num_classes else None
+        return self.layers.joined(by_class, layers)
+
+    @property
+    def last_read(self) -> int:
+        """The last block whose input a head over layers reads; without such a head the last."""
+        return len(self.blocks) - 1 if self.layers is None else self.layers.blocks[-1]
+
+    def forward_layers(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The tokens (B, N, D) that enter block `last_read`, and `Tokens.layers` (B, R, D)."""
+        x, seen = self.forward_trunk(images, 0), []
+        for block in self.blocks[: self.last_read]:
             x = block(x)
             seen.append(summaries(x))
-        by_class = self.forward_tail(x, end) if self.vit.num_classes else None
-        return self.layers.joined(by_class, torch.cat([*seen, cells(x)], 1))  # of B R D
+        return x, torch.cat([*seen, cells(x)], 1)
 
     def forward_trunk(self, images: Tensor, depth: int) -> Tensor:
         """The tokens (B, N, D) that enter block `depth`, or the final norm after the last."""
@@ -310,10 +314,9 @@ class VisionTransformer(nn.Module):
     def freeze_trunk(self, depth: int) -> None:
         """Stop training everything before block `depth`; it stays in eval mode from now on."""
         self.frozen_depth = depth
-        self.cls_token.requires_grad_(False)
-        self.pos_embed.requires_grad_(False)
-        for module in self._trunk():
-            module.requires_grad_(False)
+        frozen: list[nn.Module | Tensor] = [self.cls_token, self.pos_embed, *self._trunk()]
+        for part in frozen:
+            part.requires_grad_(False)
         self.train(self.training)
 
     def _trunk(self) -> list[nn.Module]:
@@ -321,9 +324,8 @@ class VisionTransformer(nn.Module):
 
     def train(self, mode: bool = True) -> VisionTransformer:
         super().train(mode)
-        if self.frozen_depth is not None:
-            for module in self._trunk():
-                module.eval()
+        for module in self._trunk() if self.frozen_depth is not None else ():
+            module.eval()
         return self
 
     def parameter_counts(self) -> tuple[int, int]:
@@ -367,11 +369,9 @@ class Tokens:
     layers: Tensor | None = None
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Tokens:
-        found = (
-            None if part is None else part.to(device, non_blocking=non_blocking)
-            for part in (self.tokens, self.cls, self.layers)
-        )
-        return Tokens(*found)  # type: ignore[arg-type]
+        parts = (self.tokens, self.cls, self.layers)
+        moved = (None if x is None else x.to(device, non_blocking=non_blocking) for x in parts)
+        return Tokens(*moved)  # type: ignore[arg-type]
 
 
 class Tail(nn.Module):

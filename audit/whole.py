@@ -129,8 +129,8 @@ def _labels_said(found: Doubts, seen: Seen, beside: str) -> str:
         if value >= 0.5
     ]
     return (
-        f"labels: {flagged:,} of {n:,} look wrong{beside}; an estimated {wrong:.1f} ({100 * wrong / n:.1f} "
-        f"%) are{': ' if told else ''}{', '.join(told)}"
+        f"labels: {flagged:,} of {n:,} look wrong{beside}; an estimated {wrong:.1f} "
+        f"({100 * wrong / n:.1f} %) are{': ' if told else ''}{', '.join(told)}"
     )
 
 

@@ -82,20 +82,41 @@ def solved(net: VisionTransformer, loader: TokenLoader) -> Ridge:
     """Ridge regression of a training part's labels on what enters the blocks that are read.
 
     Of more than MOST_FITTED pictures some are fitted to; `left_out` has them all, the others as
-    they are answered.
+    they are answered: by a fit to other groups, where some of their group are fitted to.
     """
-    chosen = some_of_each(loader.dataset.numpy(), MOST_FITTED)
+    labels, groups = loader.dataset.numpy(), loader.groups
+    chosen = some_of_each(labels, MOST_FITTED)
+    ridge = _solved(net, loader, chosen)
+    if len(chosen) == len(labels):
+        return ridge
+    left_out = torch.empty(len(labels), net.num_classes)
+    left_out[chosen] = ridge.left_out
+    others = np.setdiff1d(np.arange(len(labels)), chosen)
+    fitted = np.isin(groups[others], groups[chosen])
+    _answer(ridge, net, loader, others[~fitted], left_out)
+    half = np.unique(groups, return_inverse=True)[1] % 2
+    for side in (0, 1):
+        asked, learned = others[fitted & (half[others] == side)], np.flatnonzero(half != side)
+        if len(asked) and len(learned):
+            some = learned[some_of_each(labels[learned], MOST_FITTED)]
+            _answer(_solved(net, loader, some), net, loader, asked, left_out)
+        else:
+            _answer(ridge, net, loader, asked, left_out)
+    return replace(ridge, left_out=left_out)
+
+
+def _solved(net: VisionTransformer, loader: TokenLoader, chosen: np.ndarray) -> Ridge:
     some = loader.plain(chosen)
     features, labels = layer_features(net, some, views_fitted(some))
-    ridge = fit_ridge(features, labels, net.num_classes, together(some.groups))
-    if len(chosen) == len(loader.dataset):
-        return ridge
-    left_out = torch.empty(len(loader.dataset), net.num_classes)
-    left_out[chosen] = ridge.left_out
-    others = np.setdiff1d(np.arange(len(left_out)), chosen)
-    for part in np.array_split(others, math.ceil(len(others) / CHUNK)):
-        left_out[part] = ridge(layer_features(net, loader.plain(part))[0])
-    return replace(ridge, left_out=left_out)
+    return fit_ridge(features, labels, net.num_classes, together(some.groups))
+
+
+def _answer(
+    ridge: Ridge, net: VisionTransformer, loader: TokenLoader, asked: np.ndarray, found: Tensor
+) -> None:
+    """Put the logits of the pictures that are `asked` in their rows of `found`."""
+    for part in np.array_split(asked, math.ceil(len(asked) / CHUNK)) if len(asked) else ():
+        found[part] = ridge(layer_features(net, loader.plain(part))[0])
 
 
 def some_of_each(labels: np.ndarray, most: int) -> np.ndarray:

@@ -19,10 +19,16 @@ from metrics import standard_error
 # and mean tokens, standardised and scaled by 1 / sqrt(D) (EXPERIMENTS.md, 2026-11-26).
 STRENGTHS = (8e-6, 2.5e-5, 8e-5)
 SCALES = tuple(1.25**k for k in range(-6, 25))  # of an answer, to be a logit: 0.26 to 212
+UNTOLD = SCALES[
+    16
+]  # 9.3, where no picture tells: a tenth of an answer apart is 2.5 times as likely
 LEAST_SPREAD = 1e-6  # of a feature: below, it is the same for all pictures
 NEVER = 30.0  # nats
 ROWS = 10_000  # pictures that are worked on at once
 WHOLE = 0.5  # of a picture: of a class of which less is left nothing is known
+ALIKE = (
+    1.0  # a strength where all features are the same for all pictures, whose sum of squares is 0
+)
 LEAST_REST = 1e-9  # of 1 - leverage: a picture that decides its own answer alone
 
 
@@ -67,11 +73,12 @@ def _fit(features: Tensor, labels: Tensor, num_classes: int, groups: Sequence[Te
     share = y.mean(0)
     wanted, rows = (y - share).repeat_interleave(views, 0), rows_of(groups, len(y), views)
     left = left_of(y, groups)
+    known = left[0].gather(1, labels[:, None])[:, 0] > WHOLE
     tried = []
     for strength in STRENGTHS:
         z = y - basis.left_out_errors(wanted, strength * basis.total, rows)[::views]
         z = as_of_all(z, y, left)
-        scale, losses = best_scale(z, labels, share)
+        scale, losses = best_scale(z, labels, share, known)
         tried.append((strength, scale, z, losses))
     best = min((losses for *_, losses in tried), key=lambda losses: losses.mean())
     strength, scale, z, _ = [row for row in tried if _as_good(row[-1], best)][-1]
@@ -142,7 +149,7 @@ class Dual:
     def left_out_errors(self, y: Tensor, k: float, groups: Sequence[Tensor]) -> Tensor:
         """y - the answers of the fits without each picture (n, C), for centred targets: the errors
         of the one fit by 1 - H, of a group by its block of 1 - H (PRESS; Allen 1974)."""
-        rest = torch.cholesky_inverse(self._factor(k)).mul_(k).sub_(1 / len(y))  # 1 - H
+        rest = torch.cholesky_inverse(self._factor(k)).mul_(k or ALIKE).sub_(1 / len(y))  # 1 - H
         error = rest @ y
         found = error / rest.diagonal().clamp(min=LEAST_REST)[:, None]
         for size in {len(group) for group in groups}:
@@ -158,7 +165,7 @@ class Dual:
 
     def _factor(self, k: float) -> Tensor:
         shifted = self.K.clone()
-        shifted.diagonal().add_(k or 1.0)  # 0: all features are the same for all pictures
+        shifted.diagonal().add_(k or ALIKE)
         return torch.linalg.cholesky(shifted)
 
 
@@ -223,15 +230,28 @@ def prior(share: Tensor) -> Tensor:
     return torch.where(share > 0, (share * share.shape[-1]).log(), NEVER)
 
 
-def best_scale(z: Tensor, labels: Tensor, share: Tensor) -> tuple[float, Tensor]:
+def best_scale(
+    z: Tensor, labels: Tensor, share: Tensor, known: Tensor | None = None
+) -> tuple[float, Tensor]:
     """The scale of the answers z (n, C) with the lowest cross-entropy, each class counting the
-    same, and the pictures' losses (n,) with it. `share` (C,) of the classes."""
-    lean = prior(share)
-    weights = 1 / (share * len(share))[labels]
+    same, and the pictures' losses with it. `share` (C,) of the classes.
+
+    Where all are right, as a few pictures often are, it has no minimum: new ones that are wrong
+    would be as sure. So the true class has a share of (m + 1) / (m + 2) (Platt 1999, section 2.2).
+    Only the m pictures that are `known` (n,) count: a fit without the one picture of a class can't
+    answer it, whatever the scale; where there is no other, nothing tells one.
+    """
+    if known is not None:
+        z, labels = z[known], labels[known]
+    if not len(z):
+        return UNTOLD, z.new_zeros(1)
+    classes, lean = len(share), prior(share)
+    weights = 1 / (share * classes)[labels]
+    soft = classes / max(1, classes - 1) / (len(z) + 2)
     with one_core(len(z) <= SMALL):  # 0.02 s of 16 times 200 answers, not 1.6, on a busy machine
         tried = [
-            (F.cross_entropy(scale * z - lean, labels, reduction="none") * weights, scale)
-            for scale in SCALES
+            (F.cross_entropy(s * z - lean, labels, reduction="none", label_smoothing=soft), s)
+            for s in SCALES
         ]
-    losses, scale = min(tried, key=lambda pair: pair[0].mean())
+    losses, scale = min(((loss * weights, s) for loss, s in tried), key=lambda one: one[0].mean())
     return scale, losses

@@ -43,6 +43,31 @@ def test_it_answers_as_the_run_did(classifier: Classifier, trained: Path) -> Non
     assert [a.probability for a in answers] == pytest.approx(sure, abs=2e-3)  # float16 tokens
 
 
+@pytest.mark.parametrize("blocks", [0, 1, 2])
+def test_it_answers_as_the_file_however_many_blocks_trained(blocks: int, tmp_path: Path) -> None:
+    """The head over layers reads cells of what enters the first block that trained: of another
+    block than the last. The exported graph's network is asked as well."""
+    import pretrained
+    from tools.export.graph import Answering
+
+    images = pictures_of(tmp_path / "images")
+    small_run(tmp_path, images, "tiny", head="both", finetune_blocks=blocks)
+    path = tmp_path / "weights/tiny/best.safetensors"
+    classifier, net = Classifier(path, device="cpu"), pretrained.load_model(path)
+    pictures = [picture(name, i) for name in COLOURS for i in range(4)]
+    inputs = torch.stack([classifier.input_of(one) for one in pictures])
+    with torch.no_grad():
+        wanted = net(inputs)
+        found, unlike = classifier.logits(inputs)
+        answering = Answering(net)
+        mean, std = answering.mean, answering.std
+        square = ((inputs * std + mean) * 255).round().byte()
+        sure, *far = answering(square)
+    assert torch.allclose(found, wanted, atol=1e-4)
+    assert torch.allclose(sure, classifier.probabilities(inputs)[0], atol=1e-4)
+    assert (unlike is not None) == bool(far)
+
+
 def test_an_answer(classifier: Classifier, trained: Path) -> None:
     (answer,) = classifier(trained / "images/red/03.png")
     assert isinstance(answer, Answer) and answer.label == "red"

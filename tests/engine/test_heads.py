@@ -84,7 +84,7 @@ def test_both_answer_with_the_mean(finetune: Path) -> None:
     options = ("train.views=2", "train.lr=1e-3")
     assert train(finetune, "train.head=both", *options) == 0
     train(finetune, "train.head=class", "train.run_name=class", *options)
-    train(finetune, "train.head=layers", "train.run_name=layers")
+    train(finetune, "train.head=layers", "train.run_name=layers", *options)
     both, block, layers = (kept(finetune, run) for run in ("tiny", "class", "layers"))
     images, _ = images_of(finetune, "val")
     with torch.no_grad():

@@ -5,17 +5,30 @@ from __future__ import annotations
 import csv
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from config import ViTConfig
 from engine.heads import by_layer, layer_features, solved, some_of_each
 from engine.kinds import KINDS, Unseen, fold_by_fold, leads, unseen_answers
 from engine.ridge import fit_ridge
 from engine.trials import stratified_folds
-from model import readable
-from tests.helpers import CPU, fail, prepared, quick, random_weights, summary, train, without_vit
+from model import CELLS, VisionTransformer, readable
+from tests.helpers import (
+    CPU,
+    TINY_VIT,
+    fail,
+    prepared,
+    quick,
+    random_weights,
+    summary,
+    train,
+    without_vit,
+)
 from tokens.builder import open_cache
 from tokens.cache import TokenLoader, layers_of, layers_of_views
 from tokens.plan import Plan
@@ -160,6 +173,25 @@ def test_of_many_pictures_some_are_fitted_to(
     torch.testing.assert_close(some.left_out[rest], some(features[rest]))
     assert not torch.equal(some.weight, whole.weight)
     assert len(by_layer(net, loader)) == 3
+
+
+def test_of_many_pictures_no_group_is_answered_by_a_fit_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two frames of each scene, whose labels are noise: a fit to one of them knows the other."""
+    rng = np.random.default_rng(0)
+    scene = np.repeat(np.arange(100), 2)
+    labels = torch.tensor(rng.integers(0, 2, 100))[scene]
+    tokens = rng.normal(size=(100, 2 * 1 + CELLS**2, 48))[scene]
+    layers = (tokens + 0.1 * rng.normal(size=tokens.shape)).astype(np.float16)
+    cache: Any = SimpleNamespace(layers=layers)
+    net = VisionTransformer(ViTConfig(**{**TINY_VIT, "hidden_dim": 48, "num_classes": 2}))
+    net.freeze_trunk(1)
+    loader = TokenLoader(cache, np.arange(200)[:, None], labels, 16, None, False, scene)
+    monkeypatch.setattr("engine.heads.MOST_FITTED", 140)
+    right = (solved(net, loader).left_out.argmax(1) == labels).double()
+    others = np.setdiff1d(np.arange(200), some_of_each(labels.numpy(), 140))
+    assert right.mean() < 0.65 and right[others].mean() < 0.65  # 0.9 of the others
 
 
 def test_a_run_whose_tokens_are_gone_does_not_become_another(

@@ -134,6 +134,48 @@ def test_logits_are_calibrated() -> None:
     assert abs(sure.mean() - right.mean()) < 0.05 and 0.4 < right.mean() < 0.97
 
 
+@pytest.mark.parametrize("each", [4, 8])
+def test_a_few_that_are_all_right_make_nothing_sure(each: int) -> None:
+    """Where each left-out answer is right a larger scale is always likelier: new pictures that are
+    wrong would be as sure (a nat and more a picture, 0.99 sure where 0.9 are right)."""
+    losses, gaps = [], []
+    for seed in range(40):
+        torch.manual_seed(seed)
+        labels = torch.arange(400) % 2
+        features = torch.randn(2, 60)[labels] + 3 * torch.randn(400, 60)
+        known = 2 * each
+        found = fit_ridge(features[:known], labels[:known], 2)
+        if (found.left_out.argmax(1) != labels[:known]).any():
+            continue
+        answers = found(features[known:])
+        losses.append(F.cross_entropy(answers, labels[known:]).item())
+        sure, answer = answers.softmax(1).max(1)
+        gaps.append((sure.mean() - (answer == labels[known:]).float().mean()).item())
+    assert len(losses) > 2
+    assert np.mean(losses) < 0.69 and np.mean(gaps) < 0.1  # a guess: 0.69
+
+
+def test_a_class_of_one_picture_leaves_the_others_as_they_are() -> None:
+    """Without it nothing is known of its class, so its answer says nothing of the scale."""
+    features, labels = clusters(300, 200, spread=4.0)
+    common, rare = (labels != 2).nonzero()[:, 0], (labels == 2).nonzero()[:, 0]
+    train, test = common[:30], common[30:]
+    found = []
+    for many in (1, 10):
+        some = torch.cat([train, rare[:many]])
+        sure, answer = fit_ridge(features[some], labels[some], 3)(features[test]).softmax(1).max(1)
+        found.append(((answer == labels[test]).float().mean(), sure.mean()))
+    (right, sure), (wanted, as_sure) = found
+    assert right > wanted - 0.05 and sure > as_sure - 0.05  # 0.69, 0.63; 0.88, 0.83
+
+
+@pytest.mark.parametrize("width", [50, 5])
+def test_of_features_that_are_all_the_same_half_is_right(width: int) -> None:
+    labels = torch.arange(20) % 2
+    found = fit_ridge(torch.ones(20, width), labels, 2)
+    assert (found.left_out.argmax(1) == labels).float().mean() == 0.5
+
+
 def test_a_rare_class_is_not_forgotten() -> None:
     """One-hot regression leans to the common classes; its logits don't."""
     features, labels = clusters(900, 60, spread=5.0)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from classifier import Classifier
-from model import VisionTransformer, cells, entering, summaries
+from model import VisionTransformer, entering
 from tools.export.ordinary import temperature_of
 from tools.export.picture import IR_VERSION, OPSET, picture_graph
 from utils import UserError
@@ -54,15 +54,9 @@ class Answering(nn.Module):
 
     def forward(self, square: Tensor) -> tuple[Tensor, ...]:
         net = self.net
-        x = net.forward_trunk(self.normalised(square), 0)  # B N D
-        seen = []
-        for block in net.blocks[:-1]:
-            x = block(x)
-            seen.append(summaries(x))
-        layers = torch.cat([*seen, cells(x)], 1) if seen else None  # B R D
-        logits = net.forward_tail(x, len(net.blocks) - 1) if net.vit.num_classes else None
+        x, layers = net.forward_layers(self.normalised(square))
+        logits = net.forward_tail(x, net.last_read) if net.vit.num_classes else None
         if net.layers is not None:
-            assert layers is not None
             logits = net.layers.joined(logits, layers)
         assert logits is not None
         certainty = net.certainty
@@ -70,7 +64,7 @@ class Answering(nn.Module):
             return (logits.softmax(1),)
         sure = certainty.probabilities(logits)
         likeness = certainty.likeness
-        if likeness is None or layers is None:
+        if likeness is None:
             return (sure,)
         scores = likeness.scores(entering(layers, self.depths))
         nearer = (likeness.known < scores[:, None]).float().sum(1)  # `share_below`
