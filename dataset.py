@@ -40,7 +40,7 @@ from shards.place import names_shards
 from system.filenames import nearest, same_name, text_of
 from system.stopping import quiet_worker
 from transforms import EpochSampler, eval_transform, train_sampler, train_transform
-from utils import UserError, some, write_csv
+from utils import UserError, quoted, some, write_csv
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _classes(root: Path, layout: Layout, wanted: set[str] | None) -> tuple[str, 
             hint = f"did you mean '{near}'? It has" if near else "it has"
             raise UserError(
                 f"train.classes: '{name}' is no class of {root}; {hint} "
-                f"{some(sorted(layout.names))}"
+                f"{some(quoted(sorted(layout.names)))}"
             )
     bare = sorted({*names} - {item.class_name for item in layout.found})
     if bare:

@@ -269,8 +269,9 @@ def with_greys(
     held = [reading.values[sample.path] for sample in training]
     low, high = min(v.low for v in held), max(v.high for v in held)
     note = (
-        f"{len(deep)} pictures have greys or colours of more than 8 bits ({low:g} to {high:g} in "
-        f"the training part): all are shown with {greys[0]:g} black and {greys[1]:g} white"
+        f"{len(deep)} picture{' has' if len(deep) == 1 else 's have'} greys or colours of more "
+        f"than 8 bits ({low:g} to {high:g} in the training part): shown with {greys[0]:g} black "
+        f"and {greys[1]:g} white"
     )
     note += "; train.greys=[black,white] sets others" if auto else ", as train.greys says"
     notes.append(note)

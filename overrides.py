@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import shlex
 import sys
 import types
 from collections.abc import Sequence
@@ -42,6 +43,7 @@ def arguments(parser: argparse.ArgumentParser, argv: list[str] | None) -> argpar
 def apply(raw: dict[str, Any], overrides: list[str], problems: list[str]) -> None:
     """Put `section.key=value` words into what a file says."""
     words = list(overrides)
+    rest_of: str | None = None  # the last word, where its value is a text that may go on
     while words:
         word = words.pop(0)
         key, equals, text = shown(word).partition("=")
@@ -57,10 +59,15 @@ def apply(raw: dict[str, Any], overrides: list[str], problems: list[str]) -> Non
                 raw[section] = {}
             if isinstance(raw[section], dict):
                 raw[section][name] = value
+            rest_of = word if str in takes(section, name) else None
             continue
         wanted = meant(key)
         if wanted is None:
-            problems.append(f"'{short(word)}': an override is written section.key=value")
+            problem = f"'{short(word)}': an override is written section.key=value"
+            if not equals and rest_of is not None:  # train.base_dir=my photos
+                rest_of = f"{rest_of} {word}"
+                problem += f"; one with a space in quotes: {shlex.quote(rest_of)}"
+            problems.append(problem)
             continue
         how = "section.key=value"
         if not text and alone is not None:  # train.lr 1e-3, train.lr = 1e-3
@@ -68,7 +75,7 @@ def apply(raw: dict[str, Any], overrides: list[str], problems: list[str]) -> Non
             word, text = f"{word} {words[0]}", words.pop(0).lstrip("=")
             if not text and words:
                 word, text = f"{word} {words[0]}", words.pop(0)
-        meaning = f"; did you mean {wanted}={short(text)}?"
+        meaning = f"; did you mean {shlex.quote(f'{wanted}={short(text)}')}?"
         problems.append(f"'{short(word)}': an override is written {how}{meaning}")
 
 

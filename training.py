@@ -40,7 +40,7 @@ from engine.parts import evaluate_together, shared
 from engine.position import Position
 from engine.preview import preview
 from engine.restart import DONE, note_job, run_to_go_on_with
-from engine.resume import saved_state, settings_to_resume
+from engine.resume import nothing_left, saved_state, settings_to_resume
 from engine.search import as_chosen, search
 from engine.sharding import shared_out
 from engine.side import branch
@@ -81,6 +81,9 @@ def settings(argv: list[str] | None) -> tuple[Config, list[str], bool] | None:
         args.resume = str(begun.folder)
     if args.resume is not None:
         config, notes = settings_to_resume(args.config, args.resume, args.overrides)
+        if said := None if args.check else nothing_left(config):
+            print(said)
+            return None
     else:
         config, notes = load_config(args.config, args.overrides)
     if begun:
@@ -130,7 +133,7 @@ def learn(work: Work) -> dict[str, Any]:
     track = work.train.track if is_first() else None
     tracked = tracking(track, run.folder, bool(state))
     with resumable(run, progress, work.train.max_epochs), heard(), tracked as tracker:
-        clock = Clock()
+        clock = Clock(progress.spent)
         learner, loaders = prepare(work)
         clock.lap("cache" if work.plan else "prepare")
         before, train, setting = branch(net), work.train, None

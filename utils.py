@@ -164,6 +164,11 @@ def some(names: Iterable[str], most: int = 12, between: str = ", ") -> str:
     return (between.join(names[:most]) or "none") + rest
 
 
+def quoted(names: Iterable[str]) -> list[str]:
+    """Names as a list of them takes them: one with a comma in quotes."""
+    return [f'"{name}"' if "," in name else name for name in names]
+
+
 def shell(*words: str | Path) -> str:
     """A command as it can be pasted into a shell."""
     return shlex.join(map(str, words))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Progress:
     train_loss: float = math.inf
     train_accuracy: float = 0.0
     left_out: int = 0  # steps that were not finite
+    spent: dict[str, float] = field(default_factory=dict)  # seconds of the phases besides
     position: Position | None = None  # in the epoch after that
 
     @classmethod
@@ -49,7 +50,7 @@ class Progress:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values, and tensors."""
-        found = dict(vars(self))
+        found = vars(self) | {"spent": dict(self.spent)}
         return found | {"position": self.position and self.position.state_dict()}
 
     def begin(self) -> Position:

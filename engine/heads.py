@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from engine.job import Setting
 from engine.ridge import Ridge, fit_ridge
-from metrics import wilson
+from metrics import balanced_interval, wilson
 from model import CELLS, LayersHead, VisionTransformer, entering, readable
 from tokens.cache import TokenLoader, layers_of, layers_of_views
 
@@ -132,27 +132,52 @@ def some_of_each(labels: np.ndarray, most: int) -> np.ndarray:
 
 def by_layer(net: VisionTransformer, loader: TokenLoader) -> list[dict[str, float]]:
     """For each block whose output is known, alone: the share of the training pictures that a ridge
-    regression on it gets right without them, and its 95 % interval."""
+    regression on it gets right without them, each class as much, and its 95 % interval."""
     some = loader.plain(some_of_each(loader.dataset.numpy(), MOST_FITTED))
     (layers, labels), groups = layers_of(some), together(some.groups)
-    found = []
+    found, classes = [], labels.unique().tolist()
     blocks = (layers.shape[1] - CELLS**2) // 2
     for block in range(1, blocks + 1):
         ridge = fit_ridge(entering(layers, [block]), labels, net.num_classes, groups)
-        accuracy = (ridge.left_out.argmax(1) == labels).double().mean().item()
-        low, high = wilson(accuracy, len(labels))
+        right = (ridge.left_out.argmax(1) == labels).double()
+        recalls = [(right[labels == c].mean().item(), int((labels == c).sum())) for c in classes]
+        accuracy = sum(recall for recall, _ in recalls) / len(recalls)
+        equal = len({n for _, n in recalls}) == 1
+        low, high = wilson(accuracy, len(labels)) if equal else balanced_interval(recalls)
         row = {"block": block, "left_out_accuracy": accuracy, "low": low, "high": high}
         found.append({name: round(value, 6) for name, value in row.items()})
     return found
 
 
 def told_apart_from(rows: list[dict[str, float]]) -> int | None:
-    """The first block that is as good as the best, but for the uncertainty of that one; None where
-    that is so wide that it says nothing: of four pictures any block is."""
-    best = max(rows, key=lambda row: row["left_out_accuracy"])
+    """The first block that is as good as the best, but for the uncertainty of that one (later ones
+    may be worse again); None where that is so wide that it says nothing, as of four pictures."""
+    best = _best(rows)
     if best["high"] - best["low"] > WIDE:
         return None
     return int(next(r["block"] for r in rows if r["left_out_accuracy"] >= best["low"]))
+
+
+def said_by_layer(rows: list[dict[str, float]], guess: float) -> str:
+    """What `by_layer` has found, beside the share that a guess gets right."""
+    best = _best(rows)
+    alone = f"best: block {best['block']:.0f}, {best['left_out_accuracy']:.3f}"
+    if best["low"] <= guess:
+        return f"no block alone is better than a guess, {guess:.3f} ({alone})"
+    first = told_apart_from(rows)
+    if first is None:
+        alone += f", {best['low']:.3f} to {best['high']:.3f}"
+        return f"too few pictures to say which block first tells the classes apart ({alone})"
+    if first == best["block"]:
+        right = f"{best['left_out_accuracy']:.3f}"
+        return f"block {first} tells the classes apart, {right}, and none before"
+    return (
+        f"block {first} is the first that tells the classes apart ({alone}, within its uncertainty)"
+    )
+
+
+def _best(rows: list[dict[str, float]]) -> dict[str, float]:
+    return max(rows, key=lambda row: row["left_out_accuracy"])
 
 
 def each_can_be_left_out(loader: TokenLoader) -> bool:

@@ -31,7 +31,7 @@ from engine.answers import (
 from engine.average import Average
 from engine.certain import make_certain
 from engine.checkpoint import Progress, keep
-from engine.heads import add_layers_head, by_layer, each_can_be_left_out, told_apart_from
+from engine.heads import add_layers_head, by_layer, each_can_be_left_out, said_by_layer
 from engine.job import SEARCH, Job, Setting
 from engine.metrics_log import METRICS
 from engine.plots import plot_layers
@@ -54,10 +54,10 @@ from utils import log, minutes, progress_bar, write_csv, write_json
 
 
 class Clock:
-    """The seconds of a run's phases."""
+    """The seconds of a run's phases, beside those that were `spent` before it was stopped."""
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+    def __init__(self, spent: dict[str, float]) -> None:
+        self.seconds = spent
         self.started = time.perf_counter()
 
     def lap(self, phase: str) -> None:
@@ -152,27 +152,15 @@ def tell_layers(net: VisionTransformer, training: TokenLoader, run: Run, estimat
     """Say what the head over layers gets right of pictures left out of its fit, and leave
     layers.csv and layers.png: what each block alone tells of the classes."""
     rows = by_layer(net, training)
-    best = max(rows, key=lambda row: row["left_out_accuracy"])
-    alone = f"block {best['block']}, {best['left_out_accuracy']:.3f}"
-    largest = training.dataset.bincount().max().item() / len(training.dataset)
-    if best["low"] > largest:
-        first = told_apart_from(rows)
-        by_block = f"the classes are told apart from block {first} on (best: {alone})"
-        if first is None:
-            by_block = (
-                f"too few pictures to say from which block on the classes are told apart (best: "
-                f"{alone}, {best['low']:.3f} to {best['high']:.3f})"
-            )
-    else:
-        by_block = f"no block alone is better than a guess, {largest:.3f} (best: {alone})"
+    guess = 1 / len(training.dataset.unique())
     log.info(
         "the head over layers: %.4f of the training images are right, each left out of the fit",
         estimate,
     )
-    log.info("by layer: %s", by_block)
+    log.info("by layer: %s", said_by_layer(rows, guess))
     with rewriting(run.folder, "layers.csv"):
         write_csv(run.folder / "layers.csv", rows)
-    plot_layers(rows, largest, run.folder / "layers.png")
+    plot_layers(rows, guess, run.folder / "layers.png")
 
 
 def note_scores(given: tuple[Tensor, Tensor], progress: Progress) -> None:
@@ -367,7 +355,9 @@ def report_end(summary: dict[str, Any], run: Run) -> None:
     phases = {"cache_seconds": "the token cache", "search_seconds": "trying settings"}
     phases |= {"verdict_seconds": "the verdict", "refit_seconds": "training on all pictures"}
     took = [f"{minutes(summary['seconds'])} of training"]
-    took += [f"{minutes(summary[key])} for {what}" for key, what in phases.items() if summary[key]]
+    # After a stop before the first checkpoint what was done is read, and its seconds are not known.
+    known = {what: summary[key] for key, what in phases.items() if (summary[key] or 0) >= 0.5}
+    took += [f"{minutes(seconds)} for {what}" for what, seconds in known.items()]
     kept = f"epoch {summary['best_epoch']} of {summary['epochs']}"
     if summary["head"] == "layers":
         kept = "a head over layers, solved for"

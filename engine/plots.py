@@ -116,7 +116,7 @@ def plot_layers(rows: list[dict[str, float]], chance: float, path: Path) -> None
     axes.fill_between(blocks, low, high, color="#0072B2", alpha=0.2, lw=0, label="95 %")
     accuracies = [row["left_out_accuracy"] for row in rows]
     axes.plot(blocks, accuracies, "o-", ms=4, color="#0072B2", label="one block alone")
-    axes.axhline(chance, color="#777777", ls=":", lw=1, label="the largest class")
+    axes.axhline(chance, color="#777777", ls=":", lw=1, label="a guess")
     axes.set(xlabel="leaving block", ylabel="accuracy, left out", ylim=(0, 1.02))
     axes.set_title("What each block tells of the classes", fontsize=11)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -17,6 +17,7 @@ from engine.lock import running_here
 from engine.mended import mend_settings
 from engine.run import BEST, SUMMARY, Run, config_of, find_run, report_command, runs
 from engine.start import Work
+from engine.written import changed as changed_files
 from engine.written import is_changed
 from filing.yaml_files import section_of
 from layout.split_file import read_split
@@ -92,6 +93,22 @@ def settings_to_resume(
         update["save_path"] = str(there.parent)
     found = found.model_copy(update={"train": found.train.model_copy(update=update)})
     return found, [*skipped, *mended, *notes]
+
+
+def nothing_left(config: Config) -> str | None:
+    """What to say of a finished run that is to go on as it is, its files as it wrote them; None
+    where there is something to do."""
+    folder = Path(config.train.log_path, str(config.train.run_name))
+    best = Path(config.train.save_path, folder.name, BEST)
+    if not (best.is_file() and (folder / SUMMARY).is_file()) or changed_files(folder):
+        return None
+    if changed(settings_in(text_of(folder / "config.yaml")), asked(config)):
+        return None
+    done = json.loads((folder / SUMMARY).read_bytes())
+    said = f"{folder} is finished, and nothing is left to do"
+    if config.train.report and not (folder / "report.html").exists():
+        said += f" but its report: {report_command(folder)}"
+    return said + ("; train.max_epochs=... trains it for longer" if done.get("epochs") else "")
 
 
 def _found(path: Path, log_path: str) -> Path:

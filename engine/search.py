@@ -84,13 +84,26 @@ def search(work: Work, loader: TokenLoader, kind: Kind) -> Setting:
         "the class head alone: " if kind.head == "both" else "",
         winner.accuracy,
         len(folds),
-        f"; the best of {len(candidates)} settings" if len(candidates) > 1 else "",
+        how_chosen(winner, finals, len(candidates)),
     )
     unseen = unseen_answers(net, loader, folds, winner.logits)
     winner.setting = replace(winner.setting, scale=unseen.scale, head=kind.head, views=kind.views)
     write_unseen(folder, work.split, unseen.answers[kind.head], unseen.labels)
     write_search(folder, trials, finals, winner.setting)
     return winner.setting
+
+
+def how_chosen(winner: Trial, finals: list[Trial], tried: int) -> str:
+    """Why this one of so many settings: by its loss, which others may be right more often than."""
+    if tried == 1:
+        return ""
+    lowest = min(trial.mean_loss for trial in finals)
+    if winner.mean_loss == lowest:
+        return f"; of {tried} settings the lowest loss, {lowest:.3f}"
+    return (
+        f"; the recipe's, as the lowest loss of {tried} settings, {lowest:.3f}, is not clearly "
+        f"below its {winner.mean_loss:.3f}"
+    )
 
 
 def as_chosen(work: Work, setting: Setting) -> TrainConfig:

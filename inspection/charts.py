@@ -165,7 +165,7 @@ def by_layer(rows: Sequence[dict[str, float]], guess: float | None) -> dict[str,
         axes.fill_between(blocks, low, high, color=HIT, alpha=0.25, lw=0, label="95 %")
         axes.plot(blocks, right, "-", lw=1.7, marker="o", ms=3, color=HIT, label="one block alone")
         if guess is not None:
-            axes.axhline(guess, color=MUTED, ls=":", lw=1.2, label="largest class")
+            axes.axhline(guess, color=MUTED, ls=":", lw=1.2, label="a guess")
         axes.set(ylim=(0, 1.02), xlabel="leaving block")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         figure.legend(**BELOW)

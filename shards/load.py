@@ -22,7 +22,7 @@ from shards.index import INDEX, Index, Shard, holds_rows, read_index
 from shards.packed import Packed, Place, Tars
 from shards.place import Source, fetched_folder, is_ours, root_of, sources_of
 from system.filenames import nearest, same_name
-from utils import UserError, log, progress_bar, sha256_of, some
+from utils import UserError, log, progress_bar, quoted, sha256_of, some
 
 # What is decided when shards are made, by tools.shard, of a folder.
 OF_A_FOLDER = ("from_run", "labels", "groups", "new_images")
@@ -250,7 +250,7 @@ def _only(
             near = nearest(name, classes)
             hint = f"did you mean '{near}'? They have" if near else "they have"
             raise UserError(f"train.classes: '{name}' is no class of the shards; {hint} "
-                            f"{some(classes)}")  # fmt: skip
+                            f"{some(quoted(classes))}")  # fmt: skip
     notes.append(f"left out by train.classes: {some(sorted({*classes} - {*wanted}))}")
     number = np.array([wanted.index(n) if n in wanted else -1 for n in classes], dtype=np.int32)
     kept = samples.of(number[samples.labels] >= 0)

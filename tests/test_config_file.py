@@ -96,6 +96,17 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
         assert line in message, message
 
 
+def test_a_path_with_a_space_is_to_be_quoted(tmp_path: Path) -> None:
+    """As the shell cuts it; and what is meant can be pasted."""
+    words = ["train.base_dir=/tmp/new", "comer/my", "photos", "train.lr=1e-3", "many"]
+    *_, cut, rest, other = faults(tmp_path, "", words).splitlines()
+    assert "'comer/my': an override is written section.key=value; " in cut
+    assert rest.endswith("one with a space in quotes: 'train.base_dir=/tmp/new comer/my photos'")
+    assert other.endswith("'many': an override is written section.key=value")
+    said = faults(tmp_path, "", ["base_dir=/tmp/new comer"])
+    assert said.endswith("did you mean 'train.base_dir=/tmp/new comer'?")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

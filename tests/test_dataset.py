@@ -169,6 +169,9 @@ def test_some_of_the_classes(image_folder: Path, tmp_path: Path) -> None:
     assert split.notes == ("left out by train.classes: empty, green",)
     with pytest.raises(UserError, match="'reds' is no class of .*did you mean 'red'"):
         load_split(settings(image_folder, classes=["reds", "blue"]))
+    (image_folder / "green").rename(image_folder / "green, or so")
+    with pytest.raises(UserError, match='it has blue, empty, "green, or so", red'):
+        load_split(settings(image_folder, classes=["or so", "blue"]))
 
 
 def test_some_of_the_classes_of_a_split(image_folder: Path, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ not see is pale.
 from __future__ import annotations
 
 import argparse
-import difflib
 import math
 import textwrap
 from pathlib import Path
@@ -39,8 +38,8 @@ from inspection.attention_maps import (
 from layout.paths import STDIN, full, spread
 from layout.tree import read_tree
 from model import VisionTransformer
-from system.filenames import a_path, fitting, text_of
-from utils import UserError, command_line, pick_device, progress_bar, replacing
+from system.filenames import a_path, fitting, nearest, text_of
+from utils import UserError, command_line, pick_device, progress_bar, replacing, some
 
 LONGER, HEAD, GAP, TITLE = 3.4, 1.6, 0.12, 0.5  # inches: a picture's longer side, a head's, between
 TITLE_PAD = 6 / 72  # matplotlib's own, above axes
@@ -97,9 +96,9 @@ def show(
 def class_index(name: str, names: tuple[str, ...]) -> int:
     if name in names:
         return names.index(name)
-    near = difflib.get_close_matches(name, names, 1, cutoff=0.4)
-    hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(names[:12])}"
-    raise UserError(f"--class {name}: the checkpoint has no such class; {hint}")
+    near = nearest(name, names)
+    hint = f"did you mean {near}? It has" if near else "it has"
+    raise UserError(f"--class {name}: the checkpoint has no such class; {hint} {some(names)}")
 
 
 def find_images(given: list[str], most: int | None) -> list[tuple[Path, Path]]:

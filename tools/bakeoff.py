@@ -39,6 +39,12 @@ from tokens.builder import open_cache
 from tokens.plan import Plan, damage, known_files
 from utils import UserError, command_line, log, seed_everything, shell, write_csv
 
+# What the evaluation is, and what a config may say of its training that would not go with it.
+OWN = (
+    *("train.mode=finetune", "train.head=layers", "train.views=1", "train.cache=auto"),
+    *("train.transform=null", "train.parallel=ddp", "train.ema=auto", "train.mixup=auto"),
+    *("train.cutmix=auto", "train.layer_decay=auto", "train.from_run=null"),
+)
 MOST_PIXELS = 4_000  # a side; the attention of more takes hours a picture
 
 
@@ -68,12 +74,7 @@ def main(argv: list[str] | None = None) -> int:
             "name two weights or more: python -m tools.bakeoff CONFIG WEIGHTS WEIGHTS "
             "[train.base_dir=pictures]"
         )
-    more = [
-        "train.mode=finetune",
-        "train.head=layers",
-        "train.views=1",
-        f"train.checkpoint={names[0]}",
-    ]
+    more = [*OWN, f"train.checkpoint={names[0]}"]
     config, notes = load_config(args.config, [*overrides, *more])
     device = begin(config.train, notes)
     split = load_split(config.train, known=known_files(config.train))

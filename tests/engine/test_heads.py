@@ -15,7 +15,7 @@ import test as look
 from config import ConfigError, ViTConfig
 from config_file import load_config
 from dataset import load_split, make_loaders
-from engine.heads import read_depths, together, told_apart_from
+from engine.heads import read_depths, said_by_layer, together, told_apart_from
 from engine.job import Job, Setting
 from engine.metrics_log import read_metrics
 from engine.verdict import verdict
@@ -135,7 +135,7 @@ def test_what_each_block_tells_is_kept(finetune: Path, capsys: pytest.CaptureFix
     assert Image.open(finetune.parent / "logs/tiny/layers.png").width > 500
     first = told_apart_from(rows)
     said = capsys.readouterr().out
-    assert f"by layer: the classes are told apart from block {first} on (best: block " in said
+    assert f"by layer: block {first} " in said and "tells the classes apart" in said
     assert "layers.png" in said
 
 
@@ -159,8 +159,8 @@ def test_where_nothing_can_be_left_out_nothing_is_said_of_it(
         (0.4, 0.25, 0.5, "no block alone is better than a guess, 0.333 (best: block 1, 0.400)"),
         (
             *(0.8, 0.5, 0.95),
-            "too few pictures to say from which block on the classes are told apart (best: "
-            "block 1, 0.800, 0.500 to 0.950)",
+            "too few pictures to say which block first tells the classes apart (best: block 1, "
+            "0.800, 0.500 to 0.950)",
         ),
     ],
 )
@@ -187,6 +187,11 @@ def test_from_which_block_on_the_classes_are_told_apart() -> None:
         for block, a in enumerate(accuracies, 1)
     ]
     assert told_apart_from(rows) == 3 and told_apart_from(rows[:1]) == 1
+    assert said_by_layer(rows, 0.2) == (
+        "block 3 is the first that tells the classes apart (best: block 4, 0.950, within its "
+        "uncertainty)"
+    )
+    assert said_by_layer(rows[:1], 0.2) == "block 1 tells the classes apart, 0.300, and none before"
     few = {"block": 1, "left_out_accuracy": 0.75, "low": 0.3, "high": 0.95}
     assert told_apart_from([few]) is None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -330,6 +331,49 @@ def test_what_never_has_a_report_does_not_lack_it(config_file: Path) -> None:
     with pytest.raises(UserError, match="not finite"):
         train(config_file, "train.report=true", "train.lr=1e30", "train.run_name=far")
     assert "every run there is finished" in fail(config_file, "--resume")
+
+
+def test_a_finished_run_has_nothing_left_to_do(
+    config_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was judged and trained on all pictures a second time, without a word."""
+    train(config_file, "train.max_epochs=1")
+    folder = config_file.parent / "logs/tiny"
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    capsys.readouterr()
+    assert resume(str(folder)) == 0
+    assert capsys.readouterr().out == (
+        f"{folder} is finished, and nothing is left to do; train.max_epochs=... trains it for "
+        "longer\n"
+    )
+    assert before == {path: path.read_bytes() for path in folder.iterdir()}
+    resume(str(folder), "train.max_epochs=2")
+    assert summary(config_file)["epochs"] == 2
+    (folder / "predictions.csv").unlink()  # what is damaged is made again
+    resume(str(folder))
+    assert (folder / "predictions.csv").exists()
+
+
+def test_the_seconds_of_what_was_done_before_a_stop_are_known(
+    finetune: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.job import Job
+
+    original = Job.step
+
+    def stop(self: Job, inputs: object, labels: object, position: Any = None) -> object:
+        if position is not None and (position.epoch, position.steps) == (2, 1):
+            raise KeyboardInterrupt
+        return original(self, inputs, labels, position)  # type: ignore[arg-type]
+
+    later = time.perf_counter
+    with monkeypatch.context() as patch:
+        patch.setattr(Job, "step", stop)
+        patch.setattr("engine.outcome.time.perf_counter", lambda: 1000 * later())
+        with pytest.raises(KeyboardInterrupt):
+            train(finetune)
+    resume(str(finetune.parent / "logs/tiny"))
+    assert summary(finetune)["cache_seconds"] > 20  # of a pass of some tenths of a second
 
 
 def test_a_finished_run_that_is_stopped_again_says_how_to_go_on(

@@ -23,7 +23,15 @@ from engine.checkpoint import Keeper
 from engine.job import Setting
 from engine.plots import plot_search
 from engine.run import Run
-from engine.search import FINALISTS, as_chosen, choose, recipes_own, search_steps, settings
+from engine.search import (
+    FINALISTS,
+    as_chosen,
+    choose,
+    how_chosen,
+    recipes_own,
+    search_steps,
+    settings,
+)
 from engine.side import train_side_by_side
 from engine.start import Work, set_up, still_to_find
 from engine.trials import SEARCH_FOLDS, Trial, allowance, stratified_folds, try_settings
@@ -251,6 +259,11 @@ def test_the_recipe_stays_unless_another_is_surely_better(spread: float, chosen:
         Trial(other, 100, [losses]),
     ]
     assert choose(trials, recipe) is trials[chosen]
+    said = (
+        "; the recipe's, as the lowest loss of 16 settings, 0.500, is not clearly below its 0.520",
+        "; of 16 settings the lowest loss, 0.500",
+    )
+    assert how_chosen(trials[chosen], trials, 16) == said[chosen]
 
 
 def test_two_cores_try_settings_as_one_does(untuned: Path, cores: Callable[[int], None]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from tests.helpers import random_weights, without_vit
 from tools.bakeoff import Entry, laid_out, main, table
@@ -22,6 +23,28 @@ def weights(finetune: Path, tmp_path: Path) -> list[str]:
     random_weights(tmp_path / "c.safetensors", **other)
     without_vit(finetune)
     return [str(tmp_path / "a b.safetensors"), str(tmp_path / "c.safetensors")]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"transform": "own.augment:mine"},
+        {"cache": "off"},
+        {"mode": "pretrained", "mixup": 0.2, "head": "auto"},
+        {"mode": "pretrained", "parallel": "fsdp", "head": "auto"},
+        {"finetune_blocks": 0},
+    ],
+    ids=str,
+)
+def test_what_a_config_says_of_its_training_is_no_matter(
+    asked: dict[str, Any], finetune: Path, weights: list[str]
+) -> None:
+    """CONFIG may be any run's own."""
+    raw = yaml.safe_load(finetune.read_text())
+    raw["train"] |= asked
+    finetune.write_text(yaml.safe_dump(raw))
+    assert main([str(finetune), *weights]) == 0
+    assert len(rows_of(finetune)) == 2
 
 
 def rows_of(finetune: Path) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
-from engine.heads import told_apart_from
+from engine.heads import said_by_layer
 from engine.verdict import LEARNED, NO_BETTER, NOT_LEARNED, WORSE
 from inspection.charts import by_layer, curves
 from inspection.numbers import settings_tried, smoothed_floor, what_trains
@@ -237,24 +237,13 @@ def layers(record: Record) -> dict[str, Any] | None:
     """The curve of what each block tells, and the sentence to it."""
     if not record.layers:
         return None
-    numbers = record.summary.get("verdict_numbers") or {}
-    best = max(record.layers, key=lambda row: row["left_out_accuracy"])
-    first = told_apart_from(record.layers)
-    known = (
-        f"From block {first} on it is as good as the best, block {best['block']:.0f} with "
-        f"{best['left_out_accuracy']:.3f}, but for the uncertainty of that one."
-    )
-    if first is None:
-        known = (
-            f"The best is block {best['block']:.0f} with {best['left_out_accuracy']:.3f} "
-            f"({best['low']:.3f} to {best['high']:.3f}): too few pictures to say from which block "
-            "on it is as good."
-        )
+    guess = 1 / max(2, len(record.classes))
+    said = said_by_layer(record.layers, guess)
     sentence = (
-        "A linear fit on what leaves one block alone, each training picture left out of it. "
-        f"{known}"
+        "A linear fit on what leaves one block alone, each training picture left out of it, each "
+        f"class counting the same: {said}."
     )
-    return {"sentence": sentence, "charts": [by_layer(record.layers, numbers.get("largest_class"))]}
+    return {"sentence": sentence, "charts": [by_layer(record.layers, guess)]}
 
 
 def facts(record: Record) -> list[tuple[str, str]]:
