@@ -44,10 +44,15 @@ class Unseen:
 
 
 def unseen_answers(
-    net: VisionTransformer, loader: TokenLoader, folds: Folds, block: Tensor
+    net: VisionTransformer,
+    loader: TokenLoader,
+    folds: Folds,
+    block: Tensor,
+    by_layers: Tensor | None = None,
 ) -> Unseen:
     """Every kind's answers, by the logits that the trained block gave for the held-out pictures,
-    fold by fold, and by heads over layers that are fitted to the same folds."""
+    fold by fold, and by heads over layers that are fitted to the same folds; `by_layers`: theirs
+    (n, C), where they are known, as log-probabilities."""
     order = torch.from_numpy(np.concatenate([held for _, held in folds]))
     labels = loader.dataset
     logits = torch.empty_like(block, dtype=torch.float32)
@@ -56,7 +61,8 @@ def unseen_answers(
     by_class = (scale * logits).log_softmax(1)
     if loader.cache.layers is None:  # no block is frozen but the last
         return Unseen({"class": by_class}, labels, scale)
-    by_layers = fold_by_fold(net, loader, folds).log_softmax(1)
+    if by_layers is None:
+        by_layers = fold_by_fold(net, loader, folds).log_softmax(1)
     both = torch.logaddexp(by_layers, by_class) - math.log(2)
     return Unseen(dict(zip(KINDS, (by_layers, by_class, both), strict=True)), labels, scale)
 

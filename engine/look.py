@@ -7,6 +7,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from config import RECIPES, TrainConfig
 from engine.heads import some_of_each
@@ -31,10 +32,12 @@ LEAST_WRONG = 0.02
 @dataclass(frozen=True)
 class Kind:
     """What answers (a value of `train.head`), and how many views of a picture its block gets: None,
-    as the config says."""
+    as the config says. `by_layers`: what heads over layers answered to the pictures that each fold
+    held out (n, C), where that is known."""
 
     head: str
     views: int | None = None
+    by_layers: Tensor | None = None
 
 
 def first_look(work: Work, loader: TokenLoader) -> Kind:
@@ -78,12 +81,14 @@ def first_look(work: Work, loader: TokenLoader) -> Kind:
         return Kind("layers")
     if train.head == "auto":
         log.info("head auto: both, the mean; the epochs' numbers are the class head's alone")
+    by_layers = unseen.answers["layers"]
     if named:
-        return Kind("both")
+        return Kind("both", None, by_layers)
     if short:
         log.info("views auto: one, as the training is short")
-        return Kind("both", 1)
-    return Kind("both", views_that_pay(work) if 1 - unseen.accuracy("both") > LEAST_WRONG else 1)
+        return Kind("both", 1, by_layers)
+    many = views_that_pay(work) if 1 - unseen.accuracy("both") > LEAST_WRONG else 1
+    return Kind("both", many, by_layers if many == 1 else None)
 
 
 def tried(work: Work, loader: TokenLoader, folds: Folds, train: TrainConfig, steps: int) -> Unseen:

@@ -86,7 +86,7 @@ def search(work: Work, loader: TokenLoader, kind: Kind) -> Setting:
         len(folds),
         how_chosen(winner, finals, len(candidates)),
     )
-    unseen = unseen_answers(net, loader, folds, winner.logits)
+    unseen = unseen_answers(net, loader, folds, winner.logits, kind.by_layers)
     winner.setting = replace(winner.setting, scale=unseen.scale, head=kind.head, views=kind.views)
     write_unseen(folder, work.split, unseen.answers[kind.head], unseen.labels)
     write_search(folder, trials, finals, winner.setting)

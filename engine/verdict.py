@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from config import RECIPES, SHORT
-from engine.heads import add_layers_head, layer_features, read_depths, solved
+from engine.heads import add_layers_head, answers, read_depths, solved
 from engine.job import Job, Setting
 from engine.rivals import MOST_FOR_RIVALS, rivals
 from engine.side import Side, side_job
@@ -20,12 +21,23 @@ from tokens.cache import Loaders, TokenLoader, class_tokens
 from utils import seed_everything
 
 
-def paired(right: np.ndarray, rival: np.ndarray) -> dict[str, Any]:
-    """A network against a rival on the same pictures, by which of them each gets right (n,): the
-    rival's accuracy, and McNemar's test."""
+def paired(right: np.ndarray, rival: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """A network against a rival on the same pictures with these `labels` (n,), by which of them
+    each gets right (n,): McNemar's test and, each class counting the same, by how much the mean of
+    the recalls is better, and the test of that: where they differ the signs are fair coins."""
     alone, rivals_alone = int((right & ~rival).sum()), int((rival & ~right).sum())
     p = paired_chance(alone, rivals_alone)
-    return {"only_network": alone, "only_rival": rivals_alone, "p": round(p, 6)}
+    _, place, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    ahead = (right.astype(float) - rival) / (counts[place] * len(counts))
+    spread = math.sqrt((ahead**2).sum())
+    balanced_p = math.erfc(abs(ahead.sum()) / spread / math.sqrt(2)) if spread else 1.0
+    return {
+        "only_network": alone,
+        "only_rival": rivals_alone,
+        "p": round(p, 6),
+        "balanced_lead": round(float(ahead.sum()), 6),
+        "balanced_p": round(balanced_p, 6),
+    }
 
 
 LEARNED, NOT_LEARNED = "learned", "not learned"
@@ -63,8 +75,8 @@ def verdict(
     trained. `learned`: the whole interval lies above what a guess reaches, there are enough images
     to say so, and no rival is better by more than chance.
     """
-    rival = max((name for name in NAMES if name in numbers), key=lambda n: numbers[n], default=None)
-    standing = None if rival is None else stands(numbers["against"][rival])
+    rival = strongest(numbers)
+    standing = None if rival is None else stands(numbers["against"][rival], _unequal(numbers))
     why = ""
     few = too_few(numbers)
     if few or not knows_more_than_a_guess(numbers):
@@ -74,7 +86,7 @@ def verdict(
         standing, why = None, reasons[-1] if says == TOO_FEW else f"likely: {', or '.join(reasons)}"
     else:
         says = WORSE if standing == WORSE else LEARNED
-        if rival is not None and (standing == WORSE or numbers["accuracy"] <= numbers[rival] < 1):
+        if rival is not None and (standing == WORSE or _no_better(numbers, rival)):
             why = _advice(numbers, rival, lr, recipe_lr, head_alone)
     parts = [_reached(numbers), _against(numbers, rival)]
     if rival is not None and standing is not None:
@@ -101,11 +113,28 @@ def knows_more_than_a_guess(numbers: dict[str, Any]) -> bool:
     return _unequal(numbers) and numbers["balanced_interval"][0] > numbers["balanced_chance"]
 
 
-def stands(pair: dict[str, Any]) -> str:
-    """BETTER or WORSE where that is more than chance, else LEVEL."""
-    if pair["p"] >= SURE:
-        return LEVEL
-    return BETTER if pair["only_network"] > pair["only_rival"] else WORSE
+def strongest(numbers: dict[str, Any]) -> str | None:
+    """The rival of the highest accuracy; of unequal classes of the highest mean of the recalls."""
+    names = [name for name in NAMES if name in numbers]
+    if _unequal(numbers):
+        return min(names, key=lambda n: numbers["against"][n]["balanced_lead"], default=None)
+    return max(names, key=lambda n: numbers[n], default=None)
+
+
+def stands(pair: dict[str, Any], unequal: bool = False) -> str:
+    """BETTER or WORSE where that is more than chance, else LEVEL; of `unequal` classes by the mean
+    of the recalls: what answers the largest class more often is right more often."""
+    lead, p = pair["only_network"] - pair["only_rival"], pair["p"]
+    if unequal:
+        lead, p = pair["balanced_lead"], pair["balanced_p"]
+    return LEVEL if p >= SURE else BETTER if lead > 0 else WORSE
+
+
+def _no_better(numbers: dict[str, Any], rival: str) -> bool:
+    if _unequal(numbers):
+        lead = numbers["against"][rival]["balanced_lead"]
+        return lead <= 0 and numbers["balanced_accuracy"] - lead < 1
+    return numbers["accuracy"] <= numbers[rival] < 1
 
 
 def _guess(numbers: dict[str, Any]) -> float:
@@ -132,8 +161,13 @@ def _against(numbers: dict[str, Any], rival: str | None) -> str:
         against += f" (always the largest class), balanced {numbers['balanced_chance']:.3f}"
     if rival is not None:
         against += f", {NAMES[rival]} {numbers[rival]:.3f}"
+        if _unequal(numbers):
+            lead = numbers["against"][rival]["balanced_lead"]
+            against += f", balanced {numbers['balanced_accuracy'] - lead:.3f}"
     if "shuffled_labels" in numbers:
-        against += f", the same training on shuffled labels {numbers['shuffled_labels']:.3f}"
+        steps = numbers.get("shuffled_steps")
+        short = f" ({steps:,} steps)" if steps else ""
+        against += f", the same training on shuffled labels{short} {numbers['shuffled_labels']:.3f}"
     return against
 
 
@@ -147,6 +181,8 @@ def _pairs(numbers: dict[str, Any], rival: str, standing: str | None) -> str:
         f"{pair['only_rival']} by the rival alone"
     )
     test = f"McNemar's exact test, {said_chance(pair['p'])}"
+    if _unequal(numbers):
+        test = f"McNemar's test, each class counting the same, {said_chance(pair['balanced_p'])}"
     return f"{said} ({test})" if standing is None else f"{standing} ({said}; {test})"
 
 
@@ -237,13 +273,12 @@ def _reasons(numbers: dict[str, Any], lr: float, recipe_lr: float) -> list[str]:
 def layers_right(
     net: VisionTransformer, training: TokenLoader, loader: TokenLoader
 ) -> dict[str, np.ndarray]:
-    """Which pictures the head over layers that a training part asks for gets right (m,); none
-    without frozen blocks to read."""
+    """Which pictures the head over layers that a training part asks for, or the network's own, gets
+    right (m,); none without frozen blocks to read."""
     if not read_depths(net):
         return {}
-    ridge = solved(net, training)
-    features, labels = layer_features(net, loader)
-    return {"layers_head": (ridge(features).argmax(1) == labels).numpy()}
+    found = answers(net, loader, net.layers or solved(net, training))
+    return {"layers_head": (found.argmax(1) == loader.dataset).numpy()}
 
 
 def dealt(labels: Tensor) -> Tensor:
@@ -307,8 +342,12 @@ class Judge:
                 found |= layers_right(job.net, training.plain(some), loader)
                 numbers["head"] = train.head
             numbers |= {name: float(theirs.mean()) for name, theirs in found.items()}
-            numbers["against"] = {name: paired(right, theirs) for name, theirs in found.items()}
+            numbers["against"] = {
+                name: paired(right, theirs, targets) for name, theirs in found.items()
+            }
             numbers["shuffled_labels"] = self.shuffled(control, loader)
+            if 0 < control.steps < job.steps:  # it ends where the recipe does
+                numbers["shuffled_steps"] = control.steps
         assert train.lr != "auto"
         head_alone, rates = train.finetune_blocks == 0, (train.lr, train.recipe_lr)
         if train.head == "layers":  # nothing was trained, so no rate is wrong

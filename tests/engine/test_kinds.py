@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from config import ViTConfig
-from engine.heads import by_layer, layer_features, solved, some_of_each
+from engine.heads import answers, as_head, by_layer, layer_features, solved, some_of_each
 from engine.kinds import KINDS, Unseen, fold_by_fold, leads, unseen_answers
 from engine.ridge import fit_ridge
 from engine.trials import stratified_folds
@@ -171,6 +171,8 @@ def test_of_many_pictures_some_are_fitted_to(
     rest = [i for i in range(len(loader.dataset)) if i not in chosen]
     features, _ = layer_features(net, loader)
     torch.testing.assert_close(some.left_out[rest], some(features[rest]))
+    torch.testing.assert_close(answers(net, loader, whole), whole(features))
+    torch.testing.assert_close(answers(net, loader, as_head(whole, [2, 3], 48)), whole(features))
     assert not torch.equal(some.weight, whole.weight)
     assert len(by_layer(net, loader)) == 3
 

@@ -20,6 +20,7 @@ from engine.verdict import (
     WORSE,
     dealt,
     paired,
+    stands,
     verdict,
 )
 from metrics import wilson
@@ -139,8 +140,10 @@ def said(lr: float = 3e-4, head_alone: bool = False, **changes: Any) -> dict[str
         return np.arange(images) < round(share * images)
 
     names = ("nearest_neighbours", "logistic_regression", "layers_head")
+    rare = np.arange(images) >= round(numbers["largest_class"] * images)
+    labels = rare if "balanced_accuracy" in numbers else np.arange(images) % 5
     numbers["against"] = {
-        name: paired(first(numbers["accuracy"]), first(numbers[name]))
+        name: paired(first(numbers["accuracy"]), first(numbers[name]), labels)
         for name in names
         if name in numbers
     }
@@ -213,6 +216,36 @@ def test_a_picture_more_or_less_changes_no_verdict(ours: int, theirs: int) -> No
     assert f"; {LEVEL} (" in found["verdict_sentence"]
 
 
+def test_of_unequal_classes_the_mean_of_the_recalls_is_compared() -> None:
+    """95 ants and 12 bees: what says ants more often is right more often, and knows less."""
+    labels = np.repeat([0, 1], [95, 12])
+    ours = np.concatenate([np.arange(95) < 73, np.arange(12) < 10])
+    theirs = np.concatenate([np.arange(95) < 93, np.arange(12) < 5])
+    pair = paired(ours, theirs, labels)
+    assert pair["p"] < 0.01 and pair["only_rival"] > pair["only_network"]
+    assert pair["balanced_lead"] == pytest.approx(
+        (73 / 95 + 10 / 12) / 2 - (93 / 95 + 5 / 12) / 2, abs=1e-6
+    )
+    assert stands(pair) == WORSE and stands(pair, unequal=True) == LEVEL
+    unequal = UNEQUAL | {"images": 107, "largest_class": 95 / 107, "balanced_accuracy": 0.801}
+    against = {"logistic_regression": pair, "nearest_neighbours": paired(ours, labels == 0, labels)}
+    unequal |= {"balanced_interval": (0.68, 0.88), "logistic_regression": 98 / 107}
+    sentence = said(accuracy=83 / 107, **unequal, against=against)
+    assert sentence["verdict"] == LEARNED and sentence["against_strongest_rival"] == LEVEL
+    assert (
+        "logistic regression on the frozen features 0.916, balanced 0.698"
+        in (sentence["verdict_sentence"])
+    )
+    assert "McNemar's test, each class counting the same, p = 0." in sentence["verdict_sentence"]
+    again = paired(np.tile(ours, 4), np.tile(theirs, 4), np.tile(labels, 4))
+    assert stands(again, unequal=True) == BETTER
+
+
+def test_a_shorter_control_says_its_steps() -> None:
+    sentence = said(shuffled_steps=900)["verdict_sentence"]
+    assert "the same training on shuffled labels (900 steps) 0.210" in sentence
+
+
 def test_how_it_stands_to_its_strongest_rival_is_a_paired_test() -> None:
     """On the same pictures: as many more that are right say more where both agree on the others."""
     for alone, rivals_alone, expected in (
@@ -223,7 +256,7 @@ def test_how_it_stands_to_its_strongest_rival_is_a_paired_test() -> None:
     ):
         right, other = np.ones(100, dtype=bool), np.ones(100, dtype=bool)
         other[:alone] = right[alone : alone + rivals_alone] = False
-        pair = paired(right, other)
+        pair = paired(right, other, np.arange(100) % 5)
         assert (pair["only_network"], pair["only_rival"]) == (alone, rivals_alone)
         found = said(
             accuracy=right.mean(),

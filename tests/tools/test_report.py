@@ -618,7 +618,10 @@ def test_of_few_pictures_no_block_is_the_first(run: Path, tmp_path: Path) -> Non
     folder = without_curves(shutil.copytree(run, tmp_path / "run"))
     write_rows(folder / "layers.csv", LAYERS, [[1, 0.75, 0.3, 0.95], [2, 0.5, 0.2, 0.8]])
     said = section(shown(folder, looks=False), "layers")
-    assert "block 1 with 0.750 (0.300 to 0.950): too few pictures to say from which block" in said
+    assert (
+        "too few pictures to say which block first tells the classes apart (best: block 1, 0.750, "
+        "0.300 to 0.950)." in said
+    )
 
 
 def test_the_sets_of_a_test_part_are_counted(tmp_path: Path) -> None:
