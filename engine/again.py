@@ -74,9 +74,9 @@ def _followed(run: Path, train: TrainConfig) -> list[str]:
     return train.by_images(learned)
 
 
-def earlier_search(config: Config) -> tuple[Path | None, list[str]]:
+def earlier_search(config: Config, views: int | str | None) -> tuple[Path | None, list[str]]:
     """The table of what the earlier run tried, if this one goes on from it; and the settings that
-    are not as they were then, with which all is tried anew."""
+    are not as they were then, with which all is tried anew. `views`: what a picture gets now."""
     if not config.train.from_run:
         return None, []
     run = Path(config.train.from_run)
@@ -90,15 +90,18 @@ def earlier_search(config: Config) -> tuple[Path | None, list[str]]:
             if getattr(config.train, name) == "auto"
         }
     )
+    if views == "auto":  # there are many pictures by now: whether views pay is to be seen
+        now = now.model_copy(update={"views": views})
     other = [key for key in SEARCHED if getattr(before, key) != getattr(now, key)]
     return (None if other else run / SEARCH), [f"train.{key}" for key in other]
 
 
-def take_search(config: Config, run: Run) -> None:
-    """The setting that the earlier run found: nothing is tried again."""
+def take_search(config: Config, run: Run, views: int | str | None) -> None:
+    """The setting that the earlier run found, where a picture gets so many views (`auto`: that is
+    to be found): nothing is tried again."""
     if not config.train.from_run or (run.folder / SEARCH).exists():
         return
-    there, other = earlier_search(config)
+    there, other = earlier_search(config, views)
     if there is not None:
         with rewriting(run.folder, SEARCH), replacing(run.folder / SEARCH) as temporary:
             shutil.copyfile(there, temporary)

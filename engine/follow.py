@@ -76,7 +76,7 @@ def opened(config: Config, run: Run, device: torch.device) -> Work:
         work.open()
         if not run.resumes:
             note_beginning(work)
-        take_search(config, run)
+        take_search(config, run, work.train.views)
         return work
 
     found: Any = by_first(make, told=Work.told)

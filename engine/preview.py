@@ -84,7 +84,7 @@ def steps_of_an_epoch(work: Work) -> int:
 def as_before(work: Work, config: Config) -> Work:
     """The same with the setting that the earlier run found, where the config as it was written goes
     on from one."""
-    there, _ = earlier_search(config)
+    there, _ = earlier_search(config, work.train.views)
     setting = Setting.read(there) if there is not None and work.plan is not None else None
     if setting is None:
         return work

@@ -103,7 +103,10 @@ def test_what_followed_the_number_of_pictures_does_so_again(
 
 @pytest.mark.slow
 def test_what_was_found_with_as_many_views_as_few_pictures_get_is_taken(
-    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    finished: Path,
+    image_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Its config.yaml says the number, that of a run that goes on from it follows its own."""
     monkeypatch.setattr("config.FEW", 400)
@@ -114,6 +117,12 @@ def test_what_was_found_with_as_many_views_as_few_pictures_get_is_taken(
     assert "the setting is what few found" in said and "views auto: 2" in said
     training.main(["train.from_run=few", "train.run_name=other", "train.views=1"])
     assert "the setting is found anew: few had another train.views" in capsys.readouterr().out
+    monkeypatch.setattr("config.FEW", 40)  # by now there are many: whether views pay is to be seen
+    for i in range(60):
+        picture("red", 200 + i).save(image_folder / "red" / f"more{i}.png")
+    training.main(["train.from_run=few", "train.run_name=many"])
+    said = capsys.readouterr().out
+    assert "the setting is found anew: few had another train.views" in said
 
 
 def test_check_counts_no_search_where_a_named_rate_goes_on(
