@@ -23,8 +23,10 @@ from model import Tail, Tokens
 from tokens.builder import find_donors
 from tokens.plan import damage
 from tokens.trunk import Trunk
+from utils import progress_bar
 
 TIMED = 16  # images of a batch through the trunk
+SLOW_SECONDS = 5  # a batch: twice more would be long to wait for in silence
 TIMED_SECONDS = 0.5  # of steps, which take some milliseconds
 FITTED = 300  # rows of a fit that is timed; one of more takes by their square
 AT_ONCE = 0.67  # of a step's time, where two cores each take one (EXPERIMENTS.md, 2026-11-27)
@@ -110,14 +112,18 @@ def several_at_once(work: Work) -> bool:
 
 
 def clocked(what: Callable[[], object]) -> float:
-    """The seconds that it takes once warm: the best of several, as other work may come between."""
-    what()
+    """The seconds that it takes once warm: the best of several, as other work may come between; of
+    what takes SLOW_SECONDS the first time counts, which is not much longer than the next."""
     found: list[float] = []
-    while len(found) < 2 or sum(found) < TIMED_SECONDS:
-        started = time.perf_counter()
-        what()
-        found.append(time.perf_counter() - started)
-    return min(found)
+    with progress_bar(desc="timing a batch", unit="") as bar:
+        while len(found) < 3 or sum(found[1:]) < TIMED_SECONDS:
+            started = time.perf_counter()
+            what()
+            found.append(time.perf_counter() - started)
+            bar.update()
+            if found[0] > SLOW_SECONDS:
+                break
+    return min(found[1:] or found)
 
 
 def timed_trunk(work: Work) -> float:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import pytest
 
 from config_file import load_config
-from engine.forecast import forecast
+from engine.forecast import clocked, forecast
 from engine.preview import expected_memory
 from engine.run import Run
 from engine.search import PATCHES_A_STEP
@@ -70,6 +71,15 @@ def test_check_counts_a_head_over_layers_as_the_run_does(
         if head == "both":  # the class head is not there where that over layers is alone
             assert total + found[-1] == counted["total"]
         assert ("of a head over layers" in said) == (head != "class")
+
+
+def test_what_takes_long_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of a large network takes a minute on a busy machine, and was taken three times."""
+    calls: list[None] = []
+    assert clocked(lambda: calls.append(time.sleep(0.02))) < 0.1 and len(calls) > 2
+    monkeypatch.setattr("engine.forecast.SLOW_SECONDS", -1)
+    del calls[:]
+    assert clocked(lambda: calls.append(time.sleep(0.02))) < 0.1 and len(calls) == 1
 
 
 def test_check_of_a_sanity_check(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

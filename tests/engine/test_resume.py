@@ -354,6 +354,7 @@ def test_a_finished_run_has_nothing_left_to_do(
     assert (folder / "predictions.csv").exists()
 
 
+@pytest.mark.slow
 def test_the_seconds_of_what_was_done_before_a_stop_are_known(
     finetune: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

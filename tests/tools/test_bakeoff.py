@@ -25,6 +25,7 @@ def weights(finetune: Path, tmp_path: Path) -> list[str]:
     return [str(tmp_path / "a b.safetensors"), str(tmp_path / "c.safetensors")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "asked",
     [
