@@ -123,7 +123,7 @@ def test_a_test_part_is_scored_once_at_the_end(config_file: Path, image_folder: 
 def test_phases_at_the_same_time_share_it_by_their_work(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([0.0, 2.0, 12.0, 13.0, 14.0])
     monkeypatch.setattr("engine.outcome.time.perf_counter", lambda: next(now))
-    clock = Clock()
+    clock = Clock({})
     clock.lap("cache")
     clock.lap_of({"verdict": 300, "refit": 700})
     clock.lap("verdict")
