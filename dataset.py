@@ -277,7 +277,7 @@ def _missing_classes(split: Split) -> list[str]:
         if counts[name]["train"]:
             continue
         if not there:
-            others = some(trained)
+            others = some(quoted(trained))
             raise UserError(
                 f"{split.root}: the split uses no image of '{name}'; train.classes=[{others}] "
                 "leaves it out"

@@ -81,7 +81,7 @@ def settings(argv: list[str] | None) -> tuple[Config, list[str], bool] | None:
         args.resume = str(begun.folder)
     if args.resume is not None:
         config, notes = settings_to_resume(args.config, args.resume, args.overrides)
-        if said := None if args.check else nothing_left(config):
+        if not args.check and (said := nothing_left(config)):
             print(said)
             return None
     else:

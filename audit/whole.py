@@ -72,7 +72,7 @@ def examined(
     twice = more.twice_as_many(sizes)
     told = [
         ([], _shape(split)),
-        _labels(seen, found, block, sum(copies.disagrees(seen, group) for group in groups)),
+        _labels(seen, found, block, any(copies.disagrees(seen, group) for group in groups)),
         copies.suspects(seen, groups, descriptors),
         _odd(seen),
         _quality(seen, looks),
@@ -101,9 +101,9 @@ def examined(
 
 
 def _labels(
-    seen: Seen, found: Doubts, block: Mapping[str, tuple[str, float]], disagree: int
+    seen: Seen, found: Doubts, block: Mapping[str, tuple[str, float]], disagree: bool
 ) -> Said:
-    """The labels that may well be wrong, beside pictures of which copies `disagree`."""
+    """The labels that may well be wrong, and whether copies of some picture `disagree`."""
     suspects, classes = [], seen.split.classes
     for i in (found.wrong >= LISTED).nonzero()[:, 0].tolist():
         wrong, suggested = found.wrong[i].item(), classes[int(found.suggested[i])]

@@ -74,7 +74,7 @@ def _followed(run: Path, train: TrainConfig) -> list[str]:
     return train.by_images(learned)
 
 
-def earlier_search(config: Config, views: int | str | None) -> tuple[Path | None, list[str]]:
+def earlier_search(config: Config, views: int | str) -> tuple[Path | None, list[str]]:
     """The table of what the earlier run tried, if this one goes on from it; and the settings that
     are not as they were then, with which all is tried anew. `views`: what a picture gets now."""
     if not config.train.from_run:
@@ -96,7 +96,7 @@ def earlier_search(config: Config, views: int | str | None) -> tuple[Path | None
     return (None if other else run / SEARCH), [f"train.{key}" for key in other]
 
 
-def take_search(config: Config, run: Run, views: int | str | None) -> None:
+def take_search(config: Config, run: Run, views: int | str) -> None:
     """The setting that the earlier run found, where a picture gets so many views (`auto`: that is
     to be found): nothing is tried again."""
     if not config.train.from_run or (run.folder / SEARCH).exists():

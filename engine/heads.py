@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from dataclasses import replace
 
@@ -98,11 +97,11 @@ def solved(net: VisionTransformer, loader: TokenLoader) -> Ridge:
     half = np.unique(groups, return_inverse=True)[1] % 2
     for side in (0, 1):
         asked, learned = others[fitted & (half[others] == side)], np.flatnonzero(half != side)
-        if len(asked) and len(learned):
-            some = learned[some_of_each(labels[learned], MOST_FITTED)]
-            left_out[asked] = answers(net, loader.plain(asked), _solved(net, loader, some))
-        elif len(asked):
-            left_out[asked] = answers(net, loader.plain(asked), ridge)
+        if not len(asked):
+            continue
+        some = learned[some_of_each(labels[learned], MOST_FITTED)]
+        other = _solved(net, loader, some) if len(some) else ridge
+        left_out[asked] = answers(net, loader.plain(asked), other)
     return replace(ridge, left_out=left_out)
 
 
@@ -120,7 +119,8 @@ def answers(net: VisionTransformer, loader: TokenLoader, head: Ridge | LayersHea
     weight, bias = fit.weight.cpu(), fit.bias.cpu()
     count = len(loader.dataset)
     found = torch.empty(count, net.num_classes)
-    for part in np.array_split(np.arange(count), math.ceil(count / CHUNK)) if count else ():
+    for start in range(0, count, CHUNK):
+        part = np.arange(start, min(start + CHUNK, count))
         found[part] = F.linear(layer_features(net, loader.plain(part))[0], weight, bias)
     return found
 

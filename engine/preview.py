@@ -99,16 +99,17 @@ def as_before(work: Work, config: Config) -> Work:
 def said_of_parameters(work: Work) -> str:
     net, train = work.net, work.train
     total, trainable = net.parameter_counts()
+    trains = f", {trainable:,} train (mode {train.mode})"
     if train.head == "class" or work.plan is None:
-        return f"parameters: {total:,} in all, {trainable:,} train (mode {train.mode})"
+        return f"parameters: {total:,} in all{trains}"
     with torch.device("meta"):
         head = LayersHead(read_depths(net), net.vit.hidden_dim, net.num_classes)
     total += head.scale.numel()  # it is neither trained nor solved for
     solved = f"{sum(p.numel() for p in head.fc.parameters()):,}"
     if train.head == "layers":
         return f"parameters: {total:,} in all; {solved} of a head over layers are solved for"
-    said = f"parameters: {total:,} in all, {trainable:,} train (mode {train.mode})"
-    return f"{said}; {solved} more, of a head over layers, are solved for"
+    solved += " more, of a head over layers, are solved for"
+    return f"parameters: {total:,} in all{trains}; {solved}"
 
 
 def print_check(work: Work, tries: bool = True, done: int = 0) -> None:

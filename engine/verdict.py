@@ -115,10 +115,8 @@ def knows_more_than_a_guess(numbers: dict[str, Any]) -> bool:
 
 def strongest(numbers: dict[str, Any]) -> str | None:
     """The rival of the highest accuracy; of unequal classes of the highest mean of the recalls."""
-    names = [name for name in NAMES if name in numbers]
-    if _unequal(numbers):
-        return min(names, key=lambda n: numbers["against"][n]["balanced_lead"], default=None)
-    return max(names, key=lambda n: numbers[n], default=None)
+    names = (name for name in NAMES if name in numbers)
+    return max(names, key=lambda name: _compared(numbers, name)[1], default=None)
 
 
 def stands(pair: dict[str, Any], unequal: bool = False) -> str:
@@ -130,11 +128,17 @@ def stands(pair: dict[str, Any], unequal: bool = False) -> str:
     return LEVEL if p >= SURE else BETTER if lead > 0 else WORSE
 
 
+def _compared(numbers: dict[str, Any], rival: str) -> tuple[float, float]:
+    """What the network and a rival reach: their accuracies, of unequal classes mean recalls."""
+    if not _unequal(numbers):
+        return numbers["accuracy"], numbers[rival]
+    ours = numbers["balanced_accuracy"]
+    return ours, ours - numbers["against"][rival]["balanced_lead"]
+
+
 def _no_better(numbers: dict[str, Any], rival: str) -> bool:
-    if _unequal(numbers):
-        lead = numbers["against"][rival]["balanced_lead"]
-        return lead <= 0 and numbers["balanced_accuracy"] - lead < 1
-    return numbers["accuracy"] <= numbers[rival] < 1
+    ours, theirs = _compared(numbers, rival)
+    return ours <= theirs < 1
 
 
 def _guess(numbers: dict[str, Any]) -> float:
@@ -162,8 +166,7 @@ def _against(numbers: dict[str, Any], rival: str | None) -> str:
     if rival is not None:
         against += f", {NAMES[rival]} {numbers[rival]:.3f}"
         if _unequal(numbers):
-            lead = numbers["against"][rival]["balanced_lead"]
-            against += f", balanced {numbers['balanced_accuracy'] - lead:.3f}"
+            against += f", balanced {_compared(numbers, rival)[1]:.3f}"
     if "shuffled_labels" in numbers:
         steps = numbers.get("shuffled_steps")
         short = f" ({steps:,} steps)" if steps else ""

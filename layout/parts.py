@@ -16,7 +16,7 @@ from pathlib import Path
 
 from layout.tree import Folder, read_tree
 from system.filenames import looks_like, same_name, shown, text_of
-from utils import UserError, some
+from utils import UserError, quoted, some
 
 PART_NAMES = {
     "train": {"train", "training", "trn"},
@@ -148,7 +148,7 @@ def _parts(body: Folder, classes: Collection[str] | None) -> dict[Path, str]:
         raise UserError(
             f"{train.path} holds folders of its own: if it is the training part, name it as "
             f"train.base_dir, or rename {others[0].path} to val or test; if both are classes, say "
-            f"train.classes=[{others[0].name}, {train.name}]"
+            f"train.classes=[{', '.join(quoted([others[0].name, train.name]))}]"
         )
     if others or len(set(named.values())) < 2:
         return {}

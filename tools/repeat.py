@@ -37,9 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     train = load_config(args.config, args.overrides)[0].train
     name = train.run_name or Path(args.config).stem
-    if args.baseline and not names(
-        args.overrides, "train.run_name"
-    ):  # the config's own name is that of training.py's runs
+    # The config's own name is that of training.py's runs.
+    if args.baseline and not names(args.overrides, "train.run_name"):
         name = f"{name}-{args.baseline}"
     summaries = []
     for seed in range(args.seeds):
