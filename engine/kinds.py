@@ -37,10 +37,19 @@ class Unseen:
         return F.nll_loss(self.answers[kind], self.labels, reduction="none")
 
     def right(self, kind: str) -> Tensor:
-        return self.answers[kind].argmax(1) == self.labels
+        """By how much each picture (n,) adds to `accuracy`, as their mean."""
+        counts = self.labels.bincount().double()
+        weight = len(self.labels) / ((counts > 0).sum() * counts[self.labels])
+        return (self.answers[kind].argmax(1) == self.labels) * weight
 
     def accuracy(self, kind: str) -> float:
-        return self.right(kind).double().mean().item()
+        """The share that is right, each class counting the same: one that answers the largest of
+        unequal classes more often is right more often, and knows no more."""
+        return self.right(kind).mean().item()
+
+    @property
+    def unequal(self) -> bool:
+        return len(set(self.labels.bincount().tolist()) - {0}) > 1
 
 
 def unseen_answers(
@@ -91,8 +100,9 @@ def sure_scale(logits: Tensor, labels: Tensor) -> float:
 
 def leads(unseen: Unseen) -> bool:
     """Whether the head over layers leads the trained block by more than two standard errors of the
-    difference on the same pictures, and both together are no better."""
+    difference on the same pictures, each class counting the same, and both together are no
+    better."""
     if unseen.accuracy("both") > unseen.accuracy("layers"):
         return False
-    lead = unseen.right("layers").double() - unseen.right("class").double()
+    lead = unseen.right("layers") - unseen.right("class")
     return lead.mean().item() > 2 * standard_error(lead)

@@ -73,8 +73,9 @@ def first_look(work: Work, loader: TokenLoader) -> Kind:
     unseen = tried(work, loader, folds, train, steps)
     log.info(
         "a first look: held out of the training part, %.4f are right over layers, %.4f by the "
-        "block, %.4f by both",
+        "block, %.4f by both%s",
         *(unseen.accuracy(kind) for kind in KINDS),
+        ", each class counting the same" if unseen.unequal else "",
     )
     if train.head == "auto" and leads(unseen):
         log.info("head auto: the one over layers alone; no block trains, and there are no epochs")

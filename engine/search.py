@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from engine.trials import (
     try_settings,
 )
 from engine.written import rewriting
+from metrics import standard_error
 from model import VisionTransformer
 from tokens.cache import TokenLoader
 from utils import log, progress_bar, write_csv
@@ -44,7 +44,7 @@ def choose(finals: list[Trial], recipe: Setting) -> Trial:
     for trial in finals:
         if trial.setting == recipe:
             behind = torch.cat(trial.losses) - torch.cat(best.losses)
-            if behind.mean() <= behind.std() / math.sqrt(len(behind)):
+            if behind.mean().item() <= standard_error(behind):
                 return trial
     return best
 

@@ -59,6 +59,18 @@ def test_auto_takes_layers_alone_where_they_lead_clearly(
     assert leads(Unseen(answers, labels, 1.0)) == (kind == "layers")
 
 
+def test_a_larger_class_does_not_count_more() -> None:
+    """The block that nearly always answers the larger of two classes is right more often; the head
+    over layers tells them apart."""
+    labels = torch.tensor([0] * 190 + [1] * 10)
+    by_layers = torch.eye(2)[torch.tensor([0] * 170 + [1] * 30)].log_softmax(1)
+    block = torch.eye(2)[torch.tensor([0] * 199 + [1])].log_softmax(1)
+    unseen = Unseen(dict(zip(KINDS, (by_layers, block, block), strict=True)), labels, 1.0)
+    assert unseen.accuracy("class") == pytest.approx((1 + 0.1) / 2)
+    assert unseen.accuracy("layers") == pytest.approx((170 / 190 + 1) / 2)
+    assert unseen.unequal and leads(unseen)
+
+
 def test_each_answer_is_of_a_fit_that_had_not_seen_the_picture(finetune: Path) -> None:
     """Fold by fold, in the loader's order, whatever the order of the folds."""
     net, loader = loaded(finetune)
