@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from answers import Row
+from certainty.certainty import Certainty
 from classifier import Answer, Classifier
 from config import ConfigError
 from inspection.record import read_run
@@ -28,7 +29,9 @@ from utils import UserError, command_line
 
 Capture = pytest.CaptureFixture[str]
 SURE = Answer("bee", 0.97, {"ant": 0.03, "bee": 0.97}, 0.2, ("bee",), False, False)
-MEASURED: Any = SimpleNamespace(certainty=object(), classes=("ant", "bee"), min_confidence=0.5)
+MEASURED: Any = SimpleNamespace(
+    certainty=Certainty(150), classes=("ant", "bee"), min_confidence=0.5
+)
 
 
 def test_without_gradio_it_says_what_to_install(
@@ -98,6 +101,9 @@ def test_unsure_unlike_and_unmeasured() -> None:
     assert strange.meaning.startswith("99.1 % of the known pictures")
     both = said(replace(SURE, could_be=("bee", "ant")), MEASURED)
     assert "can't leave out any" in both.could_be
+    few = SimpleNamespace(**vars(MEASURED) | {"certainty": Certainty(10)})
+    meaning = said(SURE, few).meaning  # type: ignore[arg-type]
+    assert meaning == "It gives this 97.0 %; 10 held-out pictures are too few to say if that is so."
     never = SimpleNamespace(certainty=None, classes=("ant", "bee"), min_confidence=0.5)
     assert "nobody has measured" in said(SURE, never).meaning  # type: ignore[arg-type]
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from answers import Row
+from certainty.sure import FEWEST
 from classifier import Answer, Classifier
 from utils import some
 
@@ -56,6 +57,8 @@ def meant(answer: Answer, classifier: Classifier) -> str:
         )
     if classifier.certainty is None:
         return f"It gives this {sure}; nobody has measured how often that is right."
+    if (tested := len(classifier.certainty.held_out)) < FEWEST:
+        return f"It gives this {sure}; {tested} held-out pictures are too few to say if that is so."
     return f"Of answers that are as sure as this one, about {sure} are right."
 
 
