@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from config import Preprocessing, TrainConfig
 from images import FileIndex, ImageDataset, Reading, Sample, read_all, with_greys
 from layout.draw import assign_parts
 from layout.groups import copies_notes, with_groups
+from layout.grown import with_new_parts
 from layout.labels import decide
 from layout.parts import Found, Layout, lay_out
 from layout.split_file import (
@@ -28,9 +30,9 @@ from layout.split_file import (
     PARTS,
     Asked,
     apply_split,
+    classes_of,
     first_change,
     leave_new,
-    read_split,
     text_below,
 )
 from shards.ahead import InOrder, following
@@ -120,11 +122,12 @@ def load_split(
     given = split_file or (Path(train.split) if train.split else None)
     if given is not None:
         asked = Asked(given, root, classes, wanted is not None, grows, decided)
-        samples = apply_split(asked, samples, unused)
+        samples = apply_split(asked, samples, unused, notes)
+        parted = partial(
+            with_new_parts, known=classes_of(given), classes=classes, train=train, notes=notes
+        )
+        samples = with_groups(samples, reading.descriptors, root, train, notes, parted)
         notes += copies_notes(samples, root, "as the split says: what is held out was seen")
-        samples = with_groups(samples, reading.descriptors, root, train, notes)
-        if grows:
-            samples = _with_new_classes(samples, given, classes, train, notes)
     else:
         notes += copies_notes(samples, root, "and in the last of these alone they are used")
         samples = _keep_held_out(samples, unused, root)
@@ -245,23 +248,6 @@ def _keep_held_out(
         else:
             kept.append(sample)
     return kept
-
-
-def _with_new_classes(
-    samples: list[Sample],
-    split: Path,
-    classes: tuple[str, ...],
-    train: TrainConfig,
-    notes: list[str],
-) -> list[Sample]:
-    """The samples with parts for classes that an earlier split doesn't name, as of a new folder."""
-    known = {row["label"] for row in read_split(split).values()}
-    new = [sample for sample in samples if classes[sample.label] not in known]
-    if not new:
-        return samples
-    notes.append(f"new classes: {some(sorted({classes[s.label] for s in new}))}")
-    drawn = {sample.path: sample for sample in assign_parts(new, classes, train, notes)}
-    return [drawn.get(sample.path, sample) for sample in samples]  # in the folder's order, as later
 
 
 def _missing_classes(split: Split) -> list[str]:

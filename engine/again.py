@@ -128,7 +128,7 @@ def compare_with_run(
     both = [(before[row["path"]], row) for row in rows if row["path"] in before]
     if not both:
         return None
-    was = [old["predicted"] == old["label"] for old, _ in both]
+    was = [old["predicted"] == new["label"] for old, new in both]  # which may be corrected since
     now = [new["predicted"] == new["label"] for _, new in both]
     only_new = sum(n and not w for w, n in zip(was, now, strict=True))
     only_old = sum(w and not n for w, n in zip(was, now, strict=True))

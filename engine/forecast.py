@@ -76,7 +76,7 @@ def forecast(work: Work, tries: bool = True, done: int = 0) -> Forecast:
             records = images * views_of_each(work)
             trials += search_budget(records, work.net) if train.lr == "auto" else 0
         if short := allowance(train, images):
-            trials = min(trials, short.steps)
+            trials = min(trials, 2 * SEARCH_FOLDS * short.steps)
         control = min(steps, RECIPES["finetune"].steps) if train.verdict else 0
         seconds["trials and the control"] = trials * beside + control * (beside if again else step)
     return Forecast(seconds, copied)

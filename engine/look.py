@@ -64,10 +64,7 @@ def first_look(work: Work, loader: TokenLoader) -> Kind:
     if train.head == "both" and named:
         return Kind("both")
     short = allowance(train, len(loader.dataset))
-    steps = short.a_fold(folds, STEPS) if short else STEPS
-    if not steps:
-        log.info("%s: no first look is taken, and both heads answer", short)
-        return Kind("both", None if named else 1)
+    steps = short.a_fold(STEPS) if short else STEPS
     if short and steps < STEPS:
         log.info("%s: the first look takes %d on each of %d folds", short, steps, len(folds))
     unseen = tried(work, loader, folds, train, steps)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from config import TrainConfig
-from engine.answers import write_unseen
+from engine.answers import OUT_OF_FOLD, write_unseen
 from engine.job import SEARCH, Setting
 from engine.kinds import Folds, unseen_answers
 from engine.look import Kind
@@ -25,6 +25,7 @@ from engine.trials import (
     try_settings,
 )
 from engine.written import rewriting
+from filing.csv_files import read_csv
 from metrics import standard_error
 from model import VisionTransformer
 from tokens.cache import TokenLoader
@@ -54,11 +55,15 @@ def search(work: Work, loader: TokenLoader, kind: Kind) -> Setting:
     image is looked at.
 
     Leaves search.csv, search.png and out_of_fold.csv in the run's folder; a run that goes on reads
-    its choice there. For a head over layers alone there is nothing to find.
+    its choice there; one with more pictures tries that alone, for its answers to all of them. For a
+    head over layers alone there is nothing to find.
     """
     net, train, folder = work.net, work.train, work.run.folder
     if chosen := Setting.read(folder / SEARCH):
-        return chosen.named(train)
+        chosen = chosen.named(train)
+        if not train.from_run or kind.head == "layers" or (folder / OUT_OF_FOLD).exists():
+            return chosen
+        return with_own_scale(work, loader, kind, chosen)
     candidates = settings(net, train)
     recipe = replace(recipes_own(candidates, train), head=kind.head, views=kind.views)
     folds = stratified_folds(loader)
@@ -72,9 +77,6 @@ def search(work: Work, loader: TokenLoader, kind: Kind) -> Setting:
     if short and not searches_all(short, len(candidates)):
         log.info("%s: the recipe's setting is taken without a search, %s", short, recipe)
         candidates = [recipes_own(candidates, train)]
-    if short and not short.a_fold(folds, MOST_STEPS):
-        write_search(folder, [], [Trial(recipe, 0)], recipe)
-        return recipe
     trials, finals = rounds(net, candidates, loader, folds, train, kind.head == "both", short)
     winner = choose(finals, recipes_own(candidates, train))
     log.info(
@@ -91,6 +93,27 @@ def search(work: Work, loader: TokenLoader, kind: Kind) -> Setting:
     write_unseen(folder, work.split, unseen.answers[kind.head], unseen.labels)
     write_search(folder, trials, finals, winner.setting)
     return winner.setting
+
+
+def with_own_scale(work: Work, loader: TokenLoader, kind: Kind, chosen: Setting) -> Setting:
+    """An earlier run's setting with what makes its logits as sure as they are right on this run's
+    training part; leaves out_of_fold.csv, and the scale in search.csv."""
+    net, train, folder = work.net, work.train, work.run.folder
+    folds, short = stratified_folds(loader), allowance(train, len(loader.dataset))
+    if not folds:
+        return chosen
+    _, steps = search_steps(net, loader, 2)
+    steps = short.a_fold(steps) if short else steps
+    with progress_bar(total=len(folds) * steps, desc="answers out of fold", unit="step") as bar:
+        [trial] = try_settings(net, [chosen], loader, folds, train, steps, bar)
+    unseen = unseen_answers(net, loader, folds, trial.logits, kind.by_layers)
+    rows = read_csv(folder / SEARCH)
+    for row in rows:
+        row["scale"] = str(unseen.scale) if row["chosen"] == "1" else row.get("scale", "")
+    with rewriting(folder, SEARCH):
+        write_csv(folder / SEARCH, rows, list(rows[0]))
+    write_unseen(folder, work.split, unseen.answers[kind.head], unseen.labels)
+    return replace(chosen, scale=unseen.scale)
 
 
 def how_chosen(winner: Trial, finals: list[Trial], tried: int) -> str:
@@ -135,12 +158,12 @@ def rounds(
         return [trial.calibrated() for trial in found] if calibrated else found
 
     recipe = recipes_own(candidates, train)
-    most = short.each if short else MOST_STEPS
-    first, second = search_steps(net, loader, max(2, len(candidates)), most)
     finalists, trials = candidates, []
     halving = len(candidates) > 1
+    most = short.each if short and halving else MOST_STEPS
+    first, second = search_steps(net, loader, max(2, len(candidates)), most)
     if short and not halving:
-        second = short.a_fold(folds, second)
+        second = short.a_fold(second)
     total = len(candidates) * first if halving else 0
     total += min(FINALISTS, len(candidates)) * len(folds) * second
     with progress_bar(total=total, desc="trying settings", unit="step") as bar:

@@ -40,8 +40,9 @@ HEAD_ONLY_GRID: Grid = (
 
 @dataclass(frozen=True)
 class Allowance:
-    """How many steps a short training leaves for trying, by the first look and by the search each:
-    together no more than it takes itself. None where it is not short."""
+    """How many steps a short training leaves for trying settings (`each`): half of what it takes
+    itself. What is fitted to a fold takes as many as it: fewer know less than it does, and how sure
+    their answers may be says nothing of its own. None where it is not short."""
 
     steps: int
     usual: int
@@ -50,9 +51,9 @@ class Allowance:
     def each(self) -> int:
         return self.steps // 2
 
-    def a_fold(self, folds: Folds, most: int) -> int:
+    def a_fold(self, most: int) -> int:
         """Steps on each fold, where a training that is not short takes `most`."""
-        return min(most, self.each // len(folds))
+        return min(most, self.steps)
 
     def __str__(self) -> str:
         plural = "" if self.steps == 1 else "s"

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -30,29 +30,31 @@ def with_groups(
     root: Path,
     train: TrainConfig,
     notes: list[str],
+    parted: Callable[[list[Sample]], list[Sample]] = list,
 ) -> list[Sample]:
     """The samples with the groups that the config asks for; what groups share members is one.
 
-    A group is called by the least digest in it, so one of copies alone by theirs. The notes get a
-    line for near-duplicates, and for what `train.groups` found.
+    A group is called by the least digest in it, so one of copies alone by theirs. `parted` gives
+    some their part by their group. The notes get a line for near-duplicates, for what
+    `train.groups` found, and of both for what lies in several parts.
     """
-    links: list[Sequence[int]] = list(_alike(sample.sha256 for sample in samples))
-    copies = links[:]
+    copies: list[Sequence[int]] = list(_alike(sample.sha256 for sample in samples))
+    near: list[list[int]] = []
     if train.group_duplicates:
         first = sorted({s.sha256: i for i, s in reversed([*enumerate(samples)])}.values())
         small = [descriptors[samples[i].path] for i in first]
         near = [[first[i] for i in group] for group in near_groups(np.stack(small))]
-        notes += _near_notes([[samples[i] for i in group] for group in near], root)
-        links += near
-    if train.groups is not None:
-        links += _named(samples, root, train.groups, notes)
-    if links == copies:
-        return samples
+    names = None if train.groups is None else _names(samples, root, train.groups)
+    links = [*copies, *near, *_alike(names or [])]
     found = list(samples)
     for group in joined(len(samples), (pair for link in links for pair in pairwise(link))):
         name = min(samples[i].sha256 for i in group)
         for i in group:
             found[i] = replace(samples[i], group=name)
+    found = parted(found)
+    notes += _near_notes([[found[i] for i in group] for group in near], root)
+    if names is not None:
+        notes += _named_notes(names, found, root)
     return found
 
 
@@ -85,20 +87,30 @@ def _near_notes(near: list[list[Sample]], root: Path) -> list[str]:
     parts, classes = _across(near)
     notes = [
         f"{sum(map(len, near))} images are near-duplicates, in {len(near)} "
-        f"group{'s that share their' if len(near) > 1 else ' that shares its'} part and fold "
-        f"({_such(near, root)})"
+        f"group{'s that share their' if len(near) > 1 else ' that shares its'} "
+        f"{_shared(parts)} ({_such(near, root)})"
     ]
-    if parts:
-        lie = "1 group of them lies" if len(parts) == 1 else f"{len(parts)} groups of them lie"
-        notes.append(
-            f"warning: {lie} in several parts, which are given and stay: what is held out was "
-            f"nearly seen ({_such(parts, root)})"
-        )
+    notes += _parted_notes(parts, root, "was nearly seen")
     if classes:
         notes.append(
             f"near-duplicates under several classes ({len(classes)} such): {_such(classes, root)}"
         )
     return notes
+
+
+def _shared(parts: list[list[Sample]]) -> str:
+    return "fold, though not always their part" if parts else "part and fold"
+
+
+def _parted_notes(parts: list[list[Sample]], root: Path, seen: str) -> list[str]:
+    """A warning of groups that lie in several parts."""
+    if not parts:
+        return []
+    lie = "1 group of them lies" if len(parts) == 1 else f"{len(parts)} groups of them lie"
+    return [
+        f"warning: {lie} in several parts, which are given and stay: what is held out {seen} "
+        f"({_such(parts, root)})"
+    ]
 
 
 def _across(groups: list[list[Sample]]) -> tuple[list[list[Sample]], list[list[Sample]]]:
@@ -123,24 +135,28 @@ def _alike(names: Iterable[str | None]) -> list[list[int]]:
 # ------------------------------------------------------------------------------ train.groups
 
 
-def _named(samples: list[Sample], root: Path, asked: str, notes: list[str]) -> list[list[int]]:
-    """The groups that a pattern or a table names; a picture that it does not name is alone."""
+def _names(samples: list[Sample], root: Path, asked: str) -> list[str | None]:
+    """Each picture's group by a pattern or a table; None of one that it does not name."""
     paths = [text_below(root, sample.path) for sample in samples]
     if is_table(asked):
         names = _of_table(paths, Path(asked))
     else:
         found = (re.search(asked, path) for path in paths)
         names = [(match and match[1]) or None for match in found]
-    groups = _alike(names)
-    alone = sum(name is None for name in names)
-    if alone == len(names):
+    if not any(name is not None for name in names):
         raise UserError(f"train.groups: {asked} names no group of any picture, {paths[0]}, say")
-    of = len({name for name in names if name is not None})
-    notes.append(
-        f"train.groups: {len(names) - alone:,} images of {of:,} groups, which share their part and "
-        f"fold{f'; {alone:,} of none' if alone else ''}"
-    )
-    return groups
+    return names
+
+
+def _named_notes(names: list[str | None], samples: list[Sample], root: Path) -> list[str]:
+    """How many pictures are of how many groups, and of those in several parts a warning."""
+    alone, of = names.count(None), len({*names} - {None})
+    parts, _ = _across([[samples[i] for i in group] for group in _alike(names)])
+    notes = [
+        f"train.groups: {len(names) - alone:,} images of {of:,} groups, which share their "
+        f"{_shared(parts)}{f'; {alone:,} of none' if alone else ''}"
+    ]
+    return notes + _parted_notes(parts, root, "is of a group that was seen")
 
 
 def _of_table(paths: list[str], file: Path) -> list[str | None]:

@@ -51,10 +51,14 @@ def leave_new(layout: Layout, root: Path, file: Path) -> None:
 
 
 def apply_split(
-    asked: Asked, samples: list[Sample], unused: list[tuple[Path, str]]
+    asked: Asked, samples: list[Sample], unused: list[tuple[Path, str]], notes: list[str]
 ) -> list[Sample]:
-    """The parts that a split.csv says; every file that it names must be there, unchanged. Where new
-    images are taken, those of a class that it doesn't name keep their own part."""
+    """The parts that a split.csv says; every file that it names must be there, unchanged.
+
+    Where new images are taken, some may be gone; what is the same file by another name is in the
+    part that it was in, and of what is new the part is still to be found: it is "", or of a class
+    that the split doesn't name the folder's own.
+    """
     root, file, classes = asked.root, asked.file, asked.classes
     here = {text_below(root, s.path): s for s in samples}
     alike = {same_name(path): path for path in here}  # another system may spell its letters in NFD
@@ -67,6 +71,13 @@ def apply_split(
     rows = {p: row for p, row in rows.items() if p in here or same_name(p) not in decided}
     gone = [p for p in rows if p not in here]
     if asked.takes_new:  # a folder that has grown may have lost some, too
+        moved = _moved(rows, gone, here)
+        if moved:
+            such = some([f"{old} is {new}" for new, old in moved.items()], 3)
+            notes.append(f"{len(moved)} files by another name, each in its part: {such}")
+        gone = [p for p in gone if p not in moved.values()]
+        for new, old in moved.items():
+            rows[new] = rows[old] | {"label": classes[here[new].label]}
         unused += [(root / p, f"{file} has it, and it is gone") for p in gone]
         rows = {path: row for path, row in rows.items() if path in here}
         gone = []
@@ -82,21 +93,39 @@ def apply_split(
             "put them back, or begin a new run, without train.split"
         )
     held = {s.sha256: s.path for p, s in here.items() if p in rows and rows[p]["part"] != "train"}
-    split = {row["label"] for row in rows.values()}
+    known = classes_of(file)
     used = []  # in the folder's order: so does whoever goes on with the new split.csv read them
     for path, sample in here.items():
         if path in rows:
             used.append(replace(sample, part=rows[path]["part"]))
-        elif asked.takes_new and classes[sample.label] not in split:
+        elif asked.takes_new and classes[sample.label] not in known:
             used.append(sample)  # a class of which nothing is held out yet
         elif asked.takes_new and sample.sha256 in held:
             same = text_below(root, held[sample.sha256])
             unused.append((sample.path, f"new, but the same file as {same}"))
         elif asked.takes_new and sample.part in ("", "train"):
-            used.append(replace(sample, part="train"))
+            used.append(replace(sample, part=""))
         else:
             unused.append((sample.path, f"not in {file}"))
     return used
+
+
+def _moved(
+    rows: dict[str, dict[str, str]], gone: list[str], here: dict[str, Sample]
+) -> dict[str, str]:
+    """The earlier name of each new file that is the same as one that is gone: of several the one
+    that is held out longest."""
+    rank = {part: i for i, part in enumerate(PARTS)}
+    lost: dict[str, str] = {}
+    for path in sorted(gone, key=lambda path: rank.get(rows[path]["part"], 0)):
+        lost[rows[path]["sha256"]] = path
+    new = {path: sample.sha256 for path, sample in here.items() if path not in rows}
+    return {path: lost[digest] for path, digest in new.items() if digest in lost}
+
+
+def classes_of(file: Path) -> set[str]:
+    """The classes that a split.csv names."""
+    return {row["label"] for row in read_split(file).values()}
 
 
 def first_change(file: Path, rows: Iterable[dict[str, str]]) -> str | None:

@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 import training
 from config_file import load_config
 from dataset import load_split, write_split
+from engine.again import compare_with_run
+from filing.csv_files import read_csv
 from tests.helpers import picture, quick, random_weights, summary
 from utils import UserError
 
@@ -55,7 +57,29 @@ def test_more_pictures_of_its_classes(
     before, after = parts("tiny"), parts("more")
     assert {p: after[p] for p in before} == before
     assert {after[p] for p in after.keys() - before.keys()} == {("red", "train")}
-    assert Path("logs/more/search.csv").read_text() == Path("logs/tiny/search.csv").read_text()
+    tables = [read_csv(Path(f"logs/{run}/search.csv")) for run in ("tiny", "more")]
+    [scale] = [float(row["scale"]) for row in tables[1] if row["chosen"] == "1"]
+    for row in [*tables[0], *tables[1]]:
+        row.pop("scale")
+    assert tables[0] == tables[1]
+    found = json.loads(Path("logs/more/summary.json").read_text())
+    assert found["chosen"]["scale"] == pytest.approx(scale, abs=1e-3)
+    assert found["certainty"]["temperature_by"] == "the training pictures, out of fold"
+    rows = read_csv(Path("logs/more/out_of_fold.csv"))
+    assert {row["path"] for row in rows} == {p for p in after if after[p][1] == "train"}
+
+
+def test_corrected_labels_are_no_better_answers(
+    finished: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of both runs the answers are judged by the labels of today."""
+    answers = read_csv(Path("logs/tiny/predictions.csv"))
+    path, label = next((r["path"], r["predicted"]) for r in answers if r["part"] == "val")
+    other = next(name for name in ("blue", "green", "red") if name != label)
+    config = load_config("logs/tiny/config.yaml", ["train.from_run=logs/tiny"])[0]
+    row = {"path": path, "part": "val", "label": other, "predicted": label}
+    found = compare_with_run(config, "val", [row])
+    assert found is not None and found["before"] == found["now"] == 0.0 and found["p"] == 1.0
 
 
 def more_of(run: str, *options: str) -> dict[str, Any]:

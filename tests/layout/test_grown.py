@@ -1,0 +1,125 @@
+"""A folder that has grown since the split that it is split by: which part what is new gets."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import ImageOps
+
+from dataset import Split, load_split, write_split
+from tests.helpers import picture, scene, settings
+
+PATIENT = r"(patient\d+)"
+
+
+def add(root: Path, classes: tuple[str, ...], patients: range, numbers: range) -> None:
+    """Pictures of some patients, of the colours by which classes are called here."""
+    for name in classes:
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for patient in patients:
+            for i in numbers:
+                one = picture(name, 1000 * patient + i)
+                one.save(root / name / f"patient{patient:02}_{i}.png")
+
+
+def parts_of_patients(split: Split) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = defaultdict(set)
+    for sample in split.samples:
+        found[sample.path.name[:9]].add(sample.part)
+    return found
+
+
+@pytest.fixture
+def patients(tmp_path: Path) -> Path:
+    root = tmp_path / "patients"
+    add(root, ("blue", "red"), range(10), range(3))
+    return root
+
+
+def first_split(root: Path, **keys: Any) -> tuple[Split, dict[str, Any]]:
+    """The split of a folder, and the settings by which one that has grown is split as it is."""
+    first = load_split(settings(root, **keys))
+    write_split(root.parent / "split.csv", first)
+    return first, keys | {"split": str(root.parent / "split.csv"), "new_images": "train"}
+
+
+def test_new_pictures_are_where_their_group_is(patients: Path) -> None:
+    first, grown = first_split(patients, groups=PATIENT, test_fraction=0.2)
+    before = parts_of_patients(first)
+    assert all(len(parts) == 1 for parts in before.values())
+    add(patients, ("blue", "red"), range(10), range(3, 5))
+    add(patients, ("blue", "red"), range(20, 22), range(2))  # of none: they are trained on
+    split = load_split(settings(patients, **grown))
+    parts = parts_of_patients(split)
+    assert {name: parts[name] for name in before} == before
+    assert parts["patient20"] == parts["patient21"] == {"train"}
+    held = sum(2 * 2 for part in before.values() if part != {"train"})
+    assert f"new images held out with their groups: {held}" in split.notes
+    assert not any(note.startswith("warning") for note in split.notes)
+
+
+def test_a_new_class_follows_the_groups_that_are_known(patients: Path) -> None:
+    first, grown = first_split(patients, groups=PATIENT, test_fraction=0.2)
+    before = parts_of_patients(first)
+    add(patients, ("green",), range(10), range(2))
+    split = load_split(settings(patients, **grown))
+    assert parts_of_patients(split) == before and "new classes: green" in split.notes
+    add(patients, ("green",), range(30, 32), range(1))  # too few to draw of
+    parts = parts_of_patients(load_split(settings(patients, **grown)))
+    assert parts["patient30"] == parts["patient31"] == {"train"}
+    add(patients, ("green",), range(30, 45), range(1))
+    split = load_split(settings(patients, **grown))
+    fresh = [p for name, p in parts_of_patients(split).items() if name not in before]
+    assert {"train"} in fresh and {"val"} in fresh and {"test"} in fresh
+
+
+def test_near_duplicates_of_what_is_held_out_are_not_trained_on(tmp_path: Path) -> None:
+    root = tmp_path / "scenes"
+    for number, name in enumerate(("cat", "dog")):
+        (root / name).mkdir(parents=True)
+        for i in range(15):
+            scene(100 * number + i).save(root / name / f"{i:02}.png")
+    first, grown = first_split(root)
+    wanted = {}
+    for sample in first.samples[::3]:
+        number = 100 * sample.label + int(sample.path.stem)
+        mirrored = sample.path.with_name(f"{sample.path.stem}m.png")
+        ImageOps.mirror(scene(number)).save(mirrored)
+        wanted[mirrored] = sample.part
+    split = load_split(settings(root, **grown))
+    assert {s.path: s.part for s in split.samples if s.path in wanted} == wanted
+    assert {*wanted.values()} == {"train", "val"}
+    assert not any(note.startswith("warning") for note in split.notes)
+
+
+def test_a_held_out_picture_by_another_name_is_held_out(patients: Path) -> None:
+    first, grown = first_split(patients, test_fraction=0.2)
+    held = [s for s in first.samples if s.part != "train"][:4]
+    for sample in held[1:]:
+        sample.path.rename(sample.path.with_name("checked " + sample.path.name))
+    other = {"blue": "red", "red": "blue"}[held[0].path.parent.name]
+    held[0].path.rename(patients / other / "was elsewhere.png")
+    split = load_split(settings(patients, **grown))
+    parts = {s.sha256: (s.part, split.classes[s.label]) for s in split.samples}
+    before = {s.sha256: (s.part, first.classes[s.label]) for s in first.samples}
+    assert parts == before | {held[0].sha256: (held[0].part, other)}
+    assert split.unused == ()
+    assert any(note.startswith("4 files by another name, each in its part") for note in split.notes)
+
+
+def test_groups_that_lie_in_several_given_parts_are_warned_of(tmp_path: Path) -> None:
+    root = tmp_path / "given"
+    for part, first in (("train", 0), ("val", 500)):
+        add(root / part, ("blue", "red"), range(4), range(first, first + 1))
+    add(root / "train", ("blue", "red"), range(7, 9), range(2))
+    notes = load_split(settings(root, groups=PATIENT)).notes
+    (said,) = (note for note in notes if note.startswith("train.groups"))
+    assert said == (
+        "train.groups: 24 images of 6 groups, which share their fold, though not always their part"
+    )
+    (warning,) = (note for note in notes if note.startswith("warning"))
+    assert "4 groups of them lie in several parts, which are given and stay" in warning
+    assert "train/blue/patient00_0.png" in warning
