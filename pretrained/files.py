@@ -286,9 +286,10 @@ def _read_torch(path: Path, size: int) -> tuple[dict[str, Tensor], dict[str, Any
     if metadata and isinstance(content.get("model"), Mapping):  # our own last.pt
         content = {"model": content["model"]}
         if "cls_token" not in content["model"]:
+            best = path.with_name("best.safetensors")
             raise UserError(
-                f"{path} keeps only what trains, for the run to go on with; its network is "
-                f"{path.with_name('best.safetensors')}"
+                f"{path} keeps only what trains, for the run to go on with; "
+                + (f"its network is {best}" if best.exists() else "it has no whole network yet")
             )
     arrays, notes = unwrap(content)
     return arrays, {**metadata, "notes": notes}

@@ -214,16 +214,19 @@ def weigh(there: list[Any]) -> tuple[str, str, str, list[str]]:
     others = [item for item in there if item is not best]
     against = [versus(best, other, len(others)) for other in others]
     sentences = [sentence for _, sentence in against]
-    if len(others) > 1:
+    if len(others) > 1 and any("exact test" in sentence for sentence in sentences):
         sentences.append(
             f"p is multiplied by the number of comparisons, {len(others)} (Bonferroni): the best "
             "of many is easily best by luck."
         )
-    if all(sure for sure, _ in against):
+    if all(stands > 0 for stands, _ in against):
         return "good", "✓", f"{best[1]} is better", sentences
+    if behind := [o[1] for o, (stands, _) in zip(others, against, strict=True) if stands < 0]:
+        title = f"{best[1]} leads, but on the pictures of both {some_names(behind, 3)} is better"
+        return "even", "≈", title, sentences
     if all(other[0]["part"] != best[0]["part"] for other in others):
         return "open", "–", "Measured on different parts: that can't be compared", sentences
-    if any(sure for sure, _ in against):
+    if any(stands > 0 for stands, _ in against):
         return "even", "≈", f"{best[1]} leads, not surely before all", sentences
     return "even", "≈", "No difference beyond chance", sentences
 
@@ -266,8 +269,9 @@ def apart(sides: list[list[Any]]) -> list[str]:
     return sentences
 
 
-def versus(first: Any, second: Any, comparisons: int) -> tuple[bool, str]:
-    """Whether the first run is better than the second by more than chance, and the sentence."""
+def versus(first: Any, second: Any, comparisons: int) -> tuple[int, str]:
+    """1 where the first run is better than the second by more than chance, -1 where on the pictures
+    of both it is worse by more than that, else 0; and the sentence."""
     (one, name, record), (other, rival, rival_record) = first, second
     points = 100 * (one["value"] - other["value"])
     lead = f"{name} is {points:.1f} points ahead of {rival} ({score(one['value'])}, "
@@ -275,23 +279,27 @@ def versus(first: Any, second: Any, comparisons: int) -> tuple[bool, str]:
     if not points:
         lead = f"{name} and {rival} reach the same, {score(one['value'])}"
     if one["part"] != other["part"]:
-        return False, f"{lead}, but on another part: that can't be compared."
+        return 0, f"{lead}, but on another part: that can't be compared."
     if pair := same_pictures(record, rival_record):
         n, only_first, only_second, p = mcnemar(*pair)
         p = min(1.0, p * comparisons)
-        sure = p < SURE and only_first > only_second
-        says = "; more than chance" if sure else "; it may be chance"
-        return sure, (
+        ahead = only_first - only_second
+        stands = 0 if p >= SURE else 1 if ahead > 0 else -1
+        says = ("; it may be chance", "; more than chance", ", but by other pictures")[stands]
+        return stands, (
             f"{lead}{says if points else ''}. Of the {n:,} pictures that both were asked, "
             f"{name} alone got {only_first} right, {rival} alone {only_second} (McNemar's exact "
             f"test, {said_chance(p)})."
         )
     if not (one["interval"] and other["interval"]):
-        return False, f"{lead}; without intervals nothing can be said of chance."
+        return 0, f"{lead}; without intervals nothing can be said of chance."
     sure = one["interval"][0] > other["interval"][1]
     says = "their intervals don't overlap" if sure else "their intervals overlap"
     more = "more than chance" if sure else "it may be chance"
-    return sure, f"{lead}: {says}, so {more}. They were not asked the same pictures."
+    why = "They were not asked the same pictures"
+    if silent := [row[1] for row in (first, second) if not row[2].predictions]:
+        why = f"{' and '.join(silent)} left no answers to single pictures (predictions.csv)"
+    return int(sure), f"{lead}: {says}, so {more}. {why}."
 
 
 def same_pictures(

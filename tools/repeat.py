@@ -5,7 +5,8 @@
 
 A seed also draws the parts that are cut from the folder, the new weights and the augmentation. The
 runs are called <name>-seed0, <name>-seed1 and so on, <name> being train.run_name or the config's
-own; one that is finished is not run again, one that was stopped goes on. The result is printed and
+own; one that is finished is not run again, one that was stopped goes on, and one of other settings
+or pictures is refused. The result is printed and
 written to <log_path>/<name>-repeat.json: the test part's scores where there is one, else val's.
 """
 
@@ -23,13 +24,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from config import ConfigError, TrainConfig
+from config import Config, ConfigError, TrainConfig
 from config_file import load_config
+from dataset import load_split, rows_of_split
+from engine.resume import asked as asked_of
+from engine.resume import changed, said, settings_in, text_of
+from filing.csv_files import read_csv
 from overrides import arguments, names
-from utils import UserError, command_line, write_json
+from system.filenames import same_name
+from tokens.plan import known_files
+from utils import UserError, command_line, some, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOWN = 4  # of a run's last lines
+REMEDY = "give these runs another name, train.run_name=..., or remove that one"
+# Settings by which a run's result is not another one.
+ALL_THE_SAME = (
+    *("device", "num_workers", "eval_batch_size", "cache", "on_bad_image", "max_pixels"),
+    *("report", "log_epoch", "save_epoch", "save_steps", "keep_last", "save", "track", "parallel"),
+)
+# Those that mean for a baseline what they mean in training.py.
+OF_BASELINES = (
+    *("base_dir", "classes", "val_fraction", "test_fraction", "split", "labels", "groups"),
+    *("group_duplicates", "max_epochs", "batch_size", "seed"),
+)
 SCORES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy"}
 
 
@@ -40,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     # The config's own name is that of training.py's runs.
     if args.baseline and not names(args.overrides, "train.run_name"):
         name = f"{name}-{args.baseline}"
+    see_pictures([Path(train.log_path) / f"{name}-seed{i}" for i in range(args.seeds)], train)
     summaries = []
     for seed in range(args.seeds):
         overrides = [*args.overrides, f"train.seed={seed}", f"train.run_name={name}-seed{seed}"]
@@ -69,6 +88,7 @@ def finished(
     train = load_config(config, overrides)[0].train
     assert train.run_name is not None
     path = Path(train.log_path) / train.run_name / "summary.json"
+    see_settings(path.parent, load_config(config, overrides)[0], baseline)
     if not path.exists():
         status, lines = run(command(config, overrides, train, baseline, weights))
         if status == 128 + signal.SIGINT:
@@ -82,6 +102,47 @@ def finished(
     if "val_accuracy" not in found:
         raise UserError(f"{train.run_name}: {found['verdict_sentence']}; remove {path.parent}")
     return found
+
+
+def see_pictures(runs: Sequence[Path], train: TrainConfig) -> None:
+    """Raise UserError where a run that is finished was of other pictures than are there now."""
+    finished = [run for run in runs if (run / "summary.json").exists()]
+    if not finished:
+        return
+    there = rows_of_split(load_split(train, known=known_files(train)))
+    now = {(row["path"], row["label"], row["sha256"]) for row in there}
+    for run in finished:
+        rows = read_csv(run / "split.csv", ("path", "label", "sha256"))
+        then = {(row["path"], same_name(row["label"]), row["sha256"]) for row in rows}
+        if then != now:
+            raise UserError(
+                f"{run} is of other pictures: {len(then - now):,} are gone or changed, and "
+                f"{len(now - then):,} are new; {REMEDY}"
+            )
+
+
+def see_settings(run: Path, asked: Config, baseline: str | None) -> None:
+    """Raise UserError where a run of this name was begun with other settings."""
+    if not all((run / name).exists() for name in ("config.yaml", "split.csv")):
+        return
+    if (run / "summary.json").exists():
+        mode = json.loads((run / "summary.json").read_text(encoding="utf-8")).get("mode")
+        wanted = f"baseline {baseline}" if baseline else asked.train.mode
+        if mode != wanted:
+            raise UserError(f"{run} is a run of mode {mode}, not {wanted}; {REMEDY}")
+    learned = sum(row["part"] == "train" for row in read_csv(run / "split.csv", ("part",)))
+    settled = asked.train.settled(learned)
+    other = {}
+    for key, (old, new) in changed(
+        settings_in(text_of(run / "config.yaml")), asked_of(asked)
+    ).items():
+        name = key.partition(".")[2]
+        if key == "train.finetune_blocks" or (key.startswith("train.") and new == "auto"):
+            new = getattr(settled, name)  # the run's own file says what that came to
+        if old != new and (name in OF_BASELINES if baseline else name not in ALL_THE_SAME):
+            other[key] = (old, new)
+    if other:
+        raise UserError(f"{run} is a run with other settings ({some(said(other), 5)}); {REMEDY}")
 
 
 def command(
@@ -133,9 +194,10 @@ def run(command: Sequence[str]) -> tuple[int, list[str]]:
 def collect(summaries: list[dict[str, Any]]) -> dict[str, Any]:
     """The mean, the sample's standard deviation and the values of the reported part's scores."""
     part = reported(summaries[0])
+    sizes = sorted(summary["images"][part] for summary in summaries)  # groups are not parted
     result: dict[str, Any] = {
         "part": part,
-        "images": summaries[0]["images"][part],
+        "images": sizes[0] if sizes[0] == sizes[-1] else [sizes[0], sizes[-1]],
         "seeds": len(summaries),
     }
     for key in SCORES:
@@ -166,11 +228,13 @@ def mean_and_std(mean: float, std: float | None) -> str:
 
 def described(name: str, result: dict[str, Any]) -> str:
     seeds = f"{result['seeds']} seed{'' if result['seeds'] == 1 else 's'}"
-    lines = [f"{name}, {seeds}, {result['part']} part ({result['images']} images)"]
-    for key, said in SCORES.items():
+    images = result["images"]
+    images = images if isinstance(images, int) else f"{images[0]} to {images[1]}"
+    lines = [f"{name}, {seeds}, {result['part']} part ({images} images)"]
+    for key, words in SCORES.items():
         found = result[key]
         each = ", ".join(f"{value:.3f}" for value in found["values"])
-        lines.append(f"  {said} {mean_and_std(found['mean'], found['std'])} ({each})")
+        lines.append(f"  {words} {mean_and_std(found['mean'], found['std'])} ({each})")
     seconds = result["seconds"]
     total = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
     return "\n".join([*lines, f"  {total} of passes, searches, training and verdicts"])

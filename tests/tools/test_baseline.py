@@ -14,6 +14,7 @@ import torch
 import pretrained
 import training
 from config_file import load_config
+from filing.csv_files import read_csv
 from tools.baseline import __main__ as baseline
 from tools.baseline import networks
 from tools.report.__main__ import write_report
@@ -54,8 +55,11 @@ def test_a_baseline_beats_chance(held_out: Path, name: str) -> None:
         assert found[f"{part}_balanced_accuracy"] > 1 / 3
     logs = held_out.parent / "logs" / name
     assert {p.name for p in logs.iterdir()} == {
-        *("config.yaml", "run.log", "split.csv", "summary.json")
+        *("config.yaml", "predictions.csv", "run.log", "split.csv", "summary.json")
     }
+    rows = [row for row in read_csv(logs / "predictions.csv") if row["part"] == "test"]
+    right = [row["label"] == row["predicted"] for row in rows]
+    assert len(right) == 9 and sum(right) / 9 == pytest.approx(found["test_accuracy"])
     config, _ = load_config(logs / "config.yaml")
     assert config.train.run_name == name and config.train.max_epochs == 20
     assert config.vit.hidden_dim == 48 and config.vit.num_classes == 3, "its weights', not B/16"

@@ -74,6 +74,41 @@ def test_of_the_same_data_other_pictures_are_compared_by_intervals(tmp_path: Pat
     assert "can&#39;t be compared" in compared(tmp_path, one, two)
 
 
+def test_a_lead_by_other_pictures_is_none_on_those_of_both(tmp_path: Path) -> None:
+    """Half of each run's pictures are the other's, too: there the other is right more often."""
+    plain = made_up(["a", "b"], 400, right=1)
+    names = [row[1] for row in plain]
+
+    def wrong_at(places: range) -> list[list[Any]]:
+        rows = [list(row) for row in plain]
+        for i in places:
+            rows[i][3] = "a" if rows[i][2] == "b" else "b"
+        return rows
+
+    one = make_run(tmp_path / "one", wrong_at(range(100, 114)), ["a", "b"])
+    two = make_run(tmp_path / "two", wrong_at(range(200, 240)), ["a", "b"])
+    of_parts(one, dict.fromkeys(names[:200], "val"))
+    of_parts(two, dict.fromkeys(names[100:300], "val"))
+    for folder, accuracy in ((one, 0.93), (two, 0.8)):
+        summary = json.loads((folder / "summary.json").read_text())
+        (folder / "summary.json").write_text(json.dumps(summary | {"val_accuracy": accuracy}))
+    page = compared(tmp_path, one, two)
+    assert "one leads, but on the pictures of both two is better" in page
+    assert "one is 13.0 points ahead of two (0.930, 0.800), but by other pictures." in page
+    assert "Of the 100 pictures that both were asked, one alone got 0 right, two alone 14" in page
+
+
+def test_a_run_without_answers_to_pictures_is_named(tmp_path: Path) -> None:
+    one, two = (
+        make_run(tmp_path / name, all_right_but(wrong), ["a", "b"])
+        for name, wrong in (("one", 6), ("two", 20))
+    )
+    (two / "predictions.csv").unlink()
+    page = compared(tmp_path, one, two)
+    assert "two left no answers to single pictures (predictions.csv)" in page
+    assert "They were not asked the same pictures" not in page
+
+
 def test_runs_on_other_data_are_not_weighed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -71,6 +71,38 @@ def test_repeat_goes_on_with_a_stopped_training(held_out: Path, commands: list[l
     assert summary(held_out, "tiny-seed0")["epochs"] == 2
 
 
+def test_a_run_of_other_settings_or_pictures_is_not_taken(
+    held_out: Path, commands: list[list[str]]
+) -> None:
+    """Nor one that another program left under this name."""
+    arguments = [str(held_out), "--seeds", "1"]
+    repeat.main([*arguments, "train.max_epochs=1"])
+    repeat.main([*arguments, "train.max_epochs=1", "train.num_workers=0"])
+    with pytest.raises(UserError, match="other settings .*max_epochs: 1 -> 2.*another name"):
+        repeat.main([*arguments, "train.max_epochs=2"])
+    with pytest.raises(UserError, match="is a run of mode .*, not baseline knn"):
+        repeat.main([*arguments, "train.run_name=tiny", "--baseline", "knn"])
+    assert len(commands) == 1
+    images = held_out.parent / "images"
+    taken = next(images.rglob("*.png"))
+    taken.rename(taken.with_name("other.png"))
+    with pytest.raises(UserError, match="other pictures: 1 are gone or changed, and 1 are new"):
+        repeat.main([*arguments, "train.max_epochs=1"])
+
+
+def test_a_baseline_of_other_settings_is_not_taken(
+    held_out: Path, commands: list[list[str]]
+) -> None:
+    arguments = [str(held_out), "--seeds", "1", "--baseline", "knn"]
+    for _ in range(2):
+        repeat.main(arguments)
+    with pytest.raises(UserError, match="other settings .*batch_size: 8 -> 4"):
+        repeat.main([*arguments, "train.batch_size=4"])
+    with pytest.raises(UserError, match="a run of mode baseline knn, not baseline logistic"):
+        repeat.main([*arguments[:-1], "logistic", "train.run_name=tiny-knn"])
+    assert len(commands) == 1
+
+
 def test_repeat_stops_at_a_failure(
     held_out: Path, commands: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:

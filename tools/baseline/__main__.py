@@ -17,7 +17,9 @@ timm and timm-adamw run on the cached tokens: timm's optimiser holds the paramet
 which are those of our `Tail`, and that computes what timm's blocks compute (the tests compare the
 two). All begin with our zero head, see our augmentation, and are scored with the weights of the
 last epoch. train.max_epochs, batch_size, seed, split and the like mean what they mean in
-training.py; its lr and what belongs to it are not used. The run's folder appears when it is done.
+training.py; its lr and what belongs to it are not used. The run's folder appears when it is done;
+tools.compare weighs it against others. logistic and knn say a class alone: in predictions.csv it
+has a probability of 1.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ import torch
 from config import Config, ConfigError
 from config_file import dump_config, load_config
 from dataset import PARTS, Split, load_split, write_split
+from engine.answers import PREDICTED, PREDICTIONS, rows_of
 from engine.run import Run
 from engine.start import begin, said_of, see_places
 from metrics import score_lines, wilson
@@ -43,6 +46,7 @@ from utils import (
     log,
     minutes,
     seed_everything,
+    write_csv,
     write_json,
     write_text,
 )
@@ -88,8 +92,9 @@ def conclude(
     total, trained = outcome.parameters or (None, None)
     summary: dict[str, Any] = {"mode": f"baseline {name}"}
     summary |= {"best_epoch": outcome.epochs, "epochs": outcome.epochs}
+    scored = outcome.scores
     for part in SCORED:
-        found = outcome.scores.get(part, {})
+        found = scored.get(part, {})
         for key in ("accuracy", "balanced_accuracy", "loss"):
             summary[f"{part}_{key}"] = found.get(key)
         summary[f"{part}_interval"] = wilson(found["accuracy"], images[part]) if found else None
@@ -114,6 +119,8 @@ def conclude(
     run.open()
     write_text(run.folder / "config.yaml", dump_config(config))
     write_split(run.split, split)
+    rows = [row for part, both in outcome.answers.items() for row in rows_of(split, part, *both)]
+    write_csv(run.folder / PREDICTIONS, rows, PREDICTED)
     write_json(run.folder / "summary.json", summary)
     report(summary, run)
 
@@ -131,7 +138,7 @@ def report(summary: dict[str, Any], run: Run) -> None:
     log.info("%s (%s: %s)", took, summary["mode"], settings)
     for line in score_lines(summary):
         log.info("%s", line)
-    log.info("results: %s (summary.json)", run.folder)
+    log.info("results: %s (summary.json, predictions.csv)", run.folder)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 
@@ -18,7 +18,7 @@ from config import Config, Mode, Preprocessing, TrainConfig
 from dataset import Split, make_loaders
 from engine.rivals import logistic_regression, nearest_neighbours
 from images import FileIndex
-from metrics import evaluate, scores
+from metrics import evaluate, predict, scores
 from model import Tail, VisionTransformer
 from pretrained.build import build_for
 from pretrained.layouts import IMAGENET
@@ -38,6 +38,7 @@ from utils import UserError, autocast, log, progress_bar, seed_everything
 
 SCORED = ("val", "test")
 HEAD_LR = 1e-2
+CERTAIN = 100.0  # a logit, where one class is all that is said
 
 
 @dataclass
@@ -64,9 +65,9 @@ class Task:
 
 @dataclass
 class Outcome:
-    """What a baseline reached: the scores of each part, and how."""
+    """What a baseline reached: its logits (n, C) for each part, with the labels (n,), and how."""
 
-    scores: dict[str, dict[str, Any]]
+    answers: dict[str, tuple[Tensor, Tensor]]
     settings: dict[str, Any]
     seconds: float  # of the training alone, as in training.py
     parameters: tuple[int, int] | None = None  # in all, trained
@@ -74,6 +75,13 @@ class Outcome:
     epochs: int | None = None
     learned: dict[str, float] = field(default_factory=dict)
     cache_seconds: float | None = None
+    answers_alone: bool = False  # it says a class, and not how sure it is
+
+    @property
+    def scores(self) -> dict[str, dict[str, Any]]:
+        """Those of each part."""
+        without = {"loss": None} if self.answers_alone else {}
+        return {part: scores(*both) | without for part, both in self.answers.items()}
 
 
 def frozen(
@@ -116,10 +124,17 @@ def on_class_tokens(task: Task) -> Outcome:
     for part, (_, targets) in parts.items():
         mine, left = left[: len(targets)], left[len(targets) :]
         certain = F.one_hot(mine, len(task.split.classes)).float()
-        found[part] = scores(certain, targets) | {"loss": None}
+        found[part] = CERTAIN * certain, targets
     settings = {key: float(value) if key == "C" else int(value)}
     seconds, weights = time.perf_counter() - started, task.train.checkpoint
-    return Outcome(found, settings, seconds, weights=weights, cache_seconds=cache_seconds)
+    return Outcome(
+        found,
+        settings,
+        seconds,
+        weights=weights,
+        cache_seconds=cache_seconds,
+        answers_alone=True,
+    )
 
 
 CLASSIFIERS: dict[str, tuple[Callable, str]] = {
@@ -204,8 +219,8 @@ def learn(
     # (momentum 0.01 in MobileNetV3) lag so far behind a short training that it scores as chance.
     update_bn(loader, learner, task.device)
     seconds = time.perf_counter() - started
-    found: dict[str, dict[str, Any]] = {
-        part: dict(evaluate(learner, loaders[part], task.device, train.bf16, part))
+    found = {
+        part: predict(learner, loaders[part], task.device, train.bf16, part)
         for part in SCORED
         if part in loaders
     }

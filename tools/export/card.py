@@ -201,7 +201,7 @@ def results(given: Given, written: Written) -> str:
     if again := summary.get("refit"):
         lines.append(
             f"- what is exported was trained once more on all {again['images']} pictures that are "
-            "not test; these numbers were measured before"
+            "not test; the run's numbers, these, were measured before"
         )
     if sentence := summary.get("verdict_sentence"):
         lines.append(f"- {whose}{sentence}")

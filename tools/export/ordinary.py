@@ -138,7 +138,7 @@ def _of_the_block(given: Given, classifier: Classifier) -> str:
         right = sum(answer.label == label for _, label, answer in answers) / len(answers)
         low, high = wilson(right, len(answers))
         between = f"(95 %: {low:.3f} to {high:.3f})"
-        return f"{right:.3f} {between} of {len(answers)} pictures, test part"
+        return f"{right:.3f} {between} of {len(answers)} pictures, test part, by these very weights"
     rows = read_metrics((run or Path()) / "metrics.csv")
     best = summary_of(run).get("best_epoch")
     found = [row["val_accuracy"] for row in rows if row["epoch"] == best]

@@ -107,7 +107,7 @@ class Cost:
                 "its refit has learned these pictures, too"
             )
         return (
-            f"accuracy on {of} held-out pictures: {self.after / of:.4f} (fp32 "
+            f"accuracy of these weights on {of} held-out pictures: {self.after / of:.4f} (fp32 "
             f"{self.before / of:.4f}); the same answer to {self.same}"
         )
 

@@ -138,6 +138,11 @@ def temperature(record: Record) -> str:
         said, errors = f"the network's, {not_calibrated(known['held_out'])}", after
     elif known["temperature"] == 1:
         said = f"those of the network, which was made as sure as it is right on {found_on}"
+        if record.summary.get("head") == "both":
+            said = (
+                "those of the network, the mean of two heads, each of which was made as sure as "
+                f"it is right on {found_on}"
+            )
         errors = after
     else:
         said = (

@@ -109,7 +109,7 @@ def test_the_cost_is_counted_on_what_no_training_saw(given: Given, tmp_path: Pat
     (run / "split.csv").write_text("\n".join([*tested, *split[7:]]) + "\n")
     found = quantised.cost(copied, tmp_path / "model.onnx")
     assert (found.pictures, found.learned) == (sum(",test," in line for line in tested), False)
-    assert f"accuracy on {found.pictures} held-out pictures" in str(found)
+    assert f"accuracy of these weights on {found.pictures} held-out pictures" in str(found)
 
 
 def test_a_network_of_more_than_one_file_is_refused(
