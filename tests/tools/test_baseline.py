@@ -74,6 +74,7 @@ def test_a_baseline_has_a_report_too(held_out: Path, name: str) -> None:
     )  # one of 8: of B/16 it would be an error
     page = write_report(held_out.parent / "logs" / name, looks=False).read_text()
     assert f"baseline {name}" in page and "of another version" not in page
+    assert ("too sure of itself" in page or "as sure as it" in page) == (name != "knn")
 
 
 def test_the_split_and_the_cache_are_those_of_training(held_out: Path) -> None:

@@ -70,12 +70,14 @@ def told(record: Record, given: list[Prediction], by_temperature: bool = False) 
     counts = record.confusion(given)
     many = len(record.classes) > MOST_IN_A_TABLE
     wrong = sorted((p for p in given if not p.right), key=lambda p: -p.probability)
+    sure = None  # logistic regression and neighbours say a class alone, and no loss
+    if record.summary.get(f"{record.scored}_loss", 0) is not None:
+        says_error = not by_temperature or error_of(record) != record.part
+        sure = calibrated(given, by_temperature, says_error)
     return {
         "matrix": None if many else matrix(record, counts),
         "matrix_image": confusion_image(counts) if many else None,
-        "calibration": calibrated(
-            given, by_temperature, not by_temperature or error_of(record) != record.part
-        ),
+        "calibration": sure,
         "mistakes": pictured(record, wrong[:SHOWN]),
         "mistakes_in_all": len(wrong),
     }
