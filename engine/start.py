@@ -18,6 +18,7 @@ from dataset import PARTS, Split, load_split, see_names, write_split
 from engine.answers import OUT_OF_FOLD, PREDICTIONS
 from engine.heads import read_depths
 from engine.job import SEARCH
+from engine.learned import warn_of_learned
 from engine.metrics_log import METRICS
 from engine.parts import check_shares
 from engine.restart import note_job
@@ -213,6 +214,7 @@ def set_up(config: Config, run: Run, device: torch.device, begins: bool = True) 
     own = asked.transform and try_transform(asked.transform, split, asked.seed)
     seed_everything(asked.seed)
     net = build_for(config, split.classes, fetch=begins)
+    warn_of_learned(asked, split)
     train = asked.settled(len(split.part("train")))
     train = with_greys_of(net, split, train)
     train = with_head(train, net, caches)

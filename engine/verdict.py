@@ -71,9 +71,9 @@ def verdict(
     train_images_of_the_rarest_class; where they were measured the rivals' accuracies, `against`
     (each rival's `paired`) and shuffled_labels; of unequal classes balanced_accuracy, its interval
     and chance, images_of_the_rarest_class and one_answer; steps and recipe_steps where some were
-    taken. `head_alone`: no block
-    trained. `learned`: the whole interval lies above what a guess reaches, there are enough images
-    to say so, and no rival is better by more than chance.
+    taken; learned_before where an earlier run had. `head_alone`: no block trained. `learned`: the
+    whole interval lies above what a guess reaches, there are enough images to say so, and no rival
+    is better by more than chance.
     """
     rival = strongest(numbers)
     standing = None if rival is None else stands(numbers["against"][rival], _unequal(numbers))
@@ -91,7 +91,7 @@ def verdict(
     parts = [_reached(numbers), _against(numbers, rival)]
     if rival is not None and standing is not None:
         parts.append(_pairs(numbers, rival, standing if says == LEARNED else None))
-    parts += [part for part in (why, _leak(numbers)) if part]
+    parts += [part for part in (why, _leak(numbers), _known_before(numbers)) if part]
     sentence = f"{says}: {'; '.join(parts)}"
     return {"verdict": says, "verdict_sentence": sentence, "against_strongest_rival": standing}
 
@@ -201,6 +201,16 @@ def _leak(numbers: dict[str, Any]) -> str | None:
     return (
         "beware: shuffled labels should teach nothing, so the labels are known from elsewhere "
         "(images of the reported part among the training images?)"
+    )
+
+
+def _known_before(numbers: dict[str, Any]) -> str | None:
+    """What is wrong where the weights that it began with are an earlier training's."""
+    if not (known := numbers.get("learned_before")):
+        return None
+    return (
+        f"beware: {known} of the {numbers['images']} pictures were learned before, in the run "
+        "whose weights it began with"
     )
 
 

@@ -9,10 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from decoding.files import content_of
-from engine.run import config_of
-from layout.split_file import read_split
+from engine.learned import learned_by
 from metrics import said, wilson
-from pretrained.files import metadata_in
 from system.filenames import nearest
 from utils import some
 
@@ -84,13 +82,7 @@ def foreign(found: Iterable[str], classes: Sequence[str]) -> list[str]:
 def learned(paths: Iterable[str], checkpoint: Path, wanted: str) -> int:
     """How many of the pictures a checkpoint has learned, by their contents and its run's split.csv;
     0 where that isn't there."""
-    config = config_of(checkpoint, wanted)
-    split = None if config is None else config.with_name("split.csv")
-    if split is None or not split.is_file():
-        return 0
-    again = "seen" in metadata_in(checkpoint)  # refit has trained on the validation part, too
-    parts = ("train", "val") if again else ("train",)
-    known = {row["sha256"] for row in read_split(split).values() if row["part"] in parts}
+    known = learned_by(checkpoint, wanted)
     found = 0
     for path in paths:
         with contextlib.suppress(Exception):  # one that can't be read is said elsewhere
