@@ -19,6 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -39,6 +40,7 @@ from utils import UserError, log, pick_device
 
 MIN_CONFIDENCE = 0.5  # below, an answer is unsure
 UNLIKE = 0.95  # of the known held-out pictures lie nearer: EXPERIMENTS.md, 2026-11-26
+LOADING = Lock()
 AHEAD = 2  # batches that are decoded while the network answers one
 
 Picture = Path | str | Image.Image | np.ndarray | Tensor
@@ -231,6 +233,8 @@ def _pixels(picture: Picture, greys: tuple[float, float] | None, most: int) -> T
     if isinstance(picture, (str, Path)):
         return as_tensor(read_image(Path(picture), greys, most))
     if isinstance(picture, Image.Image):
+        with LOADING:  # the same one may be asked for twice: its file is read once
+            picture.load()
         return as_tensor(pixels_of(ImageOps.exif_transpose(picture), greys))
     if isinstance(picture, Tensor):
         picture = picture.detach().cpu().numpy()

@@ -40,6 +40,7 @@ def download(
                     f"it elsewhere and put it at {path}"
                 ) from None
             time.sleep(0.2 * 2**attempt)
+    version_of(part).unlink(missing_ok=True)
     if check is not None:
         try:
             check(part)
@@ -50,17 +51,24 @@ def download(
     os.replace(part, path)
 
 
+def version_of(part: Path) -> Path:
+    """The file that says of which version of the address's file a partial one is the beginning."""
+    return part.with_name(part.name + ".version")
+
+
 def _fetch(url: str, part: Path, leave: bool) -> None:
-    """One try: ask for what is missing of `part`; a server that can't resume sends it all."""
-    have = part.stat().st_size if part.exists() else 0
-    headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"} if have else {}
-    headers.setdefault("Accept-Encoding", "identity")
+    """One try: ask for what is missing of `part`, which is the beginning of one version of the
+    file; a server that can't resume, or has another by now, sends it all (RFC 9110, 13.1.5)."""
+    version = version_of(part).read_text() if version_of(part).exists() else ""
+    have = part.stat().st_size if part.exists() and version else 0
+    headers = {"Accept-Encoding": "identity"}
+    headers |= {"Range": f"bytes={have}-", "If-Range": version} if have else {}
     with requests.get(url, headers=headers, stream=True, timeout=DOWNLOAD_TIMEOUT_S) as answer:
         if answer.status_code == requests.codes.requested_range_not_satisfiable:
             total = int(answer.headers.get("Content-Range", "*/-1").rpartition("/")[2])
             if total == have:
                 return
-            part.unlink()  # not a beginning of this file: start again
+            version_of(part).unlink()  # not a beginning of this file: start again
             raise requests.ConnectionError("the partial file does not belong to this address")
         answer.raise_for_status()
         resumed = answer.status_code == requests.codes.partial_content
@@ -79,8 +87,15 @@ def _fetch(url: str, part: Path, leave: bool) -> None:
                 desc=part.stem,
             ) as bar,
         ):
+            version_of(part).write_text(_version(answer))  # behind what opening has emptied
             for chunk in answer.iter_content(CHUNK):
                 file.write(chunk)
                 bar.update(len(chunk))
         if length and part.stat().st_size != start + length:
             raise requests.ConnectionError("the connection ended early")
+
+
+def _version(answer: requests.Response) -> str:
+    """What tells an address's file from a later one, where the server says it."""
+    tag = answer.headers.get("ETag", "")
+    return tag if tag and not tag.startswith("W/") else answer.headers.get("Last-Modified", "")

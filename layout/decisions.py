@@ -31,12 +31,14 @@ def read_decisions(
     """
     rows = read_csv(file, COLUMNS, "file of decisions")
     found: dict[str, Decision] = {}
+    decided: dict[str, Decision] = {}  # another system may spell a picture's letters in NFD
     wrong = []
     for row in rows:
         decision = Decision(row["decision"].strip().lower(), same_name(row["label"].strip()))
         fault = fault_of(row["path"], decision) or more(row["path"], decision)
-        if not fault and found.setdefault(row["path"], decision) != decision:
+        if not fault and decided.setdefault(same_name(row["path"]), decision) != decision:
             fault = "it is decided twice"
+        found.setdefault(row["path"], decision)
         if fault:
             wrong.append(f"{row['path']}: {fault}")
     if wrong:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from filelock import FileLock
 from decoding.members import TAR
 from filing.fetching import download
 from shards.place import PIPE, Source
-from utils import UserError, free_bytes, log, sha256_of
+from utils import UserError, free_bytes, log, sha256_of, write_text
 
 TRIES = 3
 GB = 10**9
@@ -23,11 +24,13 @@ GB = 10**9
 
 @dataclass(frozen=True)
 class Wanted:
-    """A file to fetch: from where, its SHA-256 and bytes, where they are known ("", 0)."""
+    """A file to fetch: from where, its SHA-256 and bytes, where they are known ("", 0), and what
+    raises ValueError where one can't be right."""
 
     source: Source
     sha256: str = ""
     bytes: int = 0
+    see: Callable[[Path], object] | None = None
 
 
 @dataclass
@@ -49,8 +52,10 @@ class Fetcher:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock")):
             with contextlib.suppress(FileNotFoundError):
-                os.utime(path)  # it is read now
-                return
+                if is_that(one):
+                    os.utime(path)  # it is read now
+                    return
+            path.unlink(missing_ok=True)
             me = os.getpid()
             others = sum(n for (process, _), n in [*self.coming.items()] if process == me)
             self.coming[me, number] = one.bytes
@@ -89,6 +94,28 @@ class Fetcher:
                 path.unlink()
 
 
+def stamp(path: Path) -> Path:
+    """The file beside one that was fetched: its SHA-256, where the index says one, and when."""
+    return path.with_name(f".{path.name}.fetched")
+
+
+def is_that(one: Wanted) -> bool:
+    """Whether the file that is kept is what the index says by now: the set may have been made anew
+    under the same names."""
+    path = one.source.path
+    if one.bytes and path.stat().st_size != one.bytes:
+        return False
+    if not one.sha256:
+        return path.exists()
+    if not stamp(path).exists():  # an older version's
+        _stamp(path, sha256_of(path))
+    return stamp(path).read_text().partition(" ")[0] == one.sha256
+
+
+def _stamp(path: Path, sha256: str) -> None:
+    write_text(stamp(path), f"{sha256} {time.time_ns()}")
+
+
 def fetch(one: Wanted, tries: int = TRIES) -> None:
     """Fetch a file to its place, so many times where it comes broken. Raises UserError where it
     can't be had, or is not what the index says."""
@@ -102,6 +129,11 @@ def fetch(one: Wanted, tries: int = TRIES) -> None:
             raise Broken(f"{shown} has {size:,} bytes; the index says {one.bytes:,}")
         if one.sha256 and sha256_of(path) != one.sha256:
             raise Broken(f"{shown} is not what the index says: its SHA-256 is another")
+        try:
+            if one.see is not None:
+                one.see(path)
+        except ValueError as error:
+            raise Broken(f"{shown} can't be used: {error}") from None
 
     for attempt in range(tries):
         try:
@@ -114,6 +146,7 @@ def fetch(one: Wanted, tries: int = TRIES) -> None:
                 raise UserError(f"{error}; it was tried {tries} times") from None
             log.debug("%s; fetching it again", error)
         else:
+            _stamp(source.path, one.sha256)
             return
 
 

@@ -27,13 +27,13 @@ from layout.parts import part_of
 from shards.index import Shard, rows_of, write_rows
 from system.filenames import same_name, text_of
 from system.plain_files import without_waiting
-from utils import UserError, write_json
+from utils import UserError, some, write_json
 
 LABELS = ("cls", "json", "txt")  # the first that is there counts
 KEYS = ("label", "class", "cls", "class_name")  # of a .json
 LONGEST_LABEL = 200  # letters; a text with more is no class
 MOST_LABEL = 1 << 20  # bytes of its file
-SCAN = 2  # what is kept is of this version of the scan
+SCAN = 3  # what is kept is of this version of the scan
 
 
 @dataclass
@@ -69,6 +69,13 @@ def scan(
         raise UserError(f"{about} is damaged ({error}); remove it: it is made anew") from None
 
 
+def see_tar(path: Path) -> None:
+    """Raise ValueError, with the reason, where a file is no whole tar of some files."""
+    with open(path, "rb") as file:
+        if not sum(1 for _ in members(file, path.stat().st_size)):
+            raise ValueError("it holds no file")
+
+
 def _keep(found: _Found, rows: Path, about: Path, known_as: str) -> None:
     write_rows(rows, rows_of(found.rows))
     said = {"of": text_of(known_as), "count": len(found.rows), "classes": found.classes}
@@ -98,7 +105,7 @@ def _read(tar: Path, size: int, most_pixels: int | None, passed: Callable[[int],
                 end = sample[-1].offset + sample[-1].size
                 passed(end - at)
                 at = end
-                picture = next((m for m in sample if _extension(m) in EXTENSIONS), None)
+                picture = _picture(sample)
                 if picture is not None:
                     label = _label(file, sample, key)
                     _add(found, file, picture, numbers.setdefault(label, len(numbers)), most_pixels)
@@ -106,6 +113,17 @@ def _read(tar: Path, size: int, most_pixels: int | None, passed: Callable[[int],
             raise UserError(f"{tar} can't be used: {error}") from None
     found.classes = list(numbers)
     return found
+
+
+def _picture(sample: list[Member]) -> Member | None:
+    """A sample's picture; `7.jpg` before `7.depth.png`. ValueError where it could be another."""
+    pictures = [member for member in sample if _extension(member) in EXTENSIONS]
+    plain = [m for m in pictures if PurePosixPath(m.name).name.count(".") == 1]
+    found = plain or pictures
+    if len(found) > 1:
+        names = some([member.name for member in found], 4)
+        raise ValueError(f"one sample has several pictures, {names}: which is its own is not said")
+    return found[0] if found else None
 
 
 def _inside(found: Iterable[Member]) -> Iterator[Member]:

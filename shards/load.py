@@ -16,8 +16,8 @@ from decoding.greys import Greys, Values, scale
 from decoding.members import TAR
 from layout.split_file import PARTS
 from shards.draw import drawn, without_held_out
-from shards.fetch import Fetcher, Wanted, fetch
-from shards.foreign import names_in_order, numbers_of, scan, together
+from shards.fetch import Fetcher, Wanted, fetch, stamp
+from shards.foreign import names_in_order, numbers_of, scan, see_tar, together
 from shards.index import INDEX, Index, Shard, holds_rows, read_index
 from shards.packed import Packed, Place, Tars
 from shards.place import Source, fetched_folder, is_ours, root_of, sources_of
@@ -184,15 +184,19 @@ def _see_that_it_is_there(piece: Piece) -> None:
 def _scanned(sources: list[Source], train: TrainConfig) -> list[Piece]:
     """Tars of others, each read once."""
     kept = fetched_folder(train.data) / "scanned"
-    bring = Fetcher([Wanted(s) for s in sources], fetched_folder(train.data), train.shard_cache)
+    wanted = [Wanted(source, see=see_tar) for source in sources]
+    bring = Fetcher(wanted, fetched_folder(train.data), train.shard_cache)
     total = sum(s.path.stat().st_size for s in sources if s.remote is None) or None
 
     def one(number: int) -> Piece:
         source = sources[number]
         bring(number)
-        known_as = source.remote
-        if known_as is None:
-            known_as = f"{source.path.resolve()} {source.path.stat().st_mtime_ns}"
+        if source.remote is None:
+            at = source.path.stat()
+            known_as = f"{source.path.resolve()} {at.st_mtime_ns} {at.st_ctime_ns} {at.st_ino}"
+        else:  # fetched anew it may be another
+            there = stamp(source.path)
+            known_as = f"{source.remote} {there.read_text() if there.exists() else ''}"
         found = scan(source.path, kept, known_as, train.max_pixels, bar.update)
         return Piece(source, found.shard, found.rows, found.classes, found.values, bad=found.bad)
 

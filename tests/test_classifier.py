@@ -131,6 +131,16 @@ def test_neither_order_nor_batches_matter(classifier: Classifier, trained: Path)
     assert {p: found[p].probability for p in wanted} == pytest.approx(wanted, abs=1e-6)
 
 
+def test_one_picture_several_times(classifier: Classifier, trained: Path) -> None:
+    """PIL reads its file when it is first asked for pixels: by several threads at once it broke."""
+    noise = np.random.default_rng(0).integers(0, 256, (400, 500, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(trained / "noise.png")
+    wanted = classifier(trained / "noise.png")[0].probabilities
+    for _ in range(10):
+        for answer in classifier([Image.open(trained / "noise.png")] * 4):
+            assert answer.probabilities == pytest.approx(wanted, abs=1e-5)
+
+
 def test_a_bad_picture_is_named(classifier: Classifier, trained: Path) -> None:
     (trained / "bad.jpg").write_bytes(b"no picture")
     good = trained / "images/red/03.png"

@@ -170,7 +170,11 @@ def remove(found: list[Entry], dry_run: bool) -> None:
         else:
             try:
                 with FileLock(e.path.with_suffix(".lock"), timeout=0):
-                    shutil.rmtree(e.path)
+                    going = e.path.with_suffix(".partial")
+                    if going != e.path:  # nothing is lost where it may not be removed
+                        shutil.rmtree(going, ignore_errors=True)
+                        e.path.rename(going)
+                    shutil.rmtree(going)
             except Timeout:
                 print(f"left {what}: a run is making it")
                 continue

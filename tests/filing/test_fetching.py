@@ -46,6 +46,21 @@ def test_a_later_call_resumes(server: Server, tmp_path: Path) -> None:
     assert (tmp_path / "w.bin").read_bytes() == server.files["w.bin"]
 
 
+@pytest.mark.parametrize("tags", [True, False])
+def test_another_version_is_not_put_behind_the_beginning_of_one(
+    server: Server, tmp_path: Path, tags: bool
+) -> None:
+    """Nor where the server does not say which it has."""
+    server.files["w.bin"], server.tags = b"old " * 250_000, tags
+    server.break_after = [300_000, 0, 0]
+    with pytest.raises(UserError, match="can't be reached"):
+        download(f"{server.url}/w.bin", tmp_path / "w.bin")
+    server.files["w.bin"] = b"new " * 250_000
+    download(f"{server.url}/w.bin", tmp_path / "w.bin")
+    assert (tmp_path / "w.bin").read_bytes() == server.files["w.bin"]
+    assert [path.name for path in tmp_path.iterdir()] == ["w.bin"]
+
+
 def test_a_server_that_can_not_resume_sends_it_all_again(server: Server, tmp_path: Path) -> None:
     server.files["w.bin"] = bytes(range(256)) * 4000
     server.ranges, server.break_after = False, [300_000]

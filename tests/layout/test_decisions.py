@@ -49,6 +49,15 @@ def test_every_row_that_can_not_be_followed_is_named(image_folder: Path, tmp_pat
     )
 
 
+def test_one_picture_in_two_spellings_is_decided_once(image_folder: Path, tmp_path: Path) -> None:
+    (image_folder / "red" / "00.png").rename(image_folder / "red" / "caf\u00e9.png")
+    rows = ["red/caf\u00e9.png,leave out,", "red/cafe\u0301.png,keep,"]
+    with pytest.raises(UserError, match="it is decided twice"):
+        load_split(settings(image_folder, labels=decisions(tmp_path, *rows)))
+    file = decisions(tmp_path, *(row.replace("keep", "leave out") for row in rows))
+    assert len(load_split(settings(image_folder, labels=file)).samples) == 35
+
+
 def test_an_unreadable_picture_can_be_left_out(image_folder: Path, tmp_path: Path) -> None:
     (image_folder / "red" / "00.png").write_bytes(b"no image")
     file = decisions(tmp_path, "red/00.png,leave out,")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from images import unchanged
 from tests.file_server import Server, served
 from tests.helpers import pictures_of
-from tests.shards.helpers import sample_files, shards_of, split_of, tar_of
+from tests.shards.helpers import png, sample_files, shards_of, split_of, tar_of
 from utils import UserError
 
 
@@ -171,3 +173,72 @@ def test_a_shard_that_was_changed_says_what_to_do(
     way = rf"remove \S+{tar.name}, and it is fetched again$" if remote else "make the shards again$"
     with pytest.raises(UserError, match=f"was changed while it was in use; {way}"):
         unchanged(again.samples[0])
+
+
+def test_a_set_that_was_made_anew_is_fetched_anew(
+    server: Server, tmp_path: Path, out: Path
+) -> None:
+    """Under the same names, by the index that says so."""
+    serve(server, out)
+    data = tmp_path / "data"
+    for sample in split_of(f"{server.url}/set", data).samples:
+        sample.content()
+    other = shards_of(pictures_of(tmp_path / "other", 9), tmp_path / "anew")
+    serve(server, other)
+    here = split_of(other, tmp_path)
+    split = split_of(f"{server.url}/set", data)
+    assert [unchanged(s) for s in split.samples] == [s.content() for s in here.samples]
+
+
+@pytest.mark.parametrize("way", ["http", "pipe", "file"])
+def test_what_was_found_in_a_tar_of_others_is_not_said_of_the_next(
+    server: Server, tmp_path: Path, way: str
+) -> None:
+    """Of as many bytes, and a file with the same times."""
+    files = sample_files(6)
+    tar = tar_of(tmp_path / "a-0.tar", files)
+    server.files["a-0.tar"] = tar.read_bytes()
+    places = {"http": f"{server.url}/a-0.tar", "file": str(tar)}
+    places["pipe"] = f"pipe:cat {shlex.quote(str(tar))} # a-0.tar"
+    data, times = tmp_path / "data", tar.stat()
+    before = split_of(places[way], data)
+    turned = {key: {b"0": b"1", b"1": b"0"}.get(value, value) for key, value in files.items()}
+    tar_of(tar, turned)
+    os.utime(tar, ns=(times.st_atime_ns, times.st_mtime_ns))
+    server.files["a-0.tar"] = tar.read_bytes()
+    for kept in (data / "shards").glob("*/a-0.tar"):
+        kept.unlink()
+    after = split_of(places[way], data)
+    labels = [
+        {s.sha256: split.classes[s.label] for s in split.samples} for split in (before, after)
+    ]
+    swap = {"0": "1", "1": "0", "2": "2"}
+    assert labels[1] == {digest: swap[label] for digest, label in labels[0].items()}
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>try again later</html>" * 40, None])
+def test_what_is_no_whole_tar_does_not_stay(tmp_path: Path, content: bytes | None) -> None:
+    """A command may end well in the middle; None: the tar is cut."""
+    tar = tar_of(tmp_path / "a-0.tar", sample_files(6))
+    whole, place = tar.read_bytes(), f"pipe:cat {shlex.quote(str(tar))} # a-0.tar"
+    tar.write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(UserError, match=r"can't be used: .*; it was tried 3 times"):
+        split_of(place, tmp_path / "data")
+    tar.write_bytes(whole)
+    assert len(split_of(place, tmp_path / "data").samples) == 18
+
+
+def test_of_several_pictures_of_a_sample_the_plain_one_is_taken(tmp_path: Path) -> None:
+    files = sample_files(6)
+    keys = [key for key in files if key.endswith(".png")]
+    depth = {f"{key[:-4]}.depth.png": png("red", 99 + i) for i, key in enumerate(keys)}
+    both = dict(sorted((files | depth).items()))
+    split = split_of(tar_of(tmp_path / "both.tar", both), tmp_path)
+    wanted = {hashlib.sha256(files[key]).hexdigest() for key in keys}
+    assert {s.sha256 for s in split.samples} == wanted
+    alone = {key: value for key, value in both.items() if key in depth or key.endswith(".cls")}
+    assert len(split_of(tar_of(tmp_path / "depth.tar", alone), tmp_path).samples) > 0
+    unclear = files | {f"{key[:-4]}.jpg": png("red", 99) for key in keys}
+    tar = tar_of(tmp_path / "unclear.tar", dict(sorted(unclear.items())))
+    with pytest.raises(UserError, match=r"several pictures, \S+.jpg, \S+.png: which is its own"):
+        split_of(tar, tmp_path)

@@ -45,6 +45,20 @@ def test_the_tool_shows_and_cleans(finetune: Path, tool: Callable[..., str]) -> 
     assert not (data / "cache" / keys[1]).exists() and (data / "cache" / keys[0]).exists()
 
 
+def test_a_cache_that_may_not_be_removed_is_whole(
+    finetune: Path, tool: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*args: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    train(finetune, "train.max_epochs=1")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refused)
+        with pytest.raises(PermissionError):
+            tool("rm", plan(finetune).key)
+    assert "ready" in tool("ls") and "damaged" not in tool("ls")
+
+
 def test_the_tool_touches_caches_only(finetune: Path, tool: Callable[..., str]) -> None:
     other = finetune.parent / "data" / "cache" / "holidays"
     other.mkdir(parents=True)

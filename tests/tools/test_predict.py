@@ -578,6 +578,21 @@ def test_a_folder_sorted_in_place(here: Path, capsys: Capture) -> None:
     assert tree("pictures") == before | {"later.png"}
 
 
+def test_where_nothing_can_be_moved_that_is_an_error(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def refused(*args: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(sorting, "move", refused)
+    before = tree("pictures")
+    assert run("pictures", "--sort-into", "sorted", "--how", "move") == 2
+    said = capsys.readouterr()
+    assert "is moved; pictures/" in said.err and "not permitted" in said.err
+    assert "take back" not in said.out and tree("pictures") == before
+    assert [path.name for path in Path("sorted").iterdir()] == ["undo.csv"]
+
+
 def test_what_was_moved_on_by_hand_stays_there_and_listed(here: Path, capsys: Capture) -> None:
     """A correction is not asked about again, and where the picture came from is not forgotten."""
     assert run("pictures", "--sort-into", "pictures/sorted", "--how", "move") == 0

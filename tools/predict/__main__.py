@@ -32,7 +32,7 @@ from tools.predict.rows import KINDS, AnswersFile
 from tools.predict.said import NOT_ANSWERS, Table, Tally, counted
 from tools.predict.scoring import foreign, learned, scored
 from tools.predict.sorting import HOW, put_there, sort_into, take_back
-from utils import UserError, command_line, progress_bar, sha256_of, shell
+from utils import UserError, command_line, progress_bar, sha256_of, shell, some
 
 MOST_NAMED = 20  # pictures that can't be read, on the terminal; a file has all
 
@@ -190,6 +190,8 @@ def sort(args: argparse.Namespace, answers: Sequence[tuple[str, str]]) -> None:
         undo = shell("python", "-m", "tools.predict", "--undo", args.sort_into / UNDO)
         raise KeyboardInterrupt(f"stopped while sorting; take it back: {undo}") from None
     done = {"copy": "copied", "link": "linked", "move": "moved"}[args.how]
+    if found.failed and not (found.folders.total() or found.there):
+        raise UserError(f"none of {len(found.failed):,} is {done}; {some(found.failed, 3, '; ')}")
     print(f"{found.folders.total():,} {done} into {text_of(str(args.sort_into))}")
     if found.there:
         print(f"{found.there:,} were there already")

@@ -78,6 +78,8 @@ def sort_into(folder: Path, how: str, answers: Iterable[tuple[str, str]]) -> Sor
                 file.flush()
                 if problem := _put(Step(how, source, str(target))):
                     found.failed.append(f"{path}: {problem}")
+                    with contextlib.suppress(OSError):  # there are others in it
+                        target.parent.rmdir()
                 else:
                     found.folders[name] += 1
     return found
