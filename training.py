@@ -175,7 +175,7 @@ def train_epochs(
     job: Job, loaders: Loaders, progress: Progress, keeper: Keeper, tracker: Tracker
 ) -> None:
     """The loop."""
-    train, metrics = job.train, keeper.metrics
+    train, metrics, done = job.train, keeper.metrics, progress.epoch
     for epoch in range(progress.epoch + 1, job.epochs + 1):
         if progress.patience_is_over(train):
             log.info("early stopping: no better epoch since %d", progress.best_epoch)
@@ -188,7 +188,7 @@ def train_epochs(
         ends = epoch == job.epochs or progress.patience_is_over(train)
         report_epoch(metrics, train.log_epoch, ends)
     seed_everything(train.seed)  # what follows is the same wherever the loop was left
-    if train.log_epoch == "auto" and metrics.rows:
+    if train.log_epoch == "auto" and progress.epoch > done:
         where = metrics.path.name
         log.info("an epoch is shown where validation is better than before; all are in %s", where)
 

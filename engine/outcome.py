@@ -378,6 +378,7 @@ def report_end(summary: dict[str, Any], run: Run) -> None:
         "curves.png": summary["epochs"],
         METRICS: summary["epochs"],
         SUMMARY: True,
+        PREDICTIONS: True,
         SEARCH: summary["chosen"],
         "layers.png": summary["left_out_accuracy"] is not None,
         OUT_OF_FOLD: summary["out_of_fold_accuracy"] is not None,
