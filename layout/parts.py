@@ -191,7 +191,8 @@ def _see_that_it_is_no_shelf(body: Folder) -> None:
 def _add(body: Folder, part: str | None, layout: Layout, classes: Collection[str] | None) -> None:
     """The pictures of a folder's class folders, those of deeper folders too."""
     _leave_files(body, layout)
-    inside = part is None and all(map(_has_parts_inside, body.full)) and bool(body.full)
+    full = [f for f in body.full if classes is None or same_name(f.name) in classes]
+    inside = part is None and bool(full) and all(map(_has_parts_inside, full))
     taken = []
     for folder in body.folders:
         name = same_name(folder.name)
@@ -211,6 +212,13 @@ def _add(body: Folder, part: str | None, layout: Layout, classes: Collection[str
         layout.notes.append("each class folder has parts of its own, which are used")
     else:
         layout.notes += _deeper(body, taken)
+        parted = [folder.name for folder in taken if _has_parts_inside(folder)]
+        if part is None and parted:
+            others = [folder.name for folder in taken if folder.name not in parted]
+            layout.notes.append(
+                f"warning: the parts within {some(parted)} are not used, as {some(others)} has "
+                "none: what is held out there may be trained on; give each class its parts"
+            )
 
 
 def _has_parts_inside(folder: Folder) -> bool:

@@ -112,6 +112,18 @@ def test_parts_inside_the_class_folders(tmp_path: Path) -> None:
     assert found(root) == {(name, part): 3 for name in "ab" for part in ("train", "val")}
 
 
+def test_parts_inside_some_class_folders_are_warned_of(tmp_path: Path) -> None:
+    """With those classes alone they are used."""
+    tree(tmp_path, "cat/train cat/val dog/train dog/val bird/train")
+    layout = lay_out(tmp_path)
+    (warning,) = (note for note in layout.notes if note.startswith("warning"))
+    assert "the parts within cat, dog are not used, as bird has none" in warning
+    assert {item.part for item in layout.found} == {None}
+    layout = lay_out(tmp_path, {"cat", "dog"})
+    assert {item.part for item in layout.found} == {"train", "val"}
+    assert not any(note.startswith("warning") for note in layout.notes)
+
+
 def test_a_class_of_seasons_alone_in_a_part_stays_a_class(tmp_path: Path) -> None:
     counts = found(tree(tmp_path, "train/a train/b val/a/summer val/a/winter"))
     assert counts == {("a", "train"): 3, ("b", "train"): 3, ("a", "val"): 6}
