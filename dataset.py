@@ -122,11 +122,14 @@ def load_split(
     given = split_file or (Path(train.split) if train.split else None)
     if given is not None:
         asked = Asked(given, root, classes, wanted is not None, grows, decided)
-        samples = apply_split(asked, samples, unused, notes)
+        samples, new = apply_split(asked, samples, unused, notes)
+        known_classes = classes_of(given)
         parted = partial(
-            with_new_parts, known=classes_of(given), classes=classes, train=train, notes=notes
+            with_new_parts, new=new, known=known_classes, classes=classes, train=train, notes=notes
         )
-        samples = with_groups(samples, reading.descriptors, root, train, notes, parted)
+        samples = with_groups(
+            samples, reading.descriptors, root, train, notes, parted if new else list
+        )
         notes += copies_notes(samples, root, "as the split says: what is held out was seen")
     else:
         notes += copies_notes(samples, root, "and in the last of these alone they are used")

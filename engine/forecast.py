@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import torch
 
 from config import RECIPES
+from engine.answers import OUT_OF_FOLD
 from engine.cores import one_core
 from engine.heads import fitted_size
 from engine.job import Job
 from engine.look import STEPS
 from engine.ridge import fit_ridge
-from engine.search import search_budget
+from engine.search import FINALISTS, search_budget
 from engine.side import branch
 from engine.start import Work
 from engine.trials import SEARCH_FOLDS, allowance
@@ -70,16 +71,30 @@ def forecast(work: Work, tries: bool = True, done: int = 0) -> Forecast:
         beside = step * (AT_ONCE if at_once else 1)
         again = steps * (1 + held_out / images) if work.refits else 0
         seconds["training"] = left * steps * step + again * beside
-        trials = 0
-        if work.searches and tries:
-            trials += SEARCH_FOLDS * STEPS if train.head != "class" else 0
-            records = images * views_of_each(work)
-            trials += search_budget(records, work.net) if train.lr == "auto" else 0
-        if short := allowance(train, images):
-            trials = min(trials, 2 * SEARCH_FOLDS * short.steps)
+        trials = steps_tried(work, images, tries)
         control = min(steps, RECIPES["finetune"].steps) if train.verdict else 0
         seconds["trials and the control"] = trials * beside + control * (beside if again else step)
     return Forecast(seconds, copied)
+
+
+def steps_tried(work: Work, images: int, tries: bool) -> int:
+    """The steps that the first look and the search take; where an earlier run's setting is taken,
+    those of its answers out of fold."""
+    train, short = work.train, allowance(work.train, images)
+    if not work.searches:
+        return 0
+    budget = search_budget(images * views_of_each(work), work.net)
+    answer = budget * 3 // 4 // FINALISTS  # on all folds
+    if not tries:
+        goes_on = train.from_run and not (work.run.folder / OUT_OF_FOLD).exists()
+        answer = SEARCH_FOLDS * short.a_fold(answer // SEARCH_FOLDS) if short else answer
+        return answer if goes_on else 0
+    if not short:
+        looks = SEARCH_FOLDS * STEPS if train.head != "class" else 0
+        return looks + (budget if train.lr == "auto" else answer)
+    looks = train.head == "auto" or (train.head == "both" and train.views == "auto")
+    look = short.a_fold(STEPS) if looks else 0
+    return SEARCH_FOLDS * (look + short.a_fold(answer // SEARCH_FOLDS))
 
 
 def fits(work: Work, images: int) -> float:

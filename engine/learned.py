@@ -6,23 +6,29 @@ from pathlib import Path
 
 from config import TrainConfig
 from dataset import Split
-from engine.run import config_of
+from engine.run import BEST, config_of
 from layout.split_file import read_split
 from pretrained.files import metadata_in
 from pretrained.names import missing, resolve
-from utils import log
+from utils import UserError, log
 
 
 def learned_by(checkpoint: Path, wanted: str, log_path: str = "logs") -> set[str]:
     """The digests of the pictures that a checkpoint has learned, by its run's split.csv; none where
     that isn't there. `wanted`: what was named to find it."""
-    config = config_of(checkpoint, wanted, log_path)
+    checkpoint = checkpoint / BEST if checkpoint.is_dir() else checkpoint
+    said = metadata_in(checkpoint) if checkpoint.is_file() else {}
+    ours = "config" in said or checkpoint.suffix == ".pt"  # a folder may be called as a run is
+    config = config_of(checkpoint, wanted, log_path) if ours else None
     split = None if config is None else config.with_name("split.csv")
     if split is None or not split.is_file():
         return set()
-    again = "seen" in metadata_in(checkpoint)  # refit has trained on the validation part, too
-    parts = ("train", "val") if again else ("train",)
-    return {row["sha256"] for row in read_split(split).values() if row["part"] in parts}
+    parts = ("train", "val") if "seen" in said else ("train",)  # refit has trained on val, too
+    try:
+        return {row["sha256"] for row in read_split(split).values() if row["part"] in parts}
+    except UserError as error:
+        log.warning("what %s has learned is not known: %s", checkpoint, error)
+        return set()
 
 
 def learned_before(train: TrainConfig, split: Split, part: str) -> int:

@@ -72,6 +72,9 @@ def _fetch(url: str, part: Path, leave: bool) -> None:
             raise requests.ConnectionError("the partial file does not belong to this address")
         answer.raise_for_status()
         resumed = answer.status_code == requests.codes.partial_content
+        if resumed and _version(answer) not in ("", version):  # it took no notice of If-Range
+            version_of(part).unlink()
+            raise requests.ConnectionError("the file is another by now")
         start = have if resumed else 0
         length = int(answer.headers.get("Content-Length", 0))
         if length:

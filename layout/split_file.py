@@ -10,7 +10,7 @@ from pathlib import Path
 from filing.csv_files import cells_of, read_csv
 from images import Sample
 from layout.parts import Layout
-from system.filenames import same_name, shown, text_of
+from system.filenames import name_of, same_name, shown, text_of
 from system.text_files import NoText
 from utils import UserError, some
 
@@ -52,8 +52,9 @@ def leave_new(layout: Layout, root: Path, file: Path) -> None:
 
 def apply_split(
     asked: Asked, samples: list[Sample], unused: list[tuple[Path, str]], notes: list[str]
-) -> list[Sample]:
-    """The parts that a split.csv says; every file that it names must be there, unchanged.
+) -> tuple[list[Sample], set[Path]]:
+    """The samples with the parts that a split.csv says, and those of them that it doesn't name;
+    every file that it names must be there, unchanged.
 
     Where new images are taken, some may be gone; what is the same file by another name is in the
     part that it was in, and of what is new the part is still to be found: it is "", or of a class
@@ -62,22 +63,16 @@ def apply_split(
     root, file, classes = asked.root, asked.file, asked.classes
     here = {text_below(root, s.path): s for s in samples}
     alike = {same_name(path): path for path in here}  # another system may spell its letters in NFD
-    rows = {
+    every = {
         path if path in here else alike.get(same_name(path), path): row
         for path, row in read_split(file).items()
-        if row["label"] in classes or not asked.has_others
     }
+    rows = {p: r for p, r in every.items() if r["label"] in classes or not asked.has_others}
     decided = {same_name(path) for path in asked.decided}
     rows = {p: row for p, row in rows.items() if p in here or same_name(p) not in decided}
     gone = [p for p in rows if p not in here]
     if asked.takes_new:  # a folder that has grown may have lost some, too
-        moved = _moved(rows, gone, here)
-        if moved:
-            such = some([f"{old} is {new}" for new, old in moved.items()], 3)
-            notes.append(f"{len(moved)} files by another name, each in its part: {such}")
-        gone = [p for p in gone if p not in moved.values()]
-        for new, old in moved.items():
-            rows[new] = rows[old] | {"label": classes[here[new].label]}
+        gone = _take_moved(asked, every, rows, gone, here, notes)
         unused += [(root / p, f"{file} has it, and it is gone") for p in gone]
         rows = {path: row for path, row in rows.items() if path in here}
         gone = []
@@ -94,20 +89,43 @@ def apply_split(
         )
     held = {s.sha256: s.path for p, s in here.items() if p in rows and rows[p]["part"] != "train"}
     known = classes_of(file)
+    unnamed: set[Path] = set()
     used = []  # in the folder's order: so does whoever goes on with the new split.csv read them
     for path, sample in here.items():
         if path in rows:
             used.append(replace(sample, part=rows[path]["part"]))
         elif asked.takes_new and classes[sample.label] not in known:
             used.append(sample)  # a class of which nothing is held out yet
+            unnamed.add(sample.path)
         elif asked.takes_new and sample.sha256 in held:
             same = text_below(root, held[sample.sha256])
             unused.append((sample.path, f"new, but the same file as {same}"))
         elif asked.takes_new and sample.part in ("", "train"):
             used.append(replace(sample, part=""))
+            unnamed.add(sample.path)
         else:
             unused.append((sample.path, f"not in {file}"))
-    return used
+    return used, unnamed
+
+
+def _take_moved(
+    asked: Asked,
+    every: dict[str, dict[str, str]],
+    rows: dict[str, dict[str, str]],
+    gone: list[str],
+    here: dict[str, Sample],
+    notes: list[str],
+) -> list[str]:
+    """Give the files that have another name by now the rows that they had, among `every`, those of
+    classes that are left out too; which paths are gone all the same."""
+    left = [p for p in every.keys() - rows.keys() if not (asked.root / name_of(p)).exists()]
+    moved = _moved(every, [*gone, *left], here)
+    if moved:
+        such = some([f"{old} is {new}" for new, old in moved.items()], 3)
+        notes.append(f"{len(moved)} files by another name, each in its part: {such}")
+    for new, old in moved.items():
+        rows[new] = every[old] | {"label": asked.classes[here[new].label]}
+    return [p for p in gone if p not in moved.values()]
 
 
 def _moved(

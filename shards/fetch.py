@@ -135,6 +135,7 @@ def fetch(one: Wanted, tries: int = TRIES) -> None:
         except ValueError as error:
             raise Broken(f"{shown} can't be used: {error}") from None
 
+    stamp(source.path).unlink(missing_ok=True)  # of the file that was here
     for attempt in range(tries):
         try:
             if source.remote.startswith(PIPE):

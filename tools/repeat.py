@@ -42,11 +42,13 @@ REMEDY = "give these runs another name, train.run_name=..., or remove that one"
 ALL_THE_SAME = (
     *("device", "num_workers", "eval_batch_size", "cache", "on_bad_image", "max_pixels"),
     *("report", "log_epoch", "save_epoch", "save_steps", "keep_last", "save", "track", "parallel"),
+    "verdict",
 )
 # Those that mean for a baseline what they mean in training.py.
 OF_BASELINES = (
     *("base_dir", "classes", "val_fraction", "test_fraction", "split", "labels", "groups"),
-    *("group_duplicates", "max_epochs", "batch_size", "seed"),
+    *("group_duplicates", "max_epochs", "batch_size", "seed", "checkpoint", "fit", "views"),
+    *("crop_scale", "flip", "vertical_flip", "rotate", "color_jitter", "transform", "trunk_dtype"),
 )
 SCORES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy"}
 
@@ -88,7 +90,7 @@ def finished(
     train = load_config(config, overrides)[0].train
     assert train.run_name is not None
     path = Path(train.log_path) / train.run_name / "summary.json"
-    see_settings(path.parent, load_config(config, overrides)[0], baseline)
+    see_settings(path.parent, load_config(config, overrides)[0], baseline, weights)
     if not path.exists():
         status, lines = run(command(config, overrides, train, baseline, weights))
         if status == 128 + signal.SIGINT:
@@ -121,25 +123,42 @@ def see_pictures(runs: Sequence[Path], train: TrainConfig) -> None:
             )
 
 
-def see_settings(run: Path, asked: Config, baseline: str | None) -> None:
+def _may_search(train: TrainConfig) -> bool:
+    """Whether a run's file leaves `head: auto` as it is, for the search that finds it."""
+    return train.mode == "finetune" and train.finetune_blocks <= 1 and train.cache != "off"
+
+
+def see_settings(
+    run: Path, asked: Config, baseline: str | None, weights: str | None = None
+) -> None:
     """Raise UserError where a run of this name was begun with other settings."""
     if not all((run / name).exists() for name in ("config.yaml", "split.csv")):
         return
     if (run / "summary.json").exists():
-        mode = json.loads((run / "summary.json").read_text(encoding="utf-8")).get("mode")
+        summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+        mode = summary.get("mode")
         wanted = f"baseline {baseline}" if baseline else asked.train.mode
         if mode != wanted:
             raise UserError(f"{run} is a run of mode {mode}, not {wanted}; {REMEDY}")
+        if baseline and weights != (summary.get("weights") if weights else None):
+            raise UserError(f"{run} began with other weights than {weights}; {REMEDY}")
     learned = sum(row["part"] == "train" for row in read_csv(run / "split.csv", ("part",)))
     settled = asked.train.settled(learned)
     other = {}
     for key, (old, new) in changed(
         settings_in(text_of(run / "config.yaml")), asked_of(asked)
     ).items():
-        name = key.partition(".")[2]
-        if key == "train.finetune_blocks" or (key.startswith("train.") and new == "auto"):
+        section, _, name = key.partition(".")
+        if key == "train.finetune_blocks" or (section == "train" and new == "auto"):
             new = getattr(settled, name)  # the run's own file says what that came to
-        if old != new and (name in OF_BASELINES if baseline else name not in ALL_THE_SAME):
+        if new == "auto" and (name != "head" or not _may_search(asked.train)):
+            continue
+        if name == "classes" and old and new:  # in whichever order
+            old, new = sorted(old), sorted(new)
+        counts = name not in ALL_THE_SAME
+        if baseline:
+            counts = section == "vit" or name in OF_BASELINES
+        if counts and old != new:
             other[key] = (old, new)
     if other:
         raise UserError(f"{run} is a run with other settings ({some(said(other), 5)}); {REMEDY}")

@@ -20,9 +20,17 @@ def test_what_the_weights_have_learned_is_said(
     train(finetune, *begun, "train.run_name=same")
     assert "beware" not in capsys.readouterr().out
     assert "learned_before" not in summary(finetune, "same")["verdict_numbers"]
+    for name in (best, best.parent):
+        train(finetune, "--check", *begun, "train.seed=5", f"train.checkpoint={name}")
+        said = capsys.readouterr()
+        assert "of the 6 val pictures: what it gets right of them" in said.out + said.err
+    split = finetune.parent / "logs/one/split.csv"
+    whole = split.read_text()
+    split.write_text("damaged")
     train(finetune, "--check", *begun, "train.seed=5")
     said = capsys.readouterr()
-    assert "of the 6 val pictures: what it gets right of them says nothing" in said.out + said.err
+    assert "has learned is not known" in said.out + said.err
+    split.write_text(whole)
     train(finetune, *begun, "train.seed=5", "train.run_name=other")
     found = summary(finetune, "other")
     known = found["verdict_numbers"]["learned_before"]

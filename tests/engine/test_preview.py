@@ -191,7 +191,9 @@ def test_the_forecast_grows_with_what_is_to_be_done(
     both = expected("train.head=both", *long)
     assert both["trials and the control"] == pytest.approx(0.1 * (900 + 2000))
     short = expected("train.head=both", *long, "train.max_epochs=4")
-    assert short["trials and the control"] == pytest.approx(0.1 * 16 * 6), "its own on each fold"
+    assert short["trials and the control"] == pytest.approx(0.1 * 16 * 3), "its own on each fold"
+    short = expected("train.head=auto", *long, "train.max_epochs=4")
+    assert short["trials and the control"] == pytest.approx(0.1 * 16 * 6), "and a first look"
     many = expected("train.head=both", *long, "train.views=16", "train.lr=auto")
     patches = 30 * 16 * 4**2  # of the records to learn
     assert patches // PATCHES_A_STEP < 2000

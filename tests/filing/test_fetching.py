@@ -46,12 +46,12 @@ def test_a_later_call_resumes(server: Server, tmp_path: Path) -> None:
     assert (tmp_path / "w.bin").read_bytes() == server.files["w.bin"]
 
 
-@pytest.mark.parametrize("tags", [True, False])
+@pytest.mark.parametrize(("tags", "heeds"), [(True, True), (True, False), (False, True)])
 def test_another_version_is_not_put_behind_the_beginning_of_one(
-    server: Server, tmp_path: Path, tags: bool
+    server: Server, tmp_path: Path, tags: bool, heeds: bool
 ) -> None:
-    """Nor where the server does not say which it has."""
-    server.files["w.bin"], server.tags = b"old " * 250_000, tags
+    """Nor where the server does not say which it has, or takes no notice of If-Range."""
+    server.files["w.bin"], server.tags, server.heeds = b"old " * 250_000, tags, heeds
     server.break_after = [300_000, 0, 0]
     with pytest.raises(UserError, match="can't be reached"):
         download(f"{server.url}/w.bin", tmp_path / "w.bin")

@@ -76,6 +76,63 @@ def test_a_new_class_follows_the_groups_that_are_known(patients: Path) -> None:
     assert {"train"} in fresh and {"val"} in fresh and {"test"} in fresh
 
 
+def test_a_new_group_of_known_and_new_classes_is_in_one_part(patients: Path) -> None:
+    _, grown = first_split(patients, groups=PATIENT, test_fraction=0.2)
+    add(patients, ("blue", "green"), range(20, 40), range(2))
+    split = load_split(settings(patients, **grown))
+    parts = parts_of_patients(split)
+    assert all(len(found) == 1 for found in parts.values())
+    assert {part for n in range(20, 40) for part in parts[f"patient{n}"]} == {
+        "train",
+        "val",
+        "test",
+    }
+    assert not any(note.startswith("warning") for note in split.notes)
+
+
+def test_pictures_moved_to_a_new_class_keep_their_part(patients: Path) -> None:
+    """And of other new classes parts are drawn all the same."""
+    first, grown = first_split(patients, test_fraction=0.2)
+    (patients / "crimson").mkdir()
+    red = [s for s in first.samples if first.classes[s.label] == "red"]
+    moved = [s for s in red if s.part == "train"][:6] + [s for s in red if s.part == "test"][:1]
+    for sample in moved:
+        sample.path.rename(patients / "crimson" / sample.path.name)
+    add(patients, ("green",), range(20, 40), range(1))
+    for number in range(12):
+        picture("blue", 7000 + number).save(patients / "crimson" / f"new{number}.png")
+    split = load_split(settings(patients, **grown))
+    parts = {s.sha256: s.part for s in split.samples}
+    assert all(parts[s.sha256] == s.part for s in first.samples)
+    counts = split.counts()
+    assert counts["green"] == {"train": 12, "val": 4, "test": 4}
+    assert counts["crimson"]["val"] > 0 and counts["crimson"]["test"] > 1
+    assert not any("is not used" in note for note in split.notes)
+    assert any(note.startswith("7 files by another name") for note in split.notes)
+
+
+def test_a_split_that_does_not_grow_stays_as_it_is(patients: Path, tmp_path: Path) -> None:
+    """Though labels make a class that it doesn't name."""
+    first, _ = first_split(patients)
+    (patients / "crimson").mkdir()
+    picture("red", 9999).save(patients / "crimson" / "new.png")
+    taken = [s for s in first.part("train") if first.classes[s.label] == "red"][:10]
+    rows = [f"red/{s.path.name},relabel,crimson" for s in taken]
+    table = tmp_path / "labels.csv"
+    table.write_text("\n".join(["path,decision,label", *rows]))
+    split = load_split(settings(patients, split=str(tmp_path / "split.csv"), labels=str(table)))
+    assert {s.path: s.part for s in split.samples} == {s.path: s.part for s in first.samples}
+
+
+def test_a_held_out_picture_of_a_class_that_is_left_out_is_not_trained_on(patients: Path) -> None:
+    add(patients, ("green",), range(10), range(1))
+    first, grown = first_split(patients)
+    held = next(s for s in first.part("val") if first.classes[s.label] == "green")
+    held.path.rename(patients / "red" / "was green.png")
+    split = load_split(settings(patients, **grown, classes=["blue", "red"]))
+    assert {s.sha256: s.part for s in split.samples}[held.sha256] == "val"
+
+
 def test_near_duplicates_of_what_is_held_out_are_not_trained_on(tmp_path: Path) -> None:
     root = tmp_path / "scenes"
     for number, name in enumerate(("cat", "dog")):

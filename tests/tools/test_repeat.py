@@ -90,6 +90,28 @@ def test_a_run_of_other_settings_or_pictures_is_not_taken(
         repeat.main([*arguments, "train.max_epochs=1"])
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["train.mode=pretrained"],
+        ["train.mode=scratch", "train.checkpoint=null"],
+        ["train.cache=off"],
+        ["train.finetune_blocks=2"],
+        ["train.classes=[red,blue]"],
+        ["train.head=auto", "train.views=auto", "train.lr=auto"],
+        ["train.head=layers"],
+    ],
+)
+def test_what_auto_came_to_is_no_other_setting(
+    held_out: Path, commands: list[list[str]], options: list[str]
+) -> None:
+    arguments = [str(held_out), "--seeds", "1", "train.head=auto", "train.max_epochs=1", *options]
+    repeat.main(arguments)
+    turned = [option.replace("[red,blue]", "[blue,red]") for option in arguments]
+    repeat.main([*turned, "train.verdict=false"])
+    assert len(commands) == 1
+
+
 def test_a_baseline_of_other_settings_is_not_taken(
     held_out: Path, commands: list[list[str]]
 ) -> None:
@@ -98,6 +120,10 @@ def test_a_baseline_of_other_settings_is_not_taken(
         repeat.main(arguments)
     with pytest.raises(UserError, match="other settings .*batch_size: 8 -> 4"):
         repeat.main([*arguments, "train.batch_size=4"])
+    with pytest.raises(UserError, match="other settings .*train.fit"):
+        repeat.main([*arguments, "train.fit=squash"])
+    with pytest.raises(UserError, match="other settings .*train.checkpoint"):
+        repeat.main([*arguments, "train.checkpoint=other.safetensors"])
     with pytest.raises(UserError, match="a run of mode baseline knn, not baseline logistic"):
         repeat.main([*arguments[:-1], "logistic", "train.run_name=tiny-knn"])
     assert len(commands) == 1

@@ -44,8 +44,10 @@ def answers(record: Record) -> dict[str, Any]:
     scored = per_class(counts, record.classes)
     open_rows = WORST if len(scored) > MOST_IN_A_TABLE else len(scored)
     unsure = sorted(given, key=lambda p: p.probability)
+    shown = told(record, given, by_temperature(record))
+    unsure = unsure if shown["calibration"] else []
     return found | {
-        **told(record, given, by_temperature(record)),
+        **shown,
         **how_sure(record, given),
         "confusions": frequent_confusions(counts, record.classes) if many else None,
         "worst": scored[:open_rows],
