@@ -46,8 +46,9 @@ def make_certain(
     folds = _out_of_fold(work)
     known = len(folds) > 0
     if known:  # what a fold held out was made as sure as it is right
-        alone = job.train.head == "class" and setting is not None
-        temperature = 1 / setting.scale if alone and setting is not None else 1.0
+        temperature = 1.0 if setting is None else setting.temperature
+        if setting is not None and job.train.head == "class":
+            temperature = 1 / setting.scale
         own, found_by = (logits / temperature).softmax(1), "the training pictures, out of fold"
     else:
         best, own = found_temperature(logits, labels)

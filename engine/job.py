@@ -329,6 +329,7 @@ class Setting:
     scale: float = 1.0  # of its logits, so that they are as sure as they are right
     head: str | None = None  # what `head: auto` came to
     views: int | None = None  # what `views: auto` came to
+    temperature: float = 1.0  # of the mean of both heads, in the end
 
     def applied(self, net: VisionTransformer, train: TrainConfig) -> TrainConfig:
         """The config with this setting; with `head`, the network's last block stops training."""
@@ -366,7 +367,8 @@ class Setting:
                     rate, decay = float(row["lr"]), float(row["weight_decay"])
                     scale, head = float(row.get("scale") or 1), row.get("head") or None
                     views = int(row.get("views") or 0) or None
-                    return cls(row["part"], row["optim"], rate, decay, scale, head, views)
+                    T = float(row.get("temperature") or 1)
+                    return cls(row["part"], row["optim"], rate, decay, scale, head, views, T)
         except (ValueError, KeyError) as error:
             raise UserError(
                 f"{path} can't be read ({error}); remove it, and the settings are tried again"

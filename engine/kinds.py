@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from certainty.sure import fit_temperature
 from engine.heads import MOST_FITTED, layer_features, solved, together, views_fitted
 from engine.ridge import best_scale, fit_ridge
 from metrics import standard_error
@@ -31,6 +32,11 @@ class Unseen:
     answers: dict[str, Tensor]
     labels: Tensor
     scale: float
+
+    def temperature(self, kind: str) -> float:
+        """What a kind's answers are divided by, to be as sure as they are right: each of two heads
+        is, but the mean of both is less sure than it is right."""
+        return fit_temperature(self.answers[kind], self.labels) if kind == "both" else 1.0
 
     def losses(self, kind: str) -> Tensor:
         """Nats (n,)."""

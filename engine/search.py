@@ -89,8 +89,11 @@ def search(work: Work, loader: TokenLoader, kind: Kind) -> Setting:
         how_chosen(winner, finals, len(candidates)),
     )
     unseen = unseen_answers(net, loader, folds, winner.logits, kind.by_layers)
-    winner.setting = replace(winner.setting, scale=unseen.scale, head=kind.head, views=kind.views)
-    write_unseen(folder, work.split, unseen.answers[kind.head], unseen.labels)
+    T = unseen.temperature(kind.head)
+    winner.setting = replace(
+        winner.setting, scale=unseen.scale, head=kind.head, views=kind.views, temperature=T
+    )
+    write_unseen(folder, work.split, unseen.answers[kind.head] / T, unseen.labels)
     write_search(folder, trials, finals, winner.setting)
     return winner.setting
 
@@ -107,13 +110,14 @@ def with_own_scale(work: Work, loader: TokenLoader, kind: Kind, chosen: Setting)
     with progress_bar(total=len(folds) * steps, desc="answers out of fold", unit="step") as bar:
         [trial] = try_settings(net, [chosen], loader, folds, train, steps, bar)
     unseen = unseen_answers(net, loader, folds, trial.logits, kind.by_layers)
-    rows = read_csv(folder / SEARCH)
+    T, rows = unseen.temperature(kind.head), read_csv(folder / SEARCH)
     for row in rows:
-        row["scale"] = str(unseen.scale) if row["chosen"] == "1" else row.get("scale", "")
+        for name, value in (("scale", unseen.scale), ("temperature", T)):
+            row[name] = str(value) if row["chosen"] == "1" else row.get(name, "")
     with rewriting(folder, SEARCH):
         write_csv(folder / SEARCH, rows, list(rows[0]))
-    write_unseen(folder, work.split, unseen.answers[kind.head], unseen.labels)
-    return replace(chosen, scale=unseen.scale)
+    write_unseen(folder, work.split, unseen.answers[kind.head] / T, unseen.labels)
+    return replace(chosen, scale=unseen.scale, temperature=T)
 
 
 def how_chosen(winner: Trial, finals: list[Trial], tried: int) -> str:
@@ -202,7 +206,7 @@ def search_budget(records: int, net: VisionTransformer, most: int = MOST_STEPS) 
     return max(LEAST_STEPS, min(MOST_STEPS, most, patches // PATCHES_A_STEP))
 
 
-SETTING = ("part", "optim", "lr", "weight_decay", "scale", "head", "views")
+SETTING = ("part", "optim", "lr", "weight_decay", "scale", "head", "views", "temperature")
 SEARCH_COLUMNS = (*SETTING, "steps", "images", "accuracy", "loss", "chosen")
 
 

@@ -87,7 +87,8 @@ def test_what_the_folds_say_of_the_temperature_counts_for_more_than_val(
     found = reached(config_file, *finetunes, f"train.head={head}", "train.lr=auto")
     sure = found["certainty"]
     assert sure["temperature_by"] == "the training pictures, out of fold"
-    wanted = 1 / found["chosen"]["scale"] if head == "class" else 1.0
+    chosen = found["chosen"]
+    wanted = 1 / chosen["scale"] if head == "class" else chosen["temperature"]
     assert sure["temperature"] == pytest.approx(wanted, abs=1e-4) and sure["held_out"] == 6
 
 

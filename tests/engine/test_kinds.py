@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from config import ViTConfig
 from engine.heads import answers, as_head, by_layer, layer_features, solved, some_of_each
@@ -69,6 +71,24 @@ def test_a_larger_class_does_not_count_more() -> None:
     assert unseen.accuracy("class") == pytest.approx((1 + 0.1) / 2)
     assert unseen.accuracy("layers") == pytest.approx((170 / 190 + 1) / 2)
     assert unseen.unequal and leads(unseen)
+
+
+def test_the_mean_of_two_that_err_apart_gets_a_temperature() -> None:
+    """Each as sure as it is right, .8 of the time: where both agree that is too modest."""
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 2, (400,), generator=draw)
+
+    def answers() -> torch.Tensor:
+        wrong = torch.rand(400, generator=draw) < 0.2
+        return (0.2 + 0.6 * torch.eye(2)[torch.where(wrong, 1 - labels, labels)]).log()
+
+    one, other = answers(), answers()
+    both = torch.logaddexp(one, other) - math.log(2)
+    unseen = Unseen(dict(zip(KINDS, (one, other, both), strict=True)), labels, 1.0)
+    T = unseen.temperature("both")
+    assert T < 0.7 and unseen.temperature("layers") == unseen.temperature("class") == 1.0
+    loss = [F.nll_loss((both / t).log_softmax(1), labels).item() for t in (1.0, T)]
+    assert loss[1] < loss[0]
 
 
 def test_each_answer_is_of_a_fit_that_had_not_seen_the_picture(finetune: Path) -> None:
