@@ -123,13 +123,9 @@ def load_split(
     if given is not None:
         asked = Asked(given, root, classes, wanted is not None, grows, decided)
         samples, new = apply_split(asked, samples, unused, notes)
-        known_classes = classes_of(given)
-        parted = partial(
-            with_new_parts, new=new, known=known_classes, classes=classes, train=train, notes=notes
-        )
-        samples = with_groups(
-            samples, reading.descriptors, root, train, notes, parted if new else list
-        )
+        options: dict[str, Any] = {"new": new, "classes": classes, "train": train, "notes": notes}
+        parted = partial(with_new_parts, known=classes_of(given), **options) if new else list
+        samples = with_groups(samples, reading.descriptors, root, train, notes, parted)
         notes += copies_notes(samples, root, "as the split says: what is held out was seen")
     else:
         notes += copies_notes(samples, root, "and in the last of these alone they are used")

@@ -87,10 +87,11 @@ def finished(
 
     Raises UserError where it fails.
     """
-    train = load_config(config, overrides)[0].train
+    asked = load_config(config, overrides)[0]
+    train = asked.train
     assert train.run_name is not None
     path = Path(train.log_path) / train.run_name / "summary.json"
-    see_settings(path.parent, load_config(config, overrides)[0], baseline, weights)
+    see_settings(path.parent, asked, baseline, weights)
     if not path.exists():
         status, lines = run(command(config, overrides, train, baseline, weights))
         if status == 128 + signal.SIGINT:
