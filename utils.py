@@ -103,6 +103,8 @@ def of_the_disk(error: OSError) -> str | None:
     name = shown(str(error.filename)) if error.filename else None
     simple = (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError)
     odd = error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EIO)
+    if isinstance(error, PermissionError) and name:
+        return f"{name}: {error.strerror}; give yourself the right to it (chmod), or name another"
     if isinstance(error, simple) or odd:
         return f"{name}: {error.strerror}"
     if error.errno == errno.EROFS:

@@ -170,7 +170,7 @@ def saved_state(work: Work) -> dict[str, Any] | None:
     check_pictures(run, work.split)
     check_beginning(work)
     if state is None:
-        log.info("%s has no checkpoint yet: starting at epoch 1", run.folder)
+        log.info("%s has no checkpoint yet: its training begins anew", run.folder)
         return None
     if state["classes"] != list(net.classes or ()):
         raise UserError(f"{run.last} was trained on other classes: {some(state['classes'])}")

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from engine.checkpoint import Progress
-from engine.job import Diverged
+from engine.job import SEARCH, Diverged
 from engine.restart import note_job
 from engine.run import SUMMARY, Run, report_command
 from engine.verdict import NOT_LEARNED
@@ -82,7 +82,8 @@ def resumable(run: Run, progress: Progress, epochs: int | str) -> Iterator[None]
             raise KeyboardInterrupt(_complete(run)) from None
         done = f"{progress.said()} done"
         if not (progress.epoch or progress.position):
-            done = "no epoch done (what is in the token cache stays there)"
+            kept = ", and the settings that were found," if (run.folder / SEARCH).exists() else ""
+            done = f"no epoch done (what is in the token cache{kept} stays)"
         elif progress.epoch == epochs:
             done += ", all of them, but not what follows"
         raise KeyboardInterrupt(f"stopped with {done}; go on with: {go_on(run.folder)}") from None

@@ -14,6 +14,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any, TextIO
 
 from system.filenames import shown
@@ -49,7 +50,15 @@ def _thread_ended(end: threading.ExceptHookArgs) -> None:
     if end.exc_type is not SystemExit:
         log = logging.getLogger("vit")
         log.debug("%s", "".join(traceback.format_exception(end.exc_value)))
-        log.warning("work in the background ended early: %s", end.exc_value or end.exc_type)
+        why = end.exc_value or end.exc_type
+        log.warning("work in the background (%s) ended early: %s", _whose(end.exc_traceback), why)
+
+
+def _whose(trace: TracebackType | None) -> str:
+    """The package that a failed thread ran for: the first that is not Python's own threading."""
+    frames = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(trace))
+    found = (name.partition(".")[0] for name in frames)
+    return next((name for name in found if name != "threading"), "unknown")
 
 
 def silence(stream: TextIO | None) -> None:

@@ -97,6 +97,15 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(
     assert done == ["rename"]
 
 
+def test_what_may_not_be_read_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "logs/a")
+
+    assert utils.command_line(main) == 2
+    said = capsys.readouterr().err
+    assert "error: logs/a: Permission denied; give yourself the right to it (chmod)" in said
+
+
 def test_a_disk_that_can_not_be_told_to_flush_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

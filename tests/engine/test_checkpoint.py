@@ -18,9 +18,11 @@ import pretrained
 import training
 from dataset import make_loaders
 from engine import metrics_log
-from engine.job import Job
+from engine.checkpoint import Progress
+from engine.job import SEARCH, Job
 from engine.metrics_log import MetricsLog, read_metrics
 from engine.run import Run
+from engine.stop import resumable
 from metrics import evaluate
 from pretrained.read import read_arrays
 from tests.engine.test_job import net_and_job
@@ -36,6 +38,19 @@ from tests.helpers import (
     without_clocks,
 )
 from utils import UserError
+
+
+def test_a_stop_before_the_first_epoch_says_what_is_kept(tmp_path: Path) -> None:
+    run = Run.create("stopped", str(tmp_path / "logs"), str(tmp_path / "weights"), "images")
+    with run:
+        run.open()
+        for kept in ("what is in the token cache", "the settings that were found,"):
+            with (
+                pytest.raises(KeyboardInterrupt, match=rf"no epoch done \(.*{kept}.* stays\)"),
+                resumable(run, Progress(), 5),
+            ):
+                raise KeyboardInterrupt
+            (run.folder / SEARCH).touch()
 
 
 @pytest.mark.usefixtures("new_files_are_remembered")

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from engine.learned import learned_by
+from filing.csv_files import read_csv
 from tests.helpers import summary, train
+from tools.export import __main__ as export
 
 
 def test_what_the_weights_have_learned_is_said(
@@ -37,3 +40,33 @@ def test_what_the_weights_have_learned_is_said(
     assert 0 < known <= 6
     sentence = f"beware: {known} of the 6 pictures were learned before, in the run whose weights it"
     assert sentence in found["verdict_sentence"]
+
+
+def test_what_weights_of_weights_have_learned(finetune: Path) -> None:
+    """A run that began with an earlier one's, and exports of it."""
+    few = ("train.max_epochs=1", "train.verdict=false", "train.report=false")
+    train(finetune, *few, "train.run_name=one", "train.refit=false")
+    begun = f"train.checkpoint={finetune.parent / 'weights/one'}"
+    train(finetune, *few, begun, "train.run_name=two", "train.seed=5", "train.refit=false")
+    logs = finetune.parent / "logs"
+
+    def digests(run: str, *parts: str) -> set[str]:
+        return {r["sha256"] for r in read_csv(logs / run / "split.csv") if r["part"] in parts}
+
+    def learned(path: Path) -> set[str]:
+        return learned_by(path, str(path), str(logs))
+
+    both = digests("one", "train") | digests("two", "train")
+    assert digests("two", "train") < both
+    weights = finetune.parent / "weights"
+    assert learned(weights / "two") == both
+    assert learned(weights / "one") == digests("one", "train")
+    out = finetune.parent / "out"
+    run = str(logs / "two")
+    for to in ("hf", "timm"):
+        assert export.main([run, "--to", to, "--out", str(out / to)]) == 0
+        assert learned(out / to) == both
+    train(finetune, *few, begun, "train.run_name=all", "train.seed=5", "train.refit=true")
+    assert learned(weights / "all") == digests("one", "train") | digests("all", "train", "val")
+    (logs / "one" / "split.csv").unlink()
+    assert learned(weights / "two") == digests("two", "train")

@@ -207,6 +207,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--precision and --most-loss go with --to onnx and --to web")
     if args.most_loss is not None and not 0 <= args.most_loss <= 1:  # NaN is not
         parser.error(f"--most-loss {args.most_loss:g}: a share of the pictures, from 0 to 1")
+    precision = args.precision or ("int8" if args.to == "web" else "fp32")
+    if args.most_loss is not None and precision != "int8":
+        parser.error(f"--most-loss goes with --precision int8, and this is {precision}")
     if args.runtime and args.to != "web":
         parser.error("--runtime goes with --to web")
     return args

@@ -261,6 +261,18 @@ def test_a_loss_that_is_none(loss: str, capsys: pytest.CaptureFixture[str]) -> N
     assert "a share of the pictures" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "more", [("onnx",), ("onnx", "--precision=fp16"), ("web", "--precision=fp32")]
+)
+def test_a_loss_of_what_loses_nothing(
+    more: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        export.parse(["last", "--out", "o", "--most-loss=0.1", "--to", *more])
+    assert "--most-loss goes with --precision int8, and this is fp" in capsys.readouterr().err
+    export.parse(["last", "--to", "web", "--out", "o", "--most-loss=0.1"])
+
+
 def test_names_are_no_more_than_text() -> None:
     said = as_text("<img src=x> `a` *b* [c](d) | e_f")
     assert said == r"&lt;img src=x&gt; \`a\` \*b\* \[c\](d) \| e\_f"
