@@ -173,6 +173,8 @@ def came_to(record: Record) -> dict[str, str]:
     """The settings as text; of those that were left open what they came to, where it is known."""
     assert record.config is not None
     found = record.summary | (record.summary.get("chosen") or {})
+    baseline = str(found.get("mode")).startswith("baseline")
+    own = {"optim": "opt"}
     said = {}
     for key, value in record.config.flat().items():
         said[key] = "off" if value is None else str(value)
@@ -181,6 +183,10 @@ def came_to(record: Record) -> dict[str, str]:
             said[key] = f"{known:.3g} (auto)" if isinstance(known, float) else f"{known} (auto)"
         elif value == "auto" and found.get("head") == "layers" and key in OPTIMISED:
             said[key] = "not needed (auto)"  # that head is solved for
+        if baseline and key in OPTIMISED:  # which it has of its own, or needs none
+            name = key.removeprefix("train.")
+            its = (found.get("settings") or {}).get(own.get(name, name))
+            said[key] = "–" if its is None else f"{its} (its own)"
     return said
 
 

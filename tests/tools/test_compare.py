@@ -190,6 +190,25 @@ def test_the_sentence_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert said[-1] == f"comparison: {tmp_path / 'out.html'}"
 
 
+def test_a_baselines_own_settings_stand_for_the_files(browser: Any, tmp_path: Path) -> None:
+    """Its config.yaml has those of training.py, which it does not use."""
+    rows = made_up(["a", "b"], 20)
+    own = {"knn": {"neighbours": 5}, "timm": {"opt": "sgd", "lr": 0.025, "weight_decay": 2e-5}}
+    for name in ("ours", *own):
+        folder = make_run(tmp_path / name, rows, ["a", "b"], tmp_path, lr=6e-3, seed=1)
+        if name in own:
+            found = json.loads((folder / "summary.json").read_text())
+            found |= {"mode": f"baseline {name}", "settings": own[name]}
+            (folder / "summary.json").write_text(json.dumps(found))
+    (tmp_path / "w").mkdir(exist_ok=True)
+    compared(tmp_path, *(tmp_path / name for name in ("ours", *own)))
+    with Page(browser, tmp_path / "out.html") as page:
+        script = "[...document.querySelector('#settings-table').tBodies[0].rows].map(r => "
+        cells = page.run(script + "[...r.cells].map(c => c.textContent))")
+    assert ["train.lr", "0.006", "–", "0.025 (its own)"] in cells
+    assert ["train.optim", "sgd (auto)", "–", "sgd (its own)"] in cells
+
+
 def test_settings_that_differ_and_no_others(browser: Any, tmp_path: Path) -> None:
     rows, root = made_up(["a", "b"], 20), tmp_path
     one = make_run(tmp_path / "one", rows, ["a", "b"], root, lr=1e-3, seed=1, run_name="one")

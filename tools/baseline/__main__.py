@@ -55,6 +55,7 @@ from utils import (
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     config, notes = load_config(args.config, args.overrides)
+    notes = [note for note in notes if not note.startswith("train.lr:")]  # which is not used
     way, mode = WAYS[args.name]
     train = config.train.model_copy(
         update={"mode": mode, "from_checkpoint": None, "head": "class", "refit": False}

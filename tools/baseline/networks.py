@@ -145,9 +145,10 @@ def plain_recipe(net: nn.Module, lr: float, train: TrainConfig, updates: int) ->
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
     optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], lr)
+    said = {"opt": "adamw", "lr": lr, "weight_decay": optimizer.defaults["weight_decay"]}
     scheduler = LambdaLR(optimizer, factor)
     criterion = nn.CrossEntropyLoss(label_smoothing=SMOOTHING)
-    return Recipe(optimizer, criterion, {"lr": lr}, lambda updates: scheduler.step())
+    return Recipe(optimizer, criterion, said, lambda updates: scheduler.step())
 
 
 def mobilenet_weights(source: str) -> dict[str, Tensor]:
