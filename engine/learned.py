@@ -1,8 +1,8 @@
-"""Which pictures the weights that a run begins with have learned, in an earlier run."""
+"""Which pictures the weights that a run begins with have learned, in earlier runs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from config import TrainConfig
@@ -10,89 +10,123 @@ from dataset import Split
 from engine.run import BEST, config_of
 from filing.yaml_files import section_of
 from layout.split_file import read_split
-from pretrained.files import metadata_in
+from pretrained.files import metadata_in, names_in
 from pretrained.manifest import manifest_of
-from pretrained.names import missing, resolve
+from pretrained.names import found_here
+from pretrained.write import in_head
 from system.filenames import name_of
-from utils import UserError, log
+from utils import UserError, log, shell
 
 
-def learned_by(checkpoint: Path, wanted: str, log_path: str = "logs") -> set[str]:
-    """The digests of the pictures that a checkpoint has learned, by the split.csv of its run, of
-    the one that an export is of, and of those whose weights that began with; none where that isn't
-    there. `wanted`: what was named to find it."""
-    known: set[str] = set()
+@dataclass
+class Learned:
+    """The digests of the pictures that some weights have learned; the split.csv of each run that
+    they come from, the last one first; whether that one learned its val part in the end, too."""
+
+    digests: set[str] = field(default_factory=set)
+    splits: list[Path] = field(default_factory=list)
+    refitted: bool = False
+
+
+def learned_before(train: TrainConfig, split: Split) -> dict[str, int]:
+    """How many pictures of each held-out part the weights that a run begins with have learned,
+    where there are any; it is said, and what to do."""
+    name = "" if train.mode == "scratch" else train.checkpoint
+    begun = found_here(name, train.save_path, train.log_path) if name else None
+    if not (name and begun):
+        return {}
+    known = learned_by(begun, name, train.log_path, begins=True)
+    found = {}
+    for part in ("val", "test"):
+        pictures = split.part(part)
+        if n := sum(sample.sha256 in known.digests for sample in pictures):
+            found[part] = n
+            log.warning(
+                "beware: %s has learned %d of the %d %s pictures: what it gets right of them says "
+                "nothing of new ones; %s",
+                *(name, n, len(pictures), part, _remedy(known, part, train.split)),
+            )
+    return found
+
+
+def _remedy(known: Learned, part: str, split: str | None) -> str:
+    """What tells something of new pictures."""
+    last, *earlier = known.splits
+    if part == "val" and known.refitted:
+        return (
+            "that run learned its val part in the end; a test part, or weights of a run with "
+            "train.refit=false, would tell"
+        )
+    if earlier or (split is not None and Path(split).exists() and last.samefile(split)):
+        return "other pictures, or weights that have not learned these, would tell"
+    return f"{shell(f'train.split={last}')} keeps them apart"
+
+
+def learned_by(
+    checkpoint: Path, wanted: str, log_path: str = "logs", begins: bool = False
+) -> Learned:
+    """What a checkpoint has learned, by the split.csv of its run, of the one that an export is of,
+    and of those whose weights that began with; nothing where that isn't there. `wanted`: what was
+    named to find it. Where a training `begins` with it a head over layers is left out."""
+    known = Learned()
     met: set[Path] = set()
-    while (run := _run_of(checkpoint, wanted, log_path)) and run.folder not in met:
+    begun: Path | None = checkpoint
+    while begun and (run := _run_of(begun, wanted, log_path)) and run.folder not in met:
         met.add(run.folder)
+        file = run.folder / "split.csv"
         # What is trained once more on all that is not test has learned val, too.
-        parts = ("train", "val") if run.has_seen_val else ("train",)
+        parts = ("train", "val") if run.refitted else ("train",)
         try:
-            rows = read_split(run.folder / "split.csv").values()
-            known |= {row["sha256"] for row in rows if row["part"] in parts}
+            if run.trained or not (begins or known.splits):
+                rows = read_split(file).values()
+                known.digests |= {row["sha256"] for row in rows if row["part"] in parts}
+                known.refitted |= run.refitted and not known.splits
+                known.splits.append(file)
         except UserError as error:
-            log.warning("what %s has learned is not known: %s", checkpoint, error)
+            log.warning("what %s has learned is not known: %s", begun, error)
         wanted, save_path = _began_with(run.folder)
-        places = save_path, log_path
-        if not wanted or missing(wanted, *places):
-            break
-        try:
-            checkpoint = resolve(wanted, *places)
-        except UserError:  # it lies elsewhere by now
-            break
+        begun = found_here(wanted, save_path, log_path) if wanted else None
     return known
 
 
 @dataclass(frozen=True)
-class _Learned:
+class _Run:
+    """Whose weights some are; whether any were trained there that another training begins with (a
+    head over layers alone is solved for anew), and whether on val, too."""
+
     folder: Path
-    has_seen_val: bool
+    trained: bool
+    refitted: bool
 
 
-def _run_of(checkpoint: Path, wanted: str, log_path: str) -> _Learned | None:
+def _run_of(checkpoint: Path, wanted: str, log_path: str) -> _Run | None:
     """The run whose weights a file, or a folder with an export, has."""
     checkpoint = checkpoint / BEST if (checkpoint / BEST).exists() else checkpoint
     said = metadata_in(checkpoint) if checkpoint.is_file() else {}
     if "config" in said or checkpoint.suffix == ".pt":  # a folder may be called as a run is
         config = config_of(checkpoint, wanted, log_path)
-        found = None if config is None else config.parent
-        return _Learned(found, "seen" in said) if found and _is_whole(found) else None
+        return _as_run(config.parent, checkpoint) if config else None
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
     for file in [checkpoint] if checkpoint.is_file() else sorted(folder.glob("*.safetensors")):
-        found = Path(log_path) / str(manifest_of(file).get("run"))
-        if _is_whole(found):
-            best = Path(_began_with(found)[1]) / found.name / BEST
-            return _Learned(found, "seen" in metadata_in(best))
+        if run := manifest_of(file).get("run"):
+            found = Path(log_path) / str(run)
+            return _as_run(found, Path(_began_with(found)[1]) / found.name / BEST)
     return None
+
+
+def _as_run(folder: Path, weights: Path) -> _Run | None:
+    """A run's folder, where it is all there, with what its weights say."""
+    if not all((folder / name).is_file() for name in ("config.yaml", "split.csv")):
+        return None
+    names = names_in(weights)
+    solved = any(map(in_head, names)) and not any(name.startswith("head.") for name in names)
+    return _Run(folder, not solved, "seen" in metadata_in(weights))
 
 
 def _began_with(run: Path) -> tuple[str, str]:
     """The weights that a run began with, "" for none, and where it keeps its own."""
-    text = (run / "config.yaml").read_text(encoding="utf-8", errors="replace")
+    page = run / "config.yaml"
+    text = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
     said = section_of(text, "train")
     begun = "" if said.get("mode") == "scratch" else str(said.get("checkpoint") or "")
     return name_of(begun), name_of(str(said.get("save_path") or "weights"))
-
-
-def _is_whole(run: Path) -> bool:
-    return all((run / name).is_file() for name in ("config.yaml", "split.csv"))
-
-
-def learned_before(train: TrainConfig, split: Split, part: str) -> int:
-    """How many of a part's pictures the weights that a run begins with have learned."""
-    named = (train.checkpoint or "", train.save_path, train.log_path)
-    if train.mode == "scratch" or not train.checkpoint or missing(*named):
-        return 0
-    known = learned_by(resolve(*named), train.checkpoint, train.log_path)
-    return sum(sample.sha256 in known for sample in split.part(part)) if known else 0
-
-
-def warn_of_learned(train: TrainConfig, split: Split) -> None:
-    """Say of each held-out part how many of its pictures were learned before."""
-    for part in ("val", "test"):
-        if n := learned_before(train, split, part):
-            log.warning(
-                "beware: %s has learned %d of the %d %s pictures: what it gets right of them says "
-                "nothing of new ones; train.split= that run's split.csv keeps them apart",
-                *(train.checkpoint, n, len(split.part(part)), part),
-            )

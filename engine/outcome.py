@@ -33,7 +33,6 @@ from engine.certain import make_certain
 from engine.checkpoint import Progress, keep
 from engine.heads import add_layers_head, by_layer, each_can_be_left_out, said_by_layer
 from engine.job import SEARCH, Job, Setting
-from engine.learned import learned_before
 from engine.metrics_log import METRICS
 from engine.plots import plot_layers
 from engine.refit import measured, once_more, refit, train_beside
@@ -91,6 +90,8 @@ def conclude(
     clock.lap("certainty")
     right = (given[part][0].argmax(1) == given[part][1]).numpy()
     known = facts(split, part, found, progress, given[part], job.train)
+    if before := work.learned.get(part):
+        known["learned_before"] = before
     control = judge.control(job, loaders)
     again = once_more(job, loaders, judge) if work.refits else None
     lost = train_beside(control, again, job.train.seed)
@@ -344,8 +345,6 @@ def facts(
             Counter(sample.label for sample in split.part("train")).values()
         ),
     }
-    if before := learned_before(train, split, part):
-        known["learned_before"] = before
     if train.head != "layers":  # which is solved for
         learned = len(split.part("train"))
         taken = progress.epoch * math.ceil(learned / train.batch_size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from dataset import PARTS, Split, load_split, see_names, write_split
 from engine.answers import OUT_OF_FOLD, PREDICTIONS
 from engine.heads import read_depths
 from engine.job import SEARCH
-from engine.learned import warn_of_learned
+from engine.learned import learned_before
 from engine.metrics_log import METRICS
 from engine.parts import check_shares
 from engine.restart import note_job
@@ -49,7 +49,8 @@ EPOCHS = ("max_epochs", "warmup_epochs")
 @dataclass
 class Work:
     """What a run works on: its folders, its settled config, the pictures, the network, what its
-    token cache is to hold (None: it uses none), and the index of files that were read before."""
+    token cache is to hold (None: it uses none), the index of files that were read before, and of
+    how many held-out pictures of each part its first weights have learned."""
 
     run: Run
     config: Config
@@ -59,6 +60,7 @@ class Work:
     known: FileIndex | None
     device: torch.device
     augmentation: str | None  # what tells a transform of one's own from others
+    learned: Mapping[str, int]
 
     @property
     def train(self) -> TrainConfig:
@@ -214,7 +216,7 @@ def set_up(config: Config, run: Run, device: torch.device, begins: bool = True) 
     own = asked.transform and try_transform(asked.transform, split, asked.seed)
     seed_everything(asked.seed)
     net = build_for(config, split.classes, fetch=begins)
-    warn_of_learned(asked, split)
+    learned = learned_before(asked, split)
     train = asked.settled(len(split.part("train")))
     train = with_greys_of(net, split, train)
     train = with_head(train, net, caches)
@@ -239,7 +241,7 @@ def set_up(config: Config, run: Run, device: torch.device, begins: bool = True) 
     if plan is not None and train.finetune_blocks <= 1 and train.head != "layers":
         train = train.model_copy(update=still_to_find(asked))
     settled = config.model_copy(update={"vit": net.vit, "train": train})
-    return Work(run, settled, split, net, plan, known, device, own)
+    return Work(run, settled, split, net, plan, known, device, own, learned)
 
 
 def with_epochs(train: TrainConfig, keys: Sequence[str], images: int) -> TrainConfig:

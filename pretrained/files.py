@@ -382,10 +382,19 @@ def digest_of(arrays: Mapping[str, Tensor]) -> str:
 
 def metadata_in(path: Path) -> dict[str, str]:
     """The header of a safetensors file; {} of others, and of one that can't be read."""
+    return _header(path)[0]
+
+
+def names_in(path: Path) -> set[str]:
+    """The names of a safetensors file's arrays; none of others, and of one that can't be read."""
+    return _header(path)[1]
+
+
+def _header(path: Path) -> tuple[dict[str, str], set[str]]:
     try:
         ordinary(path)
         check_header(path)
         with safe_open(path, "pt") as file:
-            return dict(file.metadata() or {})
+            return dict(file.metadata() or {}), set(file.keys())
     except Exception:  # `read_arrays` says what is wrong with it
-        return {}
+        return {}, set()

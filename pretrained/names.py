@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -74,6 +75,13 @@ def missing(
         return None
     folder = _kept(owner_name.replace("/", "--"))
     return None if folder.is_dir() else Missing(f"{HUB}/{owner_name}", folder)
+
+
+def found_here(name: str, save_path: str | Path | None, log_path: str | Path) -> Path | None:
+    """What `resolve` finds on this machine, without a word; None where nothing is, or not whole."""
+    with contextlib.suppress(UserError):
+        return find_local(name, _places(save_path), Path(log_path))
+    return None
 
 
 def _single_file(name: str) -> Missing | None:

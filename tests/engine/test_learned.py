@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import training
+from config_file import load_config
 from engine.learned import learned_by
 from filing.csv_files import read_csv
 from tests.helpers import summary, train
@@ -42,6 +45,71 @@ def test_what_the_weights_have_learned_is_said(
     assert sentence in found["verdict_sentence"]
 
 
+def test_what_is_advised_helps(finetune: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each remedy that the warning names makes it go away, or another is named."""
+    few = ("train.max_epochs=1", "train.verdict=false", "train.report=false", "train.head=class")
+    parts = ("train.test_fraction=0.2", "train.mode=finetune")
+    first = (*few, *parts, "train.run_name=one", "train.refit=false")
+    train(finetune, *first)
+    logs, weights = finetune.parent / "logs", finetune.parent / "weights"
+
+    def warned(*options: str) -> str:
+        capsys.readouterr()
+        train(finetune, "--check", *few, *parts, *options)
+        said = capsys.readouterr()
+        return "\n".join(line for line in (said.out + said.err).splitlines() if "beware" in line)
+
+    begun = f"train.checkpoint={weights / 'one'}"
+    advice = f"train.split={logs / 'one' / 'split.csv'}"
+    said = warned(begun, "train.seed=5")
+    assert said.count(f"{advice} keeps them apart") == 2, "of val and of test"
+    assert not warned(begun, advice)
+    train(finetune, *few, *parts, begun, advice, "train.run_name=two", "train.refit=true")
+    begun = f"train.checkpoint={weights / 'two'}"
+    said = warned(begun, advice)
+    assert "of the 6 val pictures" in said and "test pictures" not in said
+    assert "that run learned its val part in the end; a test part" in said
+    assert "keeps them apart" not in said
+    said = warned(begun, "train.seed=5")
+    assert "test pictures" in said and "keeps them apart" not in said, "of two runs"
+    assert "other pictures, or weights that have not learned these" in said
+
+
+def test_a_head_over_layers_alone_leaves_nothing_learned(
+    finetune: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A training solves for it anew; as it answers, it has learned its pictures."""
+    train(finetune, "train.run_name=one", "train.head=layers", "train.report=false")
+    capsys.readouterr()
+    best = finetune.parent / "weights/one/best.safetensors"
+    begun = (f"train.checkpoint={best}", "train.seed=5")
+    train(finetune, "--check", "train.head=class", *begun)
+    said = capsys.readouterr()
+    assert "beware" not in said.out + said.err
+    logs = str(finetune.parent / "logs")
+    assert not learned_by(best, str(best), logs, begins=True).digests
+    assert len(learned_by(best, str(best), logs).digests) >= 30
+
+
+def test_weights_that_go_away_meanwhile_cost_nothing(
+    finetune: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were asked for again at the end, and a run of days ended with an error."""
+    weights = Path(load_config(finetune)[0].train.checkpoint or "")
+    kept = weights.read_bytes()
+
+    def gone(*args: Any) -> Any:
+        weights.unlink(missing_ok=True)
+        return real(*args)
+
+    real = training.train_epochs
+    monkeypatch.setattr(training, "train_epochs", gone)
+    few = ("train.max_epochs=1", "train.report=false", "train.head=class")
+    train(finetune, *few, "train.run_name=whole")
+    assert summary(finetune, "whole")["verdict_numbers"]["images"] == 6
+    weights.write_bytes(kept)
+
+
 def test_what_weights_of_weights_have_learned(finetune: Path) -> None:
     """A run that began with an earlier one's, and exports of it."""
     few = ("train.max_epochs=1", "train.verdict=false", "train.report=false")
@@ -54,7 +122,7 @@ def test_what_weights_of_weights_have_learned(finetune: Path) -> None:
         return {r["sha256"] for r in read_csv(logs / run / "split.csv") if r["part"] in parts}
 
     def learned(path: Path) -> set[str]:
-        return learned_by(path, str(path), str(logs))
+        return learned_by(path, str(path), str(logs)).digests
 
     both = digests("one", "train") | digests("two", "train")
     assert digests("two", "train") < both

@@ -82,7 +82,7 @@ def foreign(found: Iterable[str], classes: Sequence[str]) -> list[str]:
 def learned(paths: Iterable[str], checkpoint: Path, wanted: str) -> int:
     """How many of the pictures a checkpoint has learned, by their contents and its run's split.csv;
     0 where that isn't there."""
-    known = learned_by(checkpoint, wanted)
+    known = learned_by(checkpoint, wanted).digests
     found = 0
     for path in paths:
         with contextlib.suppress(Exception):  # one that can't be read is said elsewhere
