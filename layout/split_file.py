@@ -87,21 +87,24 @@ def apply_split(
             f"{root} is not the folder that {file} was made of: {some(sorted(wrong), 10)}; "
             "put them back, or begin a new run, without train.split"
         )
-    held = {s.sha256: s.path for p, s in here.items() if p in rows and rows[p]["part"] != "train"}
+    parts = {p: rows[p]["part"] for p in rows.keys() & here}
+    held = {here[p].sha256: here[p].path for p, part in parts.items() if part != "train"}
+    learned = {here[p].sha256 for p, part in parts.items() if part == "train"}
     known = classes_of(file)
     unnamed: set[Path] = set()
     used = []  # in the folder's order: so does whoever goes on with the new split.csv read them
     for path, sample in here.items():
+        fresh = classes[sample.label] not in known  # a class of which nothing is held out yet
+        takes = asked.takes_new and (fresh or sample.part in ("", "train"))
         if path in rows:
             used.append(replace(sample, part=rows[path]["part"]))
-        elif asked.takes_new and classes[sample.label] not in known:
-            used.append(sample)  # a class of which nothing is held out yet
-            unnamed.add(sample.path)
         elif asked.takes_new and sample.sha256 in held:
             same = text_below(root, held[sample.sha256])
             unused.append((sample.path, f"new, but the same file as {same}"))
-        elif asked.takes_new and sample.part in ("", "train"):
-            used.append(replace(sample, part=""))
+        elif takes and sample.sha256 in learned:  # whatever its group is: that is learned
+            used.append(replace(sample, part="train"))
+        elif takes:
+            used.append(sample if fresh else replace(sample, part=""))
             unnamed.add(sample.path)
         else:
             unused.append((sample.path, f"not in {file}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from PIL import ImageOps
 
 from dataset import Split, load_split, write_split
 from tests.helpers import picture, scene, settings
+from utils import sha256_of
 
 PATIENT = r"(patient\d+)"
 
@@ -180,3 +182,65 @@ def test_groups_that_lie_in_several_given_parts_are_warned_of(tmp_path: Path) ->
     (warning,) = (note for note in notes if note.startswith("warning"))
     assert "4 groups of them lie in several parts, which are given and stay" in warning
     assert "train/blue/patient00_0.png" in warning
+
+
+def test_a_copy_of_what_is_learned_is_learned(patients: Path) -> None:
+    """Whatever its name says of its group, and whatever class it is put in."""
+    first, grown = first_split(patients, groups=PATIENT, test_fraction=0.2)
+    parts = parts_of_patients(first)
+    held = next(name for name, part in parts.items() if part == {"test"})
+    learned = [s for s in first.part("train") if first.classes[s.label] == "red"]
+    copies = [patients / "red" / f"{held}_9.png", patients / "green" / f"{held}_8.png"]
+    add(patients, ("green",), range(30, 50), range(1))
+    for sample, copy in zip(learned, copies, strict=False):
+        shutil.copy(sample.path, copy)
+    tested = next(s for s in first.part("test"))
+    shutil.copy(tested.path, patients / "green" / "again.png")
+    split = load_split(settings(patients, **grown))
+    found = {s.path: s.part for s in split.samples}
+    assert [found[copy] for copy in copies] == ["train", "train"]
+    assert split.unused == (
+        (
+            patients / "green" / "again.png",
+            f"new, but the same file as {tested.path.relative_to(patients)}",
+        ),
+    )
+    digests = {part: {s.sha256 for s in split.part(part)} for part in ("train", "val", "test")}
+    assert not digests["train"] & (digests["val"] | digests["test"])
+
+
+def test_a_group_in_several_parts_is_held_out(tmp_path: Path) -> None:
+    """What is new of it, that is: the split says otherwise of the others. New classes' own parts
+    stay."""
+    root = tmp_path / "given"
+    add(root / "train", ("blue", "red"), range(8), range(1))
+    add(root / "test", ("blue", "red"), range(3), range(5, 6))
+    _, grown = first_split(root, groups=PATIENT)
+    new = [root / "train" / "red" / f"patient{n:02}_9.png" for n in (0, 7)]
+    for number, path in enumerate(new):
+        picture("red", 40_000 + number).save(path)
+    add(root / "train", ("green",), range(10, 18), range(1))
+    add(root / "test", ("green",), range(7, 8), range(7, 8))  # a patient who is learned
+    found = {s.path: s.part for s in load_split(settings(root, **grown)).samples}
+    assert [found[path] for path in new] == ["test", "train"]
+    assert found[root / "test" / "green" / "patient07_7.png"] == "test"
+
+
+def test_of_several_parts_a_moved_file_is_in_the_last(tmp_path: Path) -> None:
+    root = tmp_path / "given"
+    add(root / "train", ("blue", "red"), range(8), range(1))
+    add(root / "test", ("blue", "red"), range(20, 23), range(1))
+    copy = root / "test" / "red" / "copy.png"
+    shutil.copy(root / "train" / "red" / "patient00_0.png", copy)
+    first, grown = first_split(root)
+    rows = [(s.path, s.part) for s in first.samples if s.sha256 == sha256_of(copy)]
+    assert rows == [(copy, "test")], "what is trained on gives way"
+    page = root.parent / "split.csv"
+    row = next(line for line in page.read_text().splitlines() if "copy.png" in line)
+    other = row.replace("test/red/copy.png", "train/red/a.png").replace(",test,", ",train,")
+    later = row.replace("test/red/copy.png", "train/red/z.png").replace(",test,", ",train,")
+    page.write_text(page.read_text() + f"{other}\n{later}\n")
+    copy.rename(root / "train" / "red" / "renamed.png")
+    (root / "train" / "red" / "patient00_0.png").unlink()
+    found = {s.path.name: s.part for s in load_split(settings(root, **grown)).samples}
+    assert found["renamed.png"] == "test"
