@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -29,8 +30,7 @@ def paired(right: np.ndarray, rival: np.ndarray, labels: np.ndarray) -> dict[str
     p = paired_chance(alone, rivals_alone)
     _, place, counts = np.unique(labels, return_inverse=True, return_counts=True)
     ahead = (right.astype(float) - rival) / (counts[place] * len(counts))
-    spread = math.sqrt((ahead**2).sum())
-    balanced_p = math.erfc(abs(ahead.sum()) / spread / math.sqrt(2)) if spread else 1.0
+    balanced_p = chance_of_sum(ahead[ahead != 0])
     return {
         "only_network": alone,
         "only_rival": rivals_alone,
@@ -40,6 +40,20 @@ def paired(right: np.ndarray, rival: np.ndarray, labels: np.ndarray) -> dict[str
     }
 
 
+def chance_of_sum(values: np.ndarray) -> float:
+    """How likely so large a sum of values (n,) is by chance, whose signs are fair coins, two-sided:
+    by all their signs of up to 16, of more by the normal distribution that they come near to."""
+    if len(values) == 0:
+        return 1.0
+    if len(values) <= EXACT:
+        signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(values))))
+        least = abs(values.sum()) * (1 - 1e-9)  # equal sums in another order are as large
+        return float((np.abs(signs @ np.abs(values)) >= least).mean())
+    spread = math.sqrt((values**2).sum())
+    return math.erfc(abs(values.sum()) / spread / math.sqrt(2))
+
+
+EXACT = 16  # signs at most of which all are tried: 0.1 s
 LEARNED, NOT_LEARNED = "learned", "not learned"
 BETTER, LEVEL, WORSE = (
     f"{how} its strongest rival" for how in ("better than", "level with", "worse than")

@@ -174,7 +174,8 @@ def remove(found: list[Entry], dry_run: bool) -> None:
                     if going != e.path:  # nothing is lost where it may not be removed
                         shutil.rmtree(going, ignore_errors=True)
                         e.path.rename(going)
-                    shutil.rmtree(going)
+                    if going.exists():  # else it went with the cache beside it
+                        shutil.rmtree(going)
             except Timeout:
                 print(f"left {what}: a run is making it")
                 continue

@@ -216,7 +216,14 @@ def judged(records: list[Record], names: list[str]) -> tuple[str, str, str, list
 
 def weigh(there: list[Any]) -> tuple[str, str, str, list[str]]:
     """The best of runs on the same data against each other one. Tone, sign, title, sentences."""
-    best = max(there, key=lambda item: item[0]["value"])
+    most = max(item[0]["value"] for item in there)
+    first = [item for item in there if item[0]["value"] == most]
+    # Of several at the top one that is before the others on the pictures of both, if there is one.
+    ahead = [
+        sum(versus(one, other, len(there) - 1)[0] for other in first if other is not one)
+        for one in first
+    ]
+    best = first[ahead.index(max(ahead))]
     others = [item for item in there if item is not best]
     against = [versus(best, other, len(others)) for other in others]
     sentences = [sentence for _, sentence in against]
@@ -226,7 +233,9 @@ def weigh(there: list[Any]) -> tuple[str, str, str, list[str]]:
             "of many is easily best by luck."
         )
     if all(stands > 0 for stands, _ in against):
-        return "good", "✓", f"{best[1]} is better", sentences
+        level = any(other[0]["value"] == most for other in others)
+        where = " on the pictures of both" if level else ""
+        return "good", "✓", f"{best[1]} is better{where}", sentences
     if behind := [o[1] for o, (stands, _) in zip(others, against, strict=True) if stands < 0]:
         title = f"{best[1]} leads, but on the pictures of both {some_names(behind, 3)} is better"
         return "even", "≈", title, sentences

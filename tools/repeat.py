@@ -27,16 +27,19 @@ from typing import Any
 from config import Config, ConfigError, TrainConfig
 from config_file import load_config
 from dataset import load_split, rows_of_split
+from engine.again import settings_of_run
 from engine.resume import asked as asked_of
 from engine.resume import changed, said, settings_in, text_of
 from filing.csv_files import read_csv
 from overrides import arguments, names
+from shards.place import names_shards
 from system.filenames import same_name
 from tokens.plan import known_files
 from utils import UserError, command_line, some, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOWN = 4  # of a run's last lines
+MOBILENET = "mobilenet_v3_large"  # the baseline that takes --weights
 REMEDY = "give these runs another name, train.run_name=..., or remove that one"
 # Settings by which a run's result is not another one.
 ALL_THE_SAME = (
@@ -49,18 +52,19 @@ OF_BASELINES = (
     *("base_dir", "classes", "val_fraction", "test_fraction", "split", "labels", "groups"),
     *("group_duplicates", "max_epochs", "batch_size", "seed", "checkpoint", "fit", "views"),
     *("crop_scale", "flip", "vertical_flip", "rotate", "color_jitter", "transform", "trunk_dtype"),
+    *("balanced_sampler", "bf16", "cache_dtype", "greys", "finetune_blocks", "warmup_epochs"),
 )
 SCORES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy"}
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    train = load_config(args.config, args.overrides)[0].train
-    name = train.run_name or Path(args.config).stem
+    train = asked_of_files(args.config, args.overrides).train
+    name = load_config(args.config, args.overrides)[0].train.run_name or Path(args.config).stem
     # The config's own name is that of training.py's runs.
     if args.baseline and not names(args.overrides, "train.run_name"):
         name = f"{name}-{args.baseline}"
-    see_pictures([Path(train.log_path) / f"{name}-seed{i}" for i in range(args.seeds)], train)
+    see_pictures({i: Path(train.log_path) / f"{name}-seed{i}" for i in range(args.seeds)}, train)
     summaries = []
     for seed in range(args.seeds):
         overrides = [*args.overrides, f"train.seed={seed}", f"train.run_name={name}-seed{seed}"]
@@ -87,7 +91,7 @@ def finished(
 
     Raises UserError where it fails.
     """
-    asked = load_config(config, overrides)[0]
+    asked = asked_of_files(config, overrides)
     train = asked.train
     assert train.run_name is not None
     path = Path(train.log_path) / train.run_name / "summary.json"
@@ -107,14 +111,25 @@ def finished(
     return found
 
 
-def see_pictures(runs: Sequence[Path], train: TrainConfig) -> None:
-    """Raise UserError where a run that is finished was of other pictures than are there now."""
-    finished = [run for run in runs if (run / "summary.json").exists()]
-    if not finished:
-        return
-    there = rows_of_split(load_split(train, known=known_files(train)))
-    now = {(row["path"], row["label"], row["sha256"]) for row in there}
-    for run in finished:
+def asked_of_files(config: str, overrides: list[str]) -> Config:
+    """The config that training.py makes of the same command line."""
+    found = load_config(config, overrides)[0]
+    if found.train.from_run and not found.train.from_checkpoint:
+        found = settings_of_run(found, overrides)[0]
+    return found
+
+
+def see_pictures(runs: dict[int, Path], train: TrainConfig) -> None:
+    """Raise UserError where a run that is finished, by its seed, was of other pictures than are
+    there now."""
+    now: set[tuple[str, str, str]] = set()
+    for seed, run in runs.items():
+        if not (run / "summary.json").exists():
+            continue
+        if not now or names_shards(train.base_dir):  # of their copies the seed draws which is used
+            seeded = train.model_copy(update={"seed": seed})
+            there = rows_of_split(load_split(seeded, known=known_files(train)))
+            now = {(row["path"], row["label"], row["sha256"]) for row in there}
         rows = read_csv(run / "split.csv", ("path", "label", "sha256"))
         then = {(row["path"], same_name(row["label"]), row["sha256"]) for row in rows}
         if then != now:
@@ -137,12 +152,13 @@ def see_settings(
         return
     if (run / "summary.json").exists():
         summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-        mode = summary.get("mode")
         wanted = f"baseline {baseline}" if baseline else asked.train.mode
+        mode = summary.get("mode", wanted)  # one that diverged has none
         if mode != wanted:
             raise UserError(f"{run} is a run of mode {mode}, not {wanted}; {REMEDY}")
-        if baseline and weights != (summary.get("weights") if weights else None):
-            raise UserError(f"{run} began with other weights than {weights}; {REMEDY}")
+        if baseline == MOBILENET and weights != (began := summary.get("weights")):
+            given, others = weights or "random ones", began or "random ones"
+            raise UserError(f"{run} began with {others}, not with {given}; {REMEDY}")
     learned = sum(row["part"] == "train" for row in read_csv(run / "split.csv", ("part",)))
     settled = asked.train.settled(learned)
     other = {}

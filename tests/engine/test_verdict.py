@@ -18,6 +18,7 @@ from engine.verdict import (
     NOT_LEARNED,
     TOO_FEW,
     WORSE,
+    chance_of_sum,
     dealt,
     paired,
     stands,
@@ -239,6 +240,25 @@ def test_of_unequal_classes_the_mean_of_the_recalls_is_compared() -> None:
     assert "McNemar's test, each class counting the same, p = 0." in sentence["verdict_sentence"]
     again = paired(np.tile(ours, 4), np.tile(theirs, 4), np.tile(labels, 4))
     assert stands(again, unequal=True) == BETTER
+
+
+def test_a_few_pictures_are_counted_not_approximated() -> None:
+    """Four of one class, all right by the network alone: four coins that fall alike."""
+    labels = np.repeat([0, 1], [30, 10])
+    ours, theirs = np.ones(40, bool), np.ones(40, bool)
+    theirs[:4] = False
+    pair = paired(ours, theirs, labels)
+    assert pair["p"] == pair["balanced_p"] == 0.125
+    theirs[30:32] = False  # of the other class a picture counts three times as much
+    pair = paired(ours, theirs, labels)
+    assert pair["p"] == pair["balanced_p"] == pytest.approx(2 / 2**6, abs=1e-6)
+    ours[30] = False
+    ours[4] = False
+    assert paired(ours, theirs, labels)["balanced_p"] == pytest.approx(12 / 64, abs=1e-5)
+    values = np.random.default_rng(0).normal(0.3, 1, 16)
+    exact, normal = chance_of_sum(values), chance_of_sum(np.append(values, 1e-9))
+    assert exact == pytest.approx(normal, abs=0.02)
+    assert chance_of_sum(np.zeros(0)) == 1
 
 
 def test_a_shorter_control_says_its_steps() -> None:

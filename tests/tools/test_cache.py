@@ -45,6 +45,16 @@ def test_the_tool_shows_and_cleans(finetune: Path, tool: Callable[..., str]) -> 
     assert not (data / "cache" / keys[1]).exists() and (data / "cache" / keys[0]).exists()
 
 
+def test_a_cache_and_what_is_left_of_its_making_go_together(
+    finetune: Path, tool: Callable[..., str]
+) -> None:
+    train(finetune, "train.max_epochs=1")
+    ready = plan(finetune).path
+    shutil.copytree(ready, ready.with_suffix(".partial"))
+    assert tool("rm", plan(finetune).key).count("removed") == 2
+    assert not ready.exists() and not ready.with_suffix(".partial").exists()
+
+
 def test_a_cache_that_may_not_be_removed_is_whole(
     finetune: Path, tool: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

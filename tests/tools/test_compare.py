@@ -98,6 +98,25 @@ def test_a_lead_by_other_pictures_is_none_on_those_of_both(tmp_path: Path) -> No
     assert "Of the 100 pictures that both were asked, one alone got 0 right, two alone 14" in page
 
 
+def test_of_equal_runs_the_one_ahead_on_the_pictures_of_both_is_first(tmp_path: Path) -> None:
+    """In whichever order they are named, and without a lead that is none."""
+    plain = made_up(["a", "b"], 300, right=1)
+    names = [row[1] for row in plain]
+    one, two = ([list(row) for row in plain] for _ in range(2))
+    for rows, wrong in ((one, range(100, 120)), (two, range(200, 220))):
+        for i in wrong:
+            rows[i][3] = "a" if rows[i][2] == "b" else "b"
+    one_run, two_run = (
+        make_run(tmp_path / name, rows, ["a", "b"]) for name, rows in (("one", one), ("two", two))
+    )
+    of_parts(one_run, dict.fromkeys(names[:200], "val"))
+    of_parts(two_run, dict.fromkeys(names[100:300], "val"))
+    pages = [compared(tmp_path, *runs) for runs in ((one_run, two_run), (two_run, one_run))]
+    for page in pages:
+        assert "two is better on the pictures of both" in page
+        assert "reach the same, 0.933" in page and "leads" not in page
+
+
 def test_a_run_without_answers_to_pictures_is_named(tmp_path: Path) -> None:
     one, two = (
         make_run(tmp_path / name, all_right_but(wrong), ["a", "b"])
@@ -172,7 +191,10 @@ def test_what_auto_came_to_is_shown(browser: Any, tmp_path: Path) -> None:
 
 
 def test_other_parts_are_not_compared() -> None:
-    runs = [({"value": 1.0, "part": part}, part, None) for part in ("val", "test", "test")]
+    runs = [
+        ({"value": 1.0 if part == "val" else 0.9, "part": part}, part, None)
+        for part in ("val", "test", "test")
+    ]
     tone, _, title, sentences = compare.weigh(runs)
     assert (tone, title) == ("open", "Measured on different parts: that can't be compared")
     assert all("but on another part: that can't be compared" in said for said in sentences[:2])

@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import training
+from filing.csv_files import read_csv
 from tests.helpers import REPO
+from tests.shards.helpers import sample_files, tar_of
 from tests.tools.test_baseline import summary
 from tools import repeat
 from tools.baseline import __main__ as baseline
+from tools.baseline import networks
 from utils import UserError, command_line
 
 pytestmark = pytest.mark.usefixtures("new_files_are_remembered")
@@ -127,6 +131,88 @@ def test_a_baseline_of_other_settings_is_not_taken(
     with pytest.raises(UserError, match="a run of mode baseline knn, not baseline logistic"):
         repeat.main([*arguments[:-1], "logistic", "train.run_name=tiny-knn"])
     assert len(commands) == 1
+
+
+@pytest.mark.parametrize("option", ["balanced_sampler=true", "finetune_blocks=2", "bf16=true"])
+def test_what_a_baseline_reads_is_its_setting(
+    held_out: Path, commands: list[list[str]], option: str
+) -> None:
+    arguments = [str(held_out), "--seeds", "1", "--baseline", "knn"]
+    for _ in range(2):
+        repeat.main([*arguments, "train.max_epochs=1"])
+    name = option.partition("=")[0]
+    with pytest.raises(UserError, match=f"other settings .*train.{name}"):
+        repeat.main([*arguments, "train.max_epochs=1", f"train.{option}"])
+    assert len(commands) == 1
+
+
+def test_weights_of_a_baselines_own_are_asked_for(
+    held_out: Path, commands: list[list[str]]
+) -> None:
+    path = held_out.parent / "mobile.pth"
+    torch.save(networks.mobilenet_v3(10, None).state_dict(), path)
+    short = ["train.max_epochs=1", "vit.dim=32", "train.run_name=mob"]
+    arguments = [str(held_out), "--seeds", "1", "--baseline", "mobilenet_v3_large", *short]
+    for _ in range(2):
+        repeat.main([*arguments, "--weights", str(path)])
+    with pytest.raises(UserError, match=r"began with .*mobile.pth, not with random ones"):
+        repeat.main(arguments)
+    assert len(commands) == 1
+
+
+def test_a_seed_that_diverged_is_named(held_out: Path, commands: list[list[str]]) -> None:
+    arguments = [str(held_out), "--seeds", "1", "train.max_epochs=1"]
+    repeat.main(arguments)
+    page = held_out.parent / "logs" / "tiny-seed0" / "summary.json"
+    page.write_text(json.dumps({"verdict": "not learned", "verdict_sentence": "not learned: NaN"}))
+    with pytest.raises(UserError, match="tiny-seed0: not learned: NaN; remove"):
+        repeat.main(arguments)
+
+
+def test_runs_that_go_on_with_one_are_there_already(
+    held_out: Path, commands: list[list[str]]
+) -> None:
+    training.main(["--config", str(held_out), "train.run_name=first", "train.max_epochs=1"])
+    text = held_out.read_text().replace(
+        "train:", f"train:\n  from_run: {held_out.parent}/logs/first"
+    )
+    config = held_out.parent / "more.yaml"
+    config.write_text(text)
+    for _ in range(2):
+        repeat.main([str(config), "--seeds", "1", "train.max_epochs=1"])
+    assert len(commands) == 1
+    with pytest.raises(UserError, match="other settings .*max_epochs: 1 -> 2"):
+        repeat.main([str(config), "--seeds", "1", "train.max_epochs=2"])
+
+
+def test_shards_with_a_picture_in_two_classes_are_the_same(
+    held_out: Path, commands: list[list[str]]
+) -> None:
+    """The seed draws the parts, and with them which of its copies is used."""
+    files = sample_files(12)
+    twice = [name for name in files if name.endswith(".png")][:4]
+    for number, name in enumerate(twice):
+        files[f"twice{number}.png"], files[f"twice{number}.cls"] = files[name], b"1"
+    (held_out.parent / "tars").mkdir()
+    tar = tar_of(held_out.parent / "tars" / "a.tar", files)
+    arguments = [
+        str(held_out),
+        "--seeds",
+        "3",
+        "train.max_epochs=1",
+        f"train.base_dir={tar.parent}",
+    ]
+    for _ in range(2):
+        repeat.main([*arguments, "train.test_fraction=null"])
+    assert len(commands) == 3
+    rows = [
+        {
+            (r["path"], r["label"])
+            for r in read_csv(held_out.parent / f"logs/tiny-seed{i}/split.csv")
+        }
+        for i in range(3)
+    ]
+    assert any(some != rows[0] for some in rows), "or this tests nothing"
 
 
 def test_repeat_stops_at_a_failure(
