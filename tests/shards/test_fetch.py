@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from images import unchanged
+from shards.fetch import Wanted, is_that
+from shards.place import Source
 from tests.file_server import Server, served
 from tests.helpers import pictures_of
 from tests.shards.helpers import png, sample_files, shards_of, split_of, tar_of
@@ -242,3 +244,11 @@ def test_of_several_pictures_of_a_sample_the_plain_one_is_taken(tmp_path: Path) 
     tar = tar_of(tmp_path / "unclear.tar", dict(sorted(unclear.items())))
     with pytest.raises(UserError, match=r"several pictures, \S+.jpg, \S+.png: which is its own"):
         split_of(tar, tmp_path)
+
+
+def test_a_kept_shard_of_another_size_is_not_the_indexs(tmp_path: Path) -> None:
+    """Where an index says no SHA-256, its bytes tell."""
+    path = tmp_path / "a.tar"
+    path.write_bytes(bytes(1024))
+    assert is_that(Wanted(Source(path), bytes=1024)) and is_that(Wanted(Source(path)))
+    assert not is_that(Wanted(Source(path), bytes=2048))

@@ -126,6 +126,11 @@ def test_a_run_without_answers_to_pictures_is_named(tmp_path: Path) -> None:
     page = compared(tmp_path, one, two)
     assert "two left no answers to single pictures (predictions.csv)" in page
     assert "They were not asked the same pictures" not in page
+    three = make_run(tmp_path / "three", all_right_but(30), ["a", "b"])
+    for run in (one, three):
+        (run / "predictions.csv").unlink()
+    page = compared(tmp_path, one, two, three)
+    assert "intervals" in page and "Bonferroni" not in page, "no p is said"
 
 
 def test_runs_on_other_data_are_not_weighed(
