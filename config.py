@@ -154,7 +154,6 @@ RECIPES: dict[Mode, Recipe] = {
     "scratch": Recipe(5e-4, (3e-5, 3e-3), 4000, (20, 300), 0.05, mixup=0.2, cutmix=0.5),
 }
 
-
 # What `auto` comes to depends on the training images, or (`keep`) on a setting that may be new.
 BY_IMAGES = ("max_epochs", "warmup_epochs", "keep", "views")
 
@@ -250,9 +249,15 @@ class TrainConfig(Section):
         if self.views != "auto":
             return self.views
         by_layers = self.head == "layers" or self.head != "class" and not self.transform
-        if self.mode == "finetune" and by_layers:
+        if self.mode == "finetune" and by_layers or not self.augments:
             return 1  # the head over layers takes one; the block's are made where they pay
         return RECIPES[self.mode].views
+
+    @property
+    def augments(self) -> bool:
+        """Whether one draw of a picture differs from another."""
+        drawn = (self.flip, self.vertical_flip, self.rotate, self.color_jitter)
+        return self.transform is not None or self.crop_scale < 1 or any(drawn)
 
     @property
     def trained_blocks(self) -> int:
@@ -305,9 +310,8 @@ class TrainConfig(Section):
 
     @property
     def _trains(self) -> str:
-        if self.mode != "finetune":
-            return "all"
-        return "block" if self.trained_blocks else "head"
+        of_the_end = "block" if self.trained_blocks else "head"
+        return of_the_end if self.mode == "finetune" else "all"
 
     def steps(self, images: int) -> tuple[int, int]:
         """How many steps a training on so many images takes, and how many by the mode's recipe."""
@@ -321,6 +325,7 @@ class TrainConfig(Section):
         """The same with each `auto` of the training settled, for so many training images; a
         search (`lr: auto` in finetune mode) begins with these values."""
         recipe, many = RECIPES[self.mode], self._views_of_few(images)
+        none: int | str = "auto" if self.augments else 1
         if self.max_epochs == "auto":
             by_sgd = self.recipe_optim == "sgd" and self.finetune_blocks < 2
             longer = LONGER if many and by_sgd else 1
@@ -339,7 +344,7 @@ class TrainConfig(Section):
             "ema": recipe.ema,
             "mixup": recipe.mixup,
             "cutmix": recipe.cutmix,
-            "views": (many if self.head == "layers" else min(many, most)) or "auto",
+            "views": (many if self.head == "layers" else min(many, most)) or none,
             "keep": "last" if self.mode == "finetune" and not self.early_stopping else "best",
         }
         return self.model_copy(
@@ -350,7 +355,7 @@ class TrainConfig(Section):
     def _views_of_few(self, images: int) -> int:
         """What `views: auto` comes to where a head over layers may answer, for few pictures; 0."""
         own = self.head == "class" or self.transform is not None or self.views == 1
-        if own or not self.may_cache or images > FEW:
+        if own or not (self.may_cache and self.augments) or images > FEW:
             return 0
         return max(RECIPES[self.mode].views or 1, min(MOST_VIEWS, VIEWED // max(1, images)))
 
@@ -392,9 +397,4 @@ class Config(Section):
         return {f"{s}.{k}": v for s, keys in self.model_dump().items() for k, v in keys.items()}
 
 
-SECTIONS: dict[str, type[Section]] = {
-    "vit": ViTConfig,
-    "train": TrainConfig,
-    "overfit_one_batch": OverfitConfig,
-    "inference": InferenceConfig,
-}
+SECTIONS: dict[str, type[Section]] = {n: type(f.default) for n, f in Config.model_fields.items()}

@@ -263,7 +263,17 @@ def _is_no_pattern(groups: str) -> bool:
 
 
 def advice(train: TrainConfig) -> list[str]:
-    """A line for a learning rate far from where this mode trains."""
+    """A line for what a training gains nothing by: views that are all alike, and a learning rate
+    far from where this mode trains."""
+    alike = train.views != "auto" and train.views > 1 and not train.augments
+    said = [
+        f"train.views: {train.views} of a picture are the same picture, as no augmentation is on; "
+        "1 does as well"
+    ]
+    return [*(said if alike else []), *_far_off(train)]
+
+
+def _far_off(train: TrainConfig) -> list[str]:
     if train.lr == "auto":
         return []
     scale = train.recipe_lr / RECIPES[train.mode].lr

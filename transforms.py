@@ -46,7 +46,9 @@ def train_transform(
     crop: list[Callable] = [
         v2.RandomResizedCrop(size, scale=(train.crop_scale, 1.0), interpolation=how, antialias=True)
     ]
-    if preprocessing.fit != "crop":  # the square that evaluation sees, a little larger
+    if train.crop_scale == 1:  # no crop is drawn: what evaluation sees
+        crop = fitted(preprocessing)
+    elif preprocessing.fit != "crop":  # the square that evaluation sees, a little larger
         larger = preprocessing.model_copy(update={"image_size": round(size * LARGER)})
         crop = [*fitted(larger), *crop]
     turns: list[Callable] = [v2.RandomHorizontalFlip(train.flip)]

@@ -254,7 +254,7 @@ def with_epochs(train: TrainConfig, keys: Sequence[str], images: int) -> TrainCo
 def with_room_for_views(train: TrainConfig, net: VisionTransformer, split: Split) -> TrainConfig:
     """The config with the views that few pictures get, half as many while the disk has no room for
     them, or with one."""
-    many, why = cast(int, train.views), ""
+    many, why = cast(int, train.views), "" if train.augments else ", as no augmentation is on"
     while many > 1:
         some = train.model_copy(update={"views": many})
         if not (lacks := Plan(net, split, some, checkpoint_bytes(train, net)).lacks_room()):

@@ -9,6 +9,7 @@ import pytest
 
 from config import Config, TrainConfig
 from config_file import check_config, dump_config, load_config
+from config_rules import advice
 
 
 def test_frozen() -> None:
@@ -58,6 +59,32 @@ def test_few_pictures_get_more_views(images: int, views: int | str) -> None:
         assert TrainConfig.model_validate(other).settled(images).views == "auto"
     assert ("views" in TrainConfig(views=7).by_images(images)) is False
     assert "views" in TrainConfig().settled(images).by_images(images)
+
+
+PLAIN = {"crop_scale": 1.0, "flip": 0.0, "color_jitter": 0.0}
+
+
+@pytest.mark.parametrize("mode", ["scratch", "pretrained", "finetune"])
+@pytest.mark.parametrize("head", ["auto", "layers", "both", "class"])
+def test_without_augmentation_each_picture_is_seen_once(mode: str, head: str) -> None:
+    """Sixteen passes made the same tokens sixteen times."""
+    for images in (50, 600):
+        plain = TrainConfig.model_validate({"mode": mode, "head": head} | PLAIN)
+        assert plain.draws == plain.settled(images).draws == 1
+        assert plain.settled(images).views == 1 and "views" in plain.settled(images).by_images(
+            images
+        )
+        for name, value in (("crop_scale", 0.9), ("rotate", 5.0), ("vertical_flip", 0.5)):
+            other = plain.model_copy(update={name: value})
+            usual = TrainConfig.model_validate({"mode": mode, "head": head})
+            assert other.settled(images).views == usual.settled(images).views
+
+
+def test_views_that_are_alike_are_said() -> None:
+    alike = TrainConfig.model_validate(PLAIN | {"views": 4})
+    (said,) = advice(alike)
+    assert said.startswith("train.views: 4 of a picture are the same picture") and alike.draws == 4
+    assert not advice(TrainConfig(views=4)) and not advice(TrainConfig.model_validate(PLAIN))
 
 
 def test_few_pictures_with_views_train_longer() -> None:

@@ -366,8 +366,27 @@ def test_a_square_of_any_picture(fit: Fit, size: tuple[int, int]) -> None:
     assert square(fit, torch.full((3, *size), 255, dtype=torch.uint8)).shape == (3, 32, 32)
 
 
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+def test_without_augmentation_a_picture_is_as_evaluation_sees_it(fit: Fit) -> None:
+    """A crop of all of it was the whole picture, squashed."""
+    plain, how = TrainConfig(crop_scale=1.0, flip=0.0, color_jitter=0.0), {"fit": fit}
+    noise = torch.randint(256, (3, 44, 55), dtype=torch.uint8)
+    trained = train_transform(SIZE.model_copy(update=how), plain)(noise)
+    assert torch.equal(trained, eval_transform(SIZE.model_copy(update=how))(noise))
+
+
+def test_without_augmentation_nothing_is_seen_twice(
+    finetune: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = ["train.crop_scale=1", "train.flip=0", "train.color_jitter=0", "train.head=both"]
+    train(finetune, "train.views=auto", "train.lr=auto", "train.report=false", *plain)
+    said = capsys.readouterr().out
+    assert "views auto: one of each picture, as no augmentation is on" in said
+    assert "token cache: 36 records" in said and "a second view" not in said
+
+
 def test_augmentation_sees_as_much_as_evaluation() -> None:
-    plain = TrainConfig(crop_scale=1.0, flip=0.0, color_jitter=0.0)
+    plain = TrainConfig(crop_scale=0.999, flip=0.0, color_jitter=0.0)
     for how in ("pad", "squash"):
         way = train_transform(SIZE.model_copy(update={"fit": how}), plain)
         torch.manual_seed(0)
