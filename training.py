@@ -88,7 +88,8 @@ def settings(argv: list[str] | None) -> tuple[Config, list[str], bool] | None:
         config, notes = load_config(args.config, args.overrides)
     if begun:
         notes = [f"torchrun has started this job once more: {begun.folder} goes on", *notes]
-    if config.train.from_run and not config.train.from_checkpoint:
+    own = config.train.from_checkpoint and config.train.split  # a run's own file has all of it
+    if config.train.from_run and not own:
         config, notes = settings_of_run(config, args.overrides)
     return config, notes, args.check
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +72,7 @@ def examined(
     twice = more.twice_as_many(sizes)
     told = [
         ([], _shape(split)),
-        _labels(seen, found, block, any(copies.disagrees(seen, group) for group in groups)),
+        _labels(seen, found, block, [g for g in groups if copies.disagrees(seen, g)]),
         copies.suspects(seen, groups, descriptors),
         _odd(seen),
         _quality(seen, looks),
@@ -101,9 +101,13 @@ def examined(
 
 
 def _labels(
-    seen: Seen, found: Doubts, block: Mapping[str, tuple[str, float]], disagree: bool
+    seen: Seen,
+    found: Doubts,
+    block: Mapping[str, tuple[str, float]],
+    disagreeing: Sequence[Sequence[int]],
 ) -> Said:
-    """The labels that may well be wrong, and whether copies of some picture `disagree`."""
+    """The labels that may well be wrong; of `disagreeing` copies, which are listed as such, what is
+    said counts none."""
     suspects, classes = [], seen.split.classes
     for i in (found.wrong >= LISTED).nonzero()[:, 0].tolist():
         wrong, suggested = found.wrong[i].item(), classes[int(found.suggested[i])]
@@ -112,13 +116,15 @@ def _labels(
             answer, sure = block[seen.paths[i]]
             says += f" (the trained last block, which had not seen it, says {answer}, {sure:.2f})"
         suspects.append(seen.suspect(i, "label", wrong, says, suggested))
-    beside = ", beside those of copies under several classes" if disagree else ""
+    beside = {i for group in disagreeing for i in group}
     return suspects, [_labels_said(found, seen, beside)]
 
 
-def _labels_said(found: Doubts, seen: Seen, beside: str) -> str:
-    n, flagged, classes = len(seen.labels), int((found.wrong >= SUSPECT).sum()), seen.split.classes
+def _labels_said(found: Doubts, seen: Seen, copied: Collection[int]) -> str:
+    n, classes = len(seen.labels), seen.split.classes
+    flagged = sum(i not in copied for i in (found.wrong >= SUSPECT).nonzero()[:, 0].tolist())
     wrong = found.wrong.sum().item()
+    beside = ", beside those of copies under several classes" if copied else ""
     if not flagged:
         return f"labels: none of {n:,} looks wrong{beside} (small doubts add up to {wrong:.0f})"
     counts = found.pairs * torch.bincount(seen.labels, minlength=len(classes))[:, None]

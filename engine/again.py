@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,23 +112,30 @@ def take_search(config: Config, run: Run, views: int | str) -> None:
 
 
 def compare_with_run(
-    config: Config, part: str, rows: list[dict[str, Any]]
+    config: Config, part: str, rows: list[dict[str, Any]], digests: Mapping[str, str]
 ) -> dict[str, Any] | None:
-    """What became of the pictures of a part that the earlier run has answered, too, by its
-    predictions.csv and by `rows`; None where there are none."""
+    """What became of the pictures of a part that the earlier run has answered, too, whatever their
+    files and classes are called by now, by its predictions.csv and by `rows`; None where there are
+    none. `digests`: of the part's pictures, by their path."""
     if not config.train.from_run:
         return None
     run = Path(config.train.from_run)
     try:
         answered = read_csv(run / PREDICTIONS, ("path", "part", "label", "predicted"))
         before = {row["path"]: row for row in answered if row["part"] == part}
+        listed = read_csv(run / "split.csv", ("path", "label", "sha256"))
     except UserError as error:
         log.info("what the run answered is not compared: %s", error)
         return None
-    both = [(before[row["path"]], row) for row in rows if row["path"] in before]
+    then = {row["sha256"]: row["path"] for row in listed if row["path"] in before}
+    then |= {row["sha256"]: row["path"] for row in listed if row["path"] in digests.keys() & before}
+    names = [then.get(digests[row["path"]]) for row in rows]
+    both = [(before[name], row) for name, row in zip(names, rows, strict=True) if name]
     if not both:
         return None
-    was = [old["predicted"] == new["label"] for old, new in both]  # which may be corrected since
+    called = _renamed({row["label"] for row in listed}, both)
+    # By the labels of today: they may be corrected since.
+    was = [called.get(old["predicted"], old["predicted"]) == new["label"] for old, new in both]
     now = [new["predicted"] == new["label"] for _, new in both]
     only_new = sum(n and not w for w, n in zip(was, now, strict=True))
     only_old = sum(w and not n for w, n in zip(was, now, strict=True))
@@ -152,6 +159,19 @@ def compare_with_run(
             for name, counts in sorted(classes.items())
         },
     }
+
+
+def _renamed(
+    before: Collection[str], both: Sequence[tuple[dict[str, str], dict[str, Any]]]
+) -> dict[str, str]:
+    """Today's names of classes that went by another: none of the pictures is in the old one, and
+    all of it are in one that there was not."""
+    now: dict[str, set[str]] = {}
+    for old, new in both:
+        now.setdefault(old["label"], set()).add(new["label"])
+    there = {name for names in now.values() for name in names}
+    single = {old: next(iter(names)) for old, names in now.items() if len(names) == 1}
+    return {old: new for old, new in single.items() if old not in there and new not in before}
 
 
 def tell_comparison(found: dict[str, Any] | None) -> None:

@@ -105,12 +105,13 @@ def conclude(
     assert job.net.certainty is not None
     temperature = job.net.certainty.temperature.cpu()
     rows = [row for p, (z, y) in given.items() for row in rows_of(split, p, z / temperature, y)]
-    found["against_run"] = compare_with_run(work.config, part, rows)
+    asked = {split.path_of(sample): sample.sha256 for sample in split.part(part)}
+    reported = [row for row in rows if row["part"] == part]
+    found["against_run"] = compare_with_run(work.config, part, reported, asked)
     summary = summarise(job, judge, progress, clock, found | learned, split)
     with rewriting(run.folder, SUMMARY, PREDICTIONS, METRICS):
         write_csv(run.folder / PREDICTIONS, rows, PREDICTED)
         write_json(run.folder / SUMMARY, summary)  # the last: with it the run is finished
-    reported = [row for row in rows if row["part"] == part]
     tell_comparison(summary["against_run"])
     to_tensorboard(work, job.train, summary, reported)
     report_end(summary, run)

@@ -98,7 +98,7 @@ def rivals(
     neighbours and logistic regression on the frozen network's class tokens, of pictures whose
     `groups` (n,) stay together."""
     if len(labels) > MOST_FOR_RIVALS:
-        keep = np.random.default_rng(0).permutation(len(labels))[:MOST_FOR_RIVALS]
+        keep = np.sort(np.random.default_rng(0).permutation(len(labels))[:MOST_FOR_RIVALS])
         features, labels = features[keep], labels[keep]
         groups = None if groups is None else groups[keep]
     neighbours, _ = nearest_neighbours(features, labels, queries, groups)

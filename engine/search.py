@@ -28,6 +28,7 @@ from engine.written import rewriting
 from filing.csv_files import read_csv
 from metrics import standard_error
 from model import VisionTransformer
+from system.stopping import unbroken
 from tokens.cache import TokenLoader
 from utils import log, progress_bar, write_csv
 
@@ -79,8 +80,7 @@ def search(work: Work, loader: TokenLoader, kind: Kind) -> Setting:
         candidates = [recipes_own(candidates, train)]
     trials, finals = rounds(net, candidates, loader, folds, train, kind.head == "both", short)
     winner = choose(finals, recipes_own(candidates, train))
-    log.info(
-        "%s: %s (%s%.4f right in %d-fold cross-validation on the training part%s)",
+    said = (
         "lr auto" if train.lr == "auto" else "the setting",
         winner.setting,
         "the class head alone: " if kind.head == "both" else "",
@@ -93,8 +93,10 @@ def search(work: Work, loader: TokenLoader, kind: Kind) -> Setting:
     winner.setting = replace(
         winner.setting, scale=unseen.scale, head=kind.head, views=kind.views, temperature=T
     )
-    write_unseen(folder, work.split, unseen.answers[kind.head] / T, unseen.labels)
-    write_search(folder, trials, finals, winner.setting)
+    with unbroken():  # what took long to find is kept
+        write_unseen(folder, work.split, unseen.answers[kind.head] / T, unseen.labels)
+        write_search(folder, trials, finals, winner.setting)
+    log.info("%s: %s (%s%.4f right in %d-fold cross-validation on the training part%s)", *said)
     return winner.setting
 
 

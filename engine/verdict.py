@@ -361,6 +361,7 @@ class Judge:
         numbers = dict(scored)
         if control and isinstance(training, TokenLoader) and isinstance(loader, TokenLoader):
             some = np.random.default_rng(0).permutation(len(training.dataset))[:MOST_FOR_RIVALS]
+            some.sort()  # their folds hang on it: tools.baseline has the same
             learned = class_tokens(before, training.plain(some), job.device)
             asked = class_tokens(before, loader, job.device)
             known, labels, queries, targets = (found.numpy() for found in (*learned, *asked))

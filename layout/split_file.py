@@ -72,6 +72,12 @@ def apply_split(
     rows = {p: row for p, row in rows.items() if p in here or same_name(p) not in decided}
     gone = [p for p in rows if p not in here]
     if asked.takes_new:  # a folder that has grown may have lost some, too
+        changed = {p for p in rows.keys() & here if rows[p]["sha256"] != here[p].sha256}
+        loose = {s.sha256 for p, s in here.items() if p not in rows or p in changed}
+        # Their names are other pictures' by now: numbered anew, say.
+        passed_on = [p for p in changed if rows[p]["sha256"] in loose]
+        gone += passed_on
+        rows = {p: row for p, row in rows.items() if p not in passed_on}
         gone = _take_moved(asked, every, rows, gone, here, notes)
         unused += [(root / p, f"{file} has it, and it is gone") for p in gone]
         rows = {path: row for path, row in rows.items() if path in here}
@@ -85,7 +91,7 @@ def apply_split(
     if wrong:
         raise UserError(
             f"{root} is not the folder that {file} was made of: {some(sorted(wrong), 10)}; "
-            "put them back, or begin a new run, without train.split"
+            "put them back, or begin a new run, without train.split and train.from_run"
         )
     parts = {p: rows[p]["part"] for p in rows.keys() & here}
     held = {here[p].sha256: here[p].path for p, part in parts.items() if part != "train"}
@@ -140,7 +146,7 @@ def _moved(
     lost: dict[str, str] = {}
     for path in sorted(gone, key=lambda path: rank.get(rows[path]["part"], 0)):
         lost[rows[path]["sha256"]] = path
-    new = {path: sample.sha256 for path, sample in here.items() if path not in rows}
+    new = {p: sample.sha256 for p, sample in here.items() if p not in rows or p in gone}
     return {path: lost[digest] for path, digest in new.items() if digest in lost}
 
 

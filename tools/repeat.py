@@ -114,7 +114,7 @@ def finished(
 def asked_of_files(config: str, overrides: list[str]) -> Config:
     """The config that training.py makes of the same command line."""
     found = load_config(config, overrides)[0]
-    if found.train.from_run and not found.train.from_checkpoint:
+    if found.train.from_run and not (found.train.from_checkpoint and found.train.split):
         found = settings_of_run(found, overrides)[0]
     return found
 

@@ -78,8 +78,36 @@ def test_corrected_labels_are_no_better_answers(
     other = next(name for name in ("blue", "green", "red") if name != label)
     config = load_config("logs/tiny/config.yaml", ["train.from_run=logs/tiny"])[0]
     row = {"path": path, "part": "val", "label": other, "predicted": label}
-    found = compare_with_run(config, "val", [row])
+    digests = {r["path"]: r["sha256"] for r in read_csv(Path("logs/tiny/split.csv"))}
+    found = compare_with_run(config, "val", [row], digests)
     assert found is not None and found["before"] == found["now"] == 0.0 and found["p"] == 1.0
+
+
+def test_what_is_called_otherwise_by_now_is_compared(
+    finished: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files that were renamed, and a class."""
+    (image_folder / "red").rename(image_folder / "scarlet")
+    for path, (label, part) in parts("tiny").items():
+        file = image_folder / path.replace("red/", "scarlet/")
+        if part == "val" and label != "red":
+            file.rename(file.with_name(f"checked {file.name}"))
+    first = json.loads(Path("logs/tiny/summary.json").read_text())
+    found = more_of("tiny", "train.report=false")["against_run"]
+    assert found["images"] == 6 and found["before"] == pytest.approx(first["val_accuracy"])
+    assert set(found["classes"]) == {"blue", "green", "scarlet"}
+    assert "on the 6 val pictures that tiny answered, too" in capsys.readouterr().out
+
+
+def test_gone_on_with_and_resumed_is_the_run_that_was_begun(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It said that another split and other new images were asked for."""
+    asked = ["train.from_run=tiny", "train.run_name=more", "train.report=false"]
+    training.main(asked)
+    Path("logs/more/summary.json").unlink()
+    training.main([*asked, "train.from_checkpoint=true"])
+    assert json.loads(Path("logs/more/summary.json").read_text())["against_run"]["images"] == 6
 
 
 def more_of(run: str, *options: str) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -105,6 +107,23 @@ def test_a_resumed_run_keeps_the_setting_that_was_found(
         for run in ("whole", "tiny")
     ]
     assert all(torch.equal(both[0][name], both[1][name]) for name in both[0])
+
+
+def test_a_stop_while_its_picture_is_drawn_keeps_what_was_found(
+    untuned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a minute's search was lost by Ctrl-C just after its result was said."""
+    quick(monkeypatch)
+
+    def stopped(rows: Any, path: Path) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        plot_search(rows, path)
+
+    monkeypatch.setattr("engine.search.plot_search", stopped)
+    with pytest.raises(KeyboardInterrupt, match="the settings that were found, stays"):
+        reached(untuned, "train.max_epochs=4", "train.verdict=false")
+    folder = untuned.parent / "logs/tiny"
+    assert all((folder / name).exists() for name in ("search.csv", "out_of_fold.csv", "search.png"))
 
 
 def test_settings_that_are_tried() -> None:

@@ -12,7 +12,7 @@ from PIL import ImageOps
 
 from dataset import Split, load_split, write_split
 from tests.helpers import picture, scene, settings
-from utils import sha256_of
+from utils import UserError, sha256_of
 
 PATIENT = r"(patient\d+)"
 
@@ -244,3 +244,23 @@ def test_of_several_parts_a_moved_file_is_in_the_last(tmp_path: Path) -> None:
     (root / "train" / "red" / "patient00_0.png").unlink()
     found = {s.path.name: s.part for s in load_split(settings(root, **grown)).samples}
     assert found["renamed.png"] == "test"
+
+
+def test_files_that_are_numbered_anew_keep_their_parts(patients: Path) -> None:
+    """A name that is another picture's by now is that one's."""
+    first, grown = first_split(patients, test_fraction=0.2)
+    files = sorted((patients / "red").iterdir())
+    for number, path in enumerate(files):
+        path.rename(path.with_name(f"moving{number}"))
+    for number, path in enumerate(files):
+        path.with_name(f"moving{number}").rename(files[(number + 1) % len(files)])
+    picture("red", 77_777).save(patients / "red" / "new.png")
+    split = load_split(settings(patients, **grown))
+    parts = {s.sha256: s.part for s in split.samples}
+    before = {s.sha256: s.part for s in first.samples}
+    assert {digest: parts[digest] for digest in before} == before
+    assert len(parts) == len(before) + 1 and split.unused == ()
+    held = next(s.path for s in first.samples if s.part == "test")
+    picture("blue", 88_888).save(held)
+    with pytest.raises(UserError, match=r"\(changed\).*without train.split and train.from_run"):
+        load_split(settings(patients, **grown))

@@ -8,15 +8,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import pretrained
 import training
 from config_file import load_config
+from engine.rivals import logistic_regression, rivals
 from filing.csv_files import read_csv
 from tools.baseline import __main__ as baseline
-from tools.baseline import networks
+from tools.baseline import networks, ways
 from tools.report.__main__ import write_report
 from utils import UserError, command_line
 
@@ -95,6 +97,30 @@ def test_the_split_and_the_cache_are_those_of_training(held_out: Path) -> None:
     assert json.loads((new / "header.json").read_text())["content"]["records"] == 36
     keys = {key for key in summary(held_out, "ours") if key.startswith(("val_", "test_"))}
     assert keys <= set(summary(held_out, "knn"))
+
+
+def test_the_verdicts_rivals_are_the_baselines(
+    held_out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folds by which their settings are chosen hang on the order of the pictures."""
+    given: list[tuple[Any, ...]] = []
+
+    def noting(of: Any) -> Any:
+        def noted(features: Any, labels: Any, queries: Any, *rest: Any) -> Any:
+            groups = rest[-1]
+            given.append((features, labels, queries, groups))
+            return of(features, labels, queries, *rest)
+
+        return noted
+
+    monkeypatch.setattr("engine.verdict.rivals", noting(rivals))
+    monkeypatch.setitem(ways.CLASSIFIERS, "logistic", (noting(logistic_regression), "C"))
+    options = ["train.max_epochs=1", "train.verdict=true"]
+    training.main(["--config", str(held_out), "train.run_name=ours", *options])
+    run(held_out, "logistic", "train.max_epochs=1")
+    (ours, labels, tested, groups), (theirs, same, both, also) = given
+    assert (labels == same).all() and (groups == also).all()
+    assert np.allclose(ours, theirs) and np.allclose(tested, both[-len(tested) :])
 
 
 def test_timm_holds_our_parameters(held_out: Path) -> None:
