@@ -19,8 +19,10 @@ from engine.run import BEST, SUMMARY, Run, config_of, find_run, report_command, 
 from engine.start import Work
 from engine.written import changed as changed_files
 from engine.written import is_changed
+from filing.csv_files import read_csv
 from filing.yaml_files import section_of
 from layout.split_file import read_split
+from overrides import names
 from pretrained.files import digest_of, metadata_in
 from pretrained.near import is_run
 from system.filenames import same_name
@@ -85,7 +87,7 @@ def settings_to_resume(
         *(p / folder.name for p in (Path(train.save_path), folder.parent / "../weights")),
     )
     mended = mend_settings(folder, saves)
-    found, notes = load_config(own, list(overrides))
+    found, notes = load_config(own, [*_shorter_warmup(folder, overrides), *overrides])
     update = {"from_checkpoint": folder.name, "run_name": folder.name}
     update |= {"log_path": str(folder.parent)}
     there = folder.absolute().parent.parent / found.train.save_path / folder.name
@@ -93,6 +95,19 @@ def settings_to_resume(
         update["save_path"] = str(there.parent)
     found = found.model_copy(update={"train": found.train.model_copy(update=update)})
     return found, [*skipped, *mended, *notes]
+
+
+def _shorter_warmup(run: Path, overrides: Sequence[str]) -> list[str]:
+    """The override that lets the warm-up follow fewer epochs, where it followed the run's own."""
+    asked = [o.partition("=")[2] for o in overrides if o.startswith("train.max_epochs=")]
+    if not asked or not asked[-1].isdecimal() or names(overrides, "train.warmup_epochs"):
+        return []
+    train, split = load_config(run / "config.yaml", [])[0].train, run / "split.csv"
+    if train.warmup_epochs == "auto" or train.warmup_epochs <= int(asked[-1]):
+        return []
+    rows = read_csv(split, ("part",)) if split.is_file() else []
+    learned = sum(row["part"] == "train" for row in rows)
+    return ["train.warmup_epochs=auto"] if "warmup_epochs" in train.by_images(learned) else []
 
 
 def nothing_left(config: Config) -> str | None:

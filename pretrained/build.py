@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,13 @@ def load_model(
     a number gives a fresh zero head. `image_size`, in pixels, resamples the positions; None keeps
     the table's own size. Raises UserError where the weights can't be had or understood.
     """
+    for name, value, least, most in (
+        ("num_classes", num_classes, 0, 10_000_000),
+        ("image_size", image_size, 1, 10_000),
+    ):
+        whole_number = isinstance(value, Integral) and not isinstance(value, bool)
+        if value is not None and not (whole_number and least <= value <= most):
+            raise UserError(f"{name}={value!r:.40}: a whole number from {least} to {most:,}")
     weights = whole(resolve(str(path_or_name)))
     _say(weights)
     return build(weights, num_classes=num_classes, image_size=image_size).to(device)

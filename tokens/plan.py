@@ -58,8 +58,10 @@ class Plan:
     ) -> None:
         self.folder = cache_folder(train)
         self.reserved = checkpoints if same_disk(self.folder, Path(train.save_path)) else 0
-        self.remedy = f"`python -m tools.cache prune{data_option(train)}` frees some, train.data "
-        self.remedy += "names another place"
+        self.remedy = "train.data names another place"
+        if self.folder.is_dir() and any(self.folder.iterdir()):
+            prune = f"`python -m tools.cache prune{data_option(train)}` frees some"
+            self.remedy = f"{prune}, {self.remedy}"
         self.record = record_type(net, train.cache_dtype)
         self.ids: dict[str, list[list[str]]] = {}
         self.draws: dict[str, Draw] = {}
@@ -97,7 +99,9 @@ class Plan:
         missing, free = self.missing_bytes(), free_bytes(self.folder) - self.reserved
         if not missing or missing <= MOST_OF_FREE * free:
             return ""
-        return f"{megabytes(missing)} of {megabytes(max(0, free))} free in {self.folder}"
+        other = f", beside {megabytes(self.reserved)} for checkpoints" if self.reserved else ""
+        there = megabytes(free_bytes(self.folder))
+        return f"{megabytes(missing)} of {there} free in {self.folder}{other}"
 
     def _add(self, part: str, net: VisionTransformer, split: Split, train: TrainConfig) -> None:
         """A part's images, under the draws that its loader asks for."""

@@ -301,8 +301,12 @@ def versus(first: Any, second: Any, comparisons: int) -> tuple[int, str]:
         ahead = only_first - only_second
         stands = 0 if p >= SURE else 1 if ahead > 0 else -1
         says = ("; it may be chance", "; more than chance", ", but by other pictures")[stands]
+        both = pair[0].keys() & pair[1].keys()
+        shares = [score(sum(side[key].right for key in both) / n) for side in pair]
+        others = n < max(map(len, pair))  # what is said before is of other pictures, too
+        here = f" ({' and '.join(shares)} of them right)" if others else ""
         return stands, (
-            f"{lead}{says if points else ''}. Of the {n:,} pictures that both were asked, "
+            f"{lead}{says if points else ''}. Of the {n:,} pictures that both were asked{here}, "
             f"{name} alone got {only_first} right, {rival} alone {only_second} (McNemar's exact "
             f"test, {said_chance(p)})."
         )

@@ -15,7 +15,9 @@ import yaml
 
 import engine.outcome
 import training
-from config import TrainConfig
+from config import ConfigError, TrainConfig
+from config_file import load_config
+from engine.job import Job
 from engine.mended import is_beginning
 from engine.resume import FIXED, FREE, PLACES, is_same_place, newest, put_back
 from engine.run import Run
@@ -131,6 +133,31 @@ def test_what_is_new_is_said_and_what_would_be_another_run_is_refused(
     assert last["scheduler"]["base_lrs"] == [0.002, 0.002], "it is used, not only said"
     said = fail(config_file, "--resume", str(stopped), "train.max_epochs=2")
     assert "train.max_epochs: 2 is less than the 3 epochs that are begun" in said
+
+
+def test_a_warm_up_that_nobody_set_follows_fewer_epochs(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was 15 epochs of 300, and `train.max_epochs=6` was refused for it."""
+    monkeypatch.chdir(config_file.parent)
+    auto = ["train.warmup_epochs=auto", "train.max_epochs=300", "train.report=false"]
+    original, calls = Job.step, iter(range(1000))
+
+    def stop(*args: Any) -> Any:
+        if next(calls) == 8:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Job, "step", stop)
+        with pytest.raises(KeyboardInterrupt, match="stopped with 2 epochs done"):
+            train(config_file, "train.run_name=long", *auto)
+    training.main(["--resume", "long", "train.max_epochs=6"])
+    kept = load_config("logs/long/config.yaml")[0].train
+    assert (kept.max_epochs, kept.warmup_epochs) == (6, 0.3)
+    own = ["--resume", "long", "train.max_epochs=8", "train.warmup_epochs=9"]
+    with pytest.raises(ConfigError, match=r"warmup_epochs: 9 is more than max_epochs \(8\)"):
+        training.main(own)
 
 
 def test_an_edit_of_the_run_s_own_settings_is_seen(stopped: Path, config_file: Path) -> None:

@@ -25,6 +25,17 @@ def test_more_blocks_than_the_weights_have(finetune: Path) -> None:
         train(finetune, "train.finetune_blocks=9")
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("image_size", 0), ("image_size", "224"), ("image_size", 2.5), ("num_classes", -1),
+     ("num_classes", True)],
+)  # fmt: skip
+def test_numbers_that_are_none_are_one_sentence(tmp_path: Path, key: str, value: Any) -> None:
+    path = tmp_path / "w.safetensors"  # not read before
+    with pytest.raises(UserError, match=rf"^{key}=.*: a whole number from [01] to 10,000"):
+        pretrained.load_model(path, **{key: value})
+
+
 def test_a_fresh_head_drops_the_pre_logits() -> None:
     net = pretrained.load_model(FIXTURES / "google_tiny_prelogits.npz", num_classes=3)
     assert net.vit.representation_size is None and not net.head.weight.any()  # type: ignore[union-attr]

@@ -117,7 +117,11 @@ def test_the_size_is_said_and_checked_before_a_byte_is_written(
     assert not wanted.folder.exists() and not (finetune.parent / "logs").exists()
     setup_log()
     assert plan_cache(net, split, config.train.model_copy(update={"cache": "auto"})) is None
-    assert "no token cache: it would take 0 MB of 0 MB free" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "no token cache: it would take 0 MB of 0 MB free" in said
+    assert "prune" not in said, "there is nothing to free"
+    wanted.reserved = 3_000_000
+    assert wanted.lacks_room().endswith("/cache, beside 3 MB for checkpoints")
     free(monkeypatch, 10**9)
     open_cache(wanted, net, config.train, CPU)
     assert (wanted.path / "tokens.bin").stat().st_size == records

@@ -95,7 +95,10 @@ def test_a_lead_by_other_pictures_is_none_on_those_of_both(tmp_path: Path) -> No
     page = compared(tmp_path, one, two)
     assert "one leads, but on the pictures of both two is better" in page
     assert "one is 13.0 points ahead of two (0.930, 0.800), but by other pictures." in page
-    assert "Of the 100 pictures that both were asked, one alone got 0 right, two alone 14" in page
+    assert (
+        "Of the 100 pictures that both were asked (0.860 and 1.000 of them right), one alone got 0 "
+        "right, two alone 14" in page
+    )
 
 
 def test_of_equal_runs_the_one_ahead_on_the_pictures_of_both_is_first(tmp_path: Path) -> None:

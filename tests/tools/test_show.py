@@ -66,7 +66,10 @@ def unwrapped(text: str) -> str:
 def test_a_checkpoint_of_a_run(shown: Callable[..., str], home: Path) -> None:
     text, found = unwrapped(shown("once")), summary(home, "once")
     known = found["certainty"]
-    assert "this project's own" in text and "a ViT of 4 blocks, width 48, 4 heads, MLP 96" in text
+    assert (
+        "this project's own, in timm's layout" in text
+        and "a ViT of 4 blocks, width 48, 4 heads, MLP 96" in text
+    )
     assert "the mean of two (both): on the class token, and linear over blocks 2, 3 and" in text
     assert "classes 3: blue, green, red" in text
     low, high = found["val_interval"]

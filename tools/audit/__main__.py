@@ -110,6 +110,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     asked = [args.apply is not None, args.undo is not None, args.of is not None]
     if sum(asked) != 1:
         parser.error("name one: a run, a config or a folder; --apply FILE; or --undo FILE")
+    if args.apply is None and (args.root or args.quarantine):
+        parser.error("--root and --quarantine go with --apply FILE")
+    if args.of is None and args.serve:
+        parser.error("--serve goes with a run, a config or a folder")
+    if args.port and not args.serve:
+        parser.error("--port goes with --serve")
+    if not 0 <= args.port <= 65_535:
+        parser.error(f"--port {args.port}: from 1 to 65535, or 0 for any that is free")
     return args
 
 

@@ -33,6 +33,8 @@ from tools.audit.undo import (
     applied_of,
     moved_from,
     newest_undo,
+    read_steps,
+    remove_empty,
     undo_command,
 )
 from utils import UserError, progress_bar, sha256_of, some
@@ -215,6 +217,19 @@ def _move_all(
     finally:
         if file is not None:
             file.close()
+            if not done.moved:
+                _forget(undo_file)
+
+
+def _forget(undo_file: Path) -> None:
+    """Nothing was moved: the folders that were made for it go, and so does the list of them."""
+    steps = read_steps(undo_file)
+    if any(step.source and os.path.lexists(step.target) for step in steps):
+        return
+    for step in steps[::-1]:
+        if not step.source:
+            remove_empty(step.target)
+    undo_file.unlink()
 
 
 def _move(source: Path, target: Path, file: TextIO, taken: Collection[str]) -> str | None:
@@ -225,6 +240,7 @@ def _move(source: Path, target: Path, file: TextIO, taken: Collection[str]) -> s
         rows.writerow((text_of(step.source), text_of(step.target), step.sha256, text_of(step.link)))
         file.flush()
 
+    made = False
     try:
         missing = [f for f in (target.parent, *target.parent.parents) if not os.path.lexists(f)]
         link = os.readlink(source) if source.is_symlink() else ""
@@ -234,13 +250,17 @@ def _move(source: Path, target: Path, file: TextIO, taken: Collection[str]) -> s
             folder.mkdir()
         target = free_name(target, taken)
         note(Step(str(source), str(target), digest, link))
+        made = True
         move(str(source), str(target))
     except FileNotFoundError:
         return "it is not there any more"
-    except PermissionError as error:
-        return f"not permitted ({error.strerror}: {text_of(str(error.filename))})"
     except OSError as error:
-        return str(error.strerror)
+        if made and os.path.lexists(source):  # a copy whose original can't go is none that moved
+            with contextlib.suppress(OSError):
+                os.unlink(target)
+        if not isinstance(error, PermissionError):
+            return str(error.strerror)
+        return f"not permitted ({error.strerror}: {text_of(str(error.filename))})"
     return None
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from filing.csv_files import appended
 from filing.moving import move
 from layout.decisions import read_decisions, write_decisions
+from layout.split_file import text_below
 from system.filenames import name_of, text_of
 from system.stopping import unbroken
 from system.text_files import NoText
@@ -96,14 +98,14 @@ def _undo(file: Path, steps: list[Step]) -> Came:
     for step in progress_bar(steps[::-1], "putting back", unit="image"):
         with unbroken():
             if not step.source:
-                _remove(step.target)
+                remove_empty(step.target)
             elif problem := _back(step):
                 stay.append((step, problem))
             else:
                 back += os.path.lexists(step.source)
     said = "1 is where it was" if back == 1 else f"{back} are where they were"
     said = said if back else "nothing was put back"
-    _decided_again(file, [step for step, _ in stay])
+    _decided_again(file, steps, [step for step, _ in stay])
     if not stay:
         file.unlink()
         return Came(said, True, back)
@@ -119,8 +121,9 @@ def _undo(file: Path, steps: list[Step]) -> Came:
     return Came(said, False, back)
 
 
-def _decided_again(undo_file: Path, stay: list[Step]) -> None:
-    """What was taken out of the audit's own decisions goes back there, but for what stays."""
+def _decided_again(undo_file: Path, steps: list[Step], stay: list[Step]) -> None:
+    """What was taken out of the audit's own decisions goes back there, but for what stays. What was
+    decided later, of a picture where it had been moved to, is decided of it where it is now."""
     applied = applied_of(undo_file)
     if not applied.is_file():
         return
@@ -130,11 +133,23 @@ def _decided_again(undo_file: Path, stay: list[Step]) -> None:
         p: d for p, d in decisions.items() if any(s.endswith(os.sep + name_of(p)) for s in away)
     }
     back = {p: d for p, d in decisions.items() if p not in left}
-    write_decisions(undo_file.parent / DECISIONS, {**back, **read_own(undo_file.parent)})
+    own = read_own(undo_file.parent)
+    later = {path: own.pop(there) for path, there in _went(back, steps) if there in own}
+    write_decisions(undo_file.parent / DECISIONS, {**back, **own, **later})
     if left:
         write_decisions(applied, left)
     else:
         applied.unlink()
+
+
+def _went(paths: Iterable[str], steps: list[Step]) -> Iterator[tuple[str, str]]:
+    """Pictures, as decisions name them, and how those would name them where the steps put them."""
+    for path in paths:
+        name = os.sep + name_of(path)
+        for step in steps:
+            root = step.source.removesuffix(name)
+            if root != step.source and Path(step.target).is_relative_to(root):
+                yield path, text_below(Path(root), Path(step.target))
 
 
 def read_steps(file: Path) -> list[Step]:
@@ -149,7 +164,7 @@ def read_steps(file: Path) -> list[Step]:
     return [Step(name_of(r[0]), name_of(r[1]), r[2], name_of(r[3])) for r in rows]
 
 
-def _remove(folder: str) -> None:
+def remove_empty(folder: str) -> None:
     """Remove a folder that was made, where it is empty again."""
     with contextlib.suppress(OSError):
         if os.path.isdir(folder) and not os.listdir(folder):

@@ -27,7 +27,7 @@ from shards.place import root_of
 from system.filenames import name_of
 from tools.export.given import Given
 from tools.export.golden import answered, held_out_files
-from utils import UserError, log, write_text
+from utils import UserError, log, replacing, write_text
 
 TRAINING = Path(__file__).resolve().parents[2] / "training.py"
 NAME = "class-head"
@@ -56,8 +56,10 @@ def folded(classifier: Classifier, layout: str) -> dict[str, Tensor]:
 
 def save_folded(path: Path, classifier: Classifier, layout: str) -> None:
     """Write `folded` as safetensors."""
-    save_file(folded(classifier, layout), path, {"format": "pt"})
-    sort_metadata(path)
+    arrays = folded(classifier, layout)
+    with replacing(path, sum(a.nbytes for a in arrays.values())) as temporary:
+        save_file(arrays, temporary, {"format": "pt"})
+        sort_metadata(temporary)
 
 
 def need_colour(classifier: Classifier, library: str) -> None:

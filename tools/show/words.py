@@ -126,7 +126,7 @@ def of_several(file: dict[str, Any], files: list[dict[str, Any]]) -> str:
 
 
 def layout(facts: dict[str, Any]) -> str:
-    what = "this project's own" if facts["ours"] else LAYOUTS[facts["layout"]]
+    what = "this project's own, in timm's layout" if facts["ours"] else LAYOUTS[facts["layout"]]
     if facts["lacks"]:
         what += f"; {facts['lacks']}"
     files = facts["files"]

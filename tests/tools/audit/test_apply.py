@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -259,11 +260,56 @@ def test_a_move_that_is_not_permitted_is_said(here: Path, monkeypatch: Any) -> N
     before = contents(here / "my pets")
     said = apply(decided(three()), Path("my pets"))
     assert said.startswith("1 as they are\nnot moved: train/blue/00.png: not permitted")
-    undo(Path("logs/audit-tiny/undo.csv"))
+    assert not Path("logs/audit-tiny/undo.csv").exists(), "there is nothing to take back"
     assert contents(here / "my pets") == before
 
 
+def test_a_copy_whose_original_can_not_go_is_no_move(here: Path, monkeypatch: Any) -> None:
+    """A read-only set, and a quarantine on another disk: copies stayed, and undo was offered."""
+
+    def copied(source: str, target: str) -> None:
+        shutil.copy2(source, target)
+        raise OSError(30, "Read-only file system", source)
+
+    monkeypatch.setattr("tools.audit.apply.move", copied)
+    before = contents(here / "my pets")
+    said = apply(decided(three()), Path("my pets"), here / "away" / "deep")
+    assert "not moved: train/blue/00.png: Read-only file system" in said
+    assert "take it back" not in said
+    assert contents(here / "my pets") == before and not (here / "away").exists()
+
+
 OWN = Path("logs/audit-tiny/decisions.csv")
+
+
+def test_two_moves_of_one_picture_are_undone_as_one_decision(here: Path) -> None:
+    """The second was of a place where it lies no more, and all of the file was refused."""
+    write_decisions(OWN, {"train/red/00.png": Decision("relabel", "blue")})
+    apply(OWN)
+    (moved,) = (p for p in Path("my pets/train/blue").iterdir() if p.stem.startswith("00-"))
+    there = f"train/blue/{moved.name}"
+    write_decisions(OWN, {there: Decision("relabel", "green")})
+    apply(OWN)
+    for _ in range(2):
+        assert audit.main(["--undo", "logs/audit-tiny"]) == 0
+    assert read_decisions(OWN) == {"train/red/00.png": Decision("relabel", "green")}
+    assert "1 moved" in apply(OWN)
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["pets", "--quarantine", "q"], "--root and --quarantine go with --apply"),
+        (["pets", "--root", "q"], "--root and --quarantine go with --apply"),
+        (["--undo", "u", "--serve"], "--serve goes with a run"),
+        (["pets", "--port", "80"], "--port goes with --serve"),
+        (["pets", "--serve", "--port", "70000"], "--port 70000: from 1 to 65535"),
+    ],
+)
+def test_flags_that_would_do_nothing(words: list[str], fault: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        audit.main(words)
+    assert fault in capsys.readouterr().err
 
 
 def test_what_is_carried_out_leaves_the_audit_s_decisions_and_undo_brings_it_back(
