@@ -27,7 +27,7 @@ from tools.export import npz, pt2, timm_folder
 from tools.export.card import as_text, as_word, results, training_command
 from tools.export.given import Given, Written
 from tools.export.golden import golden_pictures
-from tools.export.ordinary import temperature_of, with_class_head
+from tools.export.ordinary import save_folded, temperature_of, with_class_head
 from tools.export.proof import Picture, Proof
 from tools.export.reading import deep_lines, pillow_reader
 from utils import UserError, command_line
@@ -553,3 +553,12 @@ def test_a_temperature_is_in_the_head(home: Path) -> None:
 )
 def test_a_setting_as_the_command_line_takes_it(value: Any, word: str) -> None:
     assert as_word(value) == word
+
+
+def test_a_full_disk_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was a traceback of safetensors'."""
+    classifier = Classifier(random_weights(tmp_path / "w.safetensors", num_classes=3), device="cpu")
+    monkeypatch.setattr("utils.free_bytes", lambda folder: 1000)
+    with pytest.raises(UserError, match="no disk space for .*model.safetensors"):
+        save_folded(tmp_path / "model.safetensors", classifier, "timm")
+    assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
