@@ -233,8 +233,9 @@ def _pixels(picture: Picture, greys: tuple[float, float] | None, most: int) -> T
     if isinstance(picture, (str, Path)):
         return as_tensor(read_image(Path(picture), greys, most))
     if isinstance(picture, Image.Image):
-        with LOADING:  # the same one may be asked for twice: its file is read once
+        with LOADING:  # the same one may be asked for twice: its file is read once, and its EXIF
             picture.load()
+            picture.getexif()
         return as_tensor(pixels_of(ImageOps.exif_transpose(picture), greys))
     if isinstance(picture, Tensor):
         picture = picture.detach().cpu().numpy()
