@@ -93,17 +93,28 @@ def apply_split(
             f"{root} is not the folder that {file} was made of: {some(sorted(wrong), 10)}; "
             "put them back, or begin a new run, without train.split and train.from_run"
         )
-    parts = {p: rows[p]["part"] for p in rows.keys() & here}
+    return _used(asked, here, {p: row["part"] for p, row in rows.items()}, unused)
+
+
+def _used(
+    asked: Asked,
+    here: dict[str, Sample],
+    parts: dict[str, str],
+    unused: list[tuple[Path, str]],
+) -> tuple[list[Sample], set[Path]]:
+    """What is used of the pictures that are here, those that a split names in its `parts`, and the
+    paths of those whose part is still to be found."""
+    root, known = asked.root, classes_of(asked.file)
     held = {here[p].sha256: here[p].path for p, part in parts.items() if part != "train"}
     learned = {here[p].sha256 for p, part in parts.items() if part == "train"}
-    known = classes_of(file)
     unnamed: set[Path] = set()
     used = []  # in the folder's order: so does whoever goes on with the new split.csv read them
     for path, sample in here.items():
-        fresh = classes[sample.label] not in known  # a class of which nothing is held out yet
+        # A class of which nothing is held out yet may have parts of its own.
+        fresh = asked.classes[sample.label] not in known
         takes = asked.takes_new and (fresh or sample.part in ("", "train"))
-        if path in rows:
-            used.append(replace(sample, part=rows[path]["part"]))
+        if path in parts:
+            used.append(replace(sample, part=parts[path]))
         elif asked.takes_new and sample.sha256 in held:
             same = text_below(root, held[sample.sha256])
             unused.append((sample.path, f"new, but the same file as {same}"))
@@ -113,7 +124,7 @@ def apply_split(
             used.append(sample if fresh else replace(sample, part=""))
             unnamed.add(sample.path)
         else:
-            unused.append((sample.path, f"not in {file}"))
+            unused.append((sample.path, f"not in {asked.file}"))
     return used, unnamed
 
 
