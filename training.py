@@ -49,7 +49,7 @@ from engine.stop import after_training, before_all, before_training, resumable
 from engine.track import Tracker, settings_of, tracking
 from engine.verdict import Judge
 from model import Tail
-from overrides import arguments
+from overrides import arguments, names
 from system.parallel import by_first, heard, is_first, together
 from tokens.builder import open_together
 from tokens.cache import Loaders
@@ -88,8 +88,8 @@ def settings(argv: list[str] | None) -> tuple[Config, list[str], bool] | None:
         config, notes = load_config(args.config, args.overrides)
     if begun:
         notes = [f"torchrun has started this job once more: {begun.folder} goes on", *notes]
-    own = config.train.from_checkpoint and config.train.split  # a run's own file has all of it
-    if config.train.from_run and not own:
+    given = names(args.overrides, "train.from_run") and not config.train.from_checkpoint
+    if config.train.from_run and (given or not config.train.split):  # a run's own file has it all
         config, notes = settings_of_run(config, args.overrides)
     return config, notes, args.check
 

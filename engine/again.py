@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from config import Config, TrainConfig
 from config_file import load_config
+from dataset import Split
 from engine.answers import PREDICTIONS
 from engine.job import SEARCH
 from engine.run import Run, find_run
@@ -112,11 +114,11 @@ def take_search(config: Config, run: Run, views: int | str) -> None:
 
 
 def compare_with_run(
-    config: Config, part: str, rows: list[dict[str, Any]], digests: Mapping[str, str]
+    config: Config, part: str, rows: list[dict[str, Any]], split: Split
 ) -> dict[str, Any] | None:
     """What became of the pictures of a part that the earlier run has answered, too, whatever their
     files and classes are called by now, by its predictions.csv and by `rows`; None where there are
-    none. `digests`: of the part's pictures, by their path."""
+    none. Those of a class that is several by now are left out: it was not asked which."""
     if not config.train.from_run:
         return None
     run = Path(config.train.from_run)
@@ -127,13 +129,15 @@ def compare_with_run(
     except UserError as error:
         log.info("what the run answered is not compared: %s", error)
         return None
+    digests = {split.path_of(sample): sample.sha256 for sample in split.part(part)}
     then = {row["sha256"]: row["path"] for row in listed if row["path"] in before}
     then |= {row["sha256"]: row["path"] for row in listed if row["path"] in digests.keys() & before}
     names = [then.get(digests[row["path"]]) for row in rows]
-    both = [(before[name], row) for name, row in zip(names, rows, strict=True) if name]
+    found = [(before[name], row) for name, row in zip(names, rows, strict=True) if name]
+    called = _called({row["sha256"]: row["label"] for row in listed}, split)
+    both = [(old, new) for old, new in found if called.get(old["label"], "") is not None]
     if not both:
         return None
-    called = _renamed({row["label"] for row in listed}, both)
     # By the labels of today: they may be corrected since.
     was = [called.get(old["predicted"], old["predicted"]) == new["label"] for old, new in both]
     now = [new["predicted"] == new["label"] for _, new in both]
@@ -149,6 +153,7 @@ def compare_with_run(
         "run": run.name,
         "part": part,
         "images": len(both),
+        "left_out": len(found) - len(both),
         "before": round(sum(was) / len(both), 6),
         "now": round(sum(now) / len(both), 6),
         "only_now": only_new,
@@ -161,17 +166,23 @@ def compare_with_run(
     }
 
 
-def _renamed(
-    before: Collection[str], both: Sequence[tuple[dict[str, str], dict[str, Any]]]
-) -> dict[str, str]:
-    """Today's names of classes that went by another: none of the pictures is in the old one, and
-    all of it are in one that there was not."""
-    now: dict[str, set[str]] = {}
-    for old, new in both:
-        now.setdefault(old["label"], set()).add(new["label"])
-    there = {name for names in now.values() for name in names}
-    single = {old: next(iter(names)) for old, names in now.items() if len(names) == 1}
-    return {old: new for old, new in single.items() if old not in there and new not in before}
+def _called(before: Mapping[str, str], split: Split) -> dict[str, str | None]:
+    """Today's name of each class whose pictures, `before` by their digests, mostly lie in another:
+    it was renamed, or went into that; None where it fell into several."""
+    counts: dict[str, Counter[str]] = {}
+    for sample in split.samples:
+        if (old := before.get(sample.sha256)) is not None:
+            counts.setdefault(old, Counter())[split.classes[sample.label]] += 1
+    found: dict[str, str | None] = {}
+    for old, today in counts.items():
+        (new, most), *_ = today.most_common(1)
+        if old in split.classes and today[old] * 2 >= today.total():
+            continue  # some labels of it were corrected
+        found[old] = new if most >= MOSTLY * today.total() else None
+    return found
+
+
+MOSTLY = 0.7  # of a class's pictures: the others' labels were corrected
 
 
 def tell_comparison(found: dict[str, Any] | None) -> None:
@@ -180,10 +191,12 @@ def tell_comparison(found: dict[str, Any] | None) -> None:
         return
     p = said_chance(found["p"])
     log.info(
-        "on the %d %s pictures that %s answered, too: %.4f then, %.4f now (%d right only now, %d "
+        "on the %d %s pictures that %s answered, too%s: %.4f then, %.4f now (%d right only now, %d "
         "only then; McNemar's exact test, %s)",
-        *(found[key] for key in ("images", "part", "run", "before", "now")),
-        *(found["only_now"], found["only_before"], p),
+        *(found[key] for key in ("images", "part", "run")),
+        *(f", but for {n} of classes that are several by now" if (n := found["left_out"]) else "",),
+        *(found[key] for key in ("before", "now", "only_now", "only_before")),
+        p,
     )
     lost = {n: c["right_before"] - c["right_now"] for n, c in found["classes"].items()}
     worst = max(lost, key=lambda name: lost[name])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from config import TrainConfig
 from dataset import Split
-from engine.run import BEST, config_of
+from engine.run import BEST, SUMMARY, config_of
 from filing.yaml_files import section_of
 from layout.split_file import read_split
 from pretrained.files import metadata_in, names_in
@@ -21,11 +23,26 @@ from utils import UserError, log, shell
 @dataclass
 class Learned:
     """The digests of the pictures that some weights have learned; the split.csv of each run that
-    they come from, the last one first; whether that one learned its val part in the end, too."""
+    they come from, the last one first; of that one, whether it learned its val part in the end,
+    too, and its pictures with their parts, by path."""
 
     digests: set[str] = field(default_factory=set)
     splits: list[Path] = field(default_factory=list)
     refitted: bool = False
+    rows: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def advice(self, train: TrainConfig, split: Split) -> str | None:
+        """The settings that keep what that run held out apart; None where there are none."""
+        file, *earlier = self.splits
+        asked = Path(train.split) if train.split else None
+        if earlier or train.from_run or (asked and asked.exists() and file.samefile(asked)):
+            return None
+        here = {split.path_of(s): s.sha256 for s in split.samples}
+        there = [path for path, row in self.rows.items() if here.get(path) == row["sha256"]]
+        if 2 * len(there) < len(self.rows):  # another folder, or laid out otherwise
+            return None
+        more = [] if len(there) == len(self.rows) else ["train.new_images=train"]
+        return shell(f"train.split={file}", *more)
 
 
 def learned_before(train: TrainConfig, split: Split) -> dict[str, int]:
@@ -44,22 +61,23 @@ def learned_before(train: TrainConfig, split: Split) -> dict[str, int]:
             log.warning(
                 "beware: %s has learned %d of the %d %s pictures: what it gets right of them says "
                 "nothing of new ones; %s",
-                *(name, n, len(pictures), part, _remedy(known, part, train.split)),
+                *(name, n, len(pictures), part, _remedy(known, part, train, split)),
             )
     return found
 
 
-def _remedy(known: Learned, part: str, split: str | None) -> str:
+def _remedy(known: Learned, part: str, train: TrainConfig, split: Split) -> str:
     """What tells something of new pictures."""
-    last, *earlier = known.splits
-    if part == "val" and known.refitted:
-        return (
-            "that run learned its val part in the end; a test part, or weights of a run with "
-            "train.refit=false, would tell"
-        )
-    if earlier or (split is not None and Path(split).exists() and last.samefile(split)):
-        return "other pictures, or weights that have not learned these, would tell"
-    return f"{shell(f'train.split={last}')} keeps them apart"
+    advice = known.advice(train, split)
+    if not known.refitted:
+        return f"{advice} keeps them apart" if advice else OTHERS
+    if advice and any(row["part"] == "test" for row in known.rows.values()):
+        return f"that run learned its val part in the end, and {advice} keeps its test part apart"
+    why = "that run learned its val part in the end (train.refit=false does not); "
+    return (why if part == "val" else "") + OTHERS
+
+
+OTHERS = "other pictures, or weights that have not learned these, would tell"
 
 
 def learned_by(
@@ -78,9 +96,10 @@ def learned_by(
         parts = ("train", "val") if run.refitted else ("train",)
         try:
             if run.trained or not (begins or known.splits):
-                rows = read_split(file).values()
-                known.digests |= {row["sha256"] for row in rows if row["part"] in parts}
-                known.refitted |= run.refitted and not known.splits
+                rows = read_split(file)
+                known.digests |= {r["sha256"] for r in rows.values() if r["part"] in parts}
+                if not known.splits:
+                    known.refitted, known.rows = run.refitted, rows
                 known.splits.append(file)
         except UserError as error:
             log.warning("what %s has learned is not known: %s", begun, error)
@@ -120,7 +139,10 @@ def _as_run(folder: Path, weights: Path) -> _Run | None:
         return None
     names = names_in(weights)
     solved = any(map(in_head, names)) and not any(name.startswith("head.") for name in names)
-    return _Run(folder, not solved, "seen" in metadata_in(weights))
+    refitted = "seen" in metadata_in(weights)
+    with contextlib.suppress(OSError, ValueError):  # weights that are gone say nothing
+        refitted |= bool(json.loads((folder / SUMMARY).read_bytes()).get("refit"))
+    return _Run(folder, not solved, refitted)
 
 
 def _began_with(run: Path) -> tuple[str, str]:

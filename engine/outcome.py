@@ -105,9 +105,8 @@ def conclude(
     assert job.net.certainty is not None
     temperature = job.net.certainty.temperature.cpu()
     rows = [row for p, (z, y) in given.items() for row in rows_of(split, p, z / temperature, y)]
-    asked = {split.path_of(sample): sample.sha256 for sample in split.part(part)}
     reported = [row for row in rows if row["part"] == part]
-    found["against_run"] = compare_with_run(work.config, part, reported, asked)
+    found["against_run"] = compare_with_run(work.config, part, reported, split)
     summary = summarise(job, judge, progress, clock, found | learned, split)
     with rewriting(run.folder, SUMMARY, PREDICTIONS, METRICS):
         write_csv(run.folder / PREDICTIONS, rows, PREDICTED)

@@ -98,12 +98,14 @@ def settings_to_resume(
 
 
 def _shorter_warmup(run: Path, overrides: Sequence[str]) -> list[str]:
-    """The override that lets the warm-up follow fewer epochs, where it followed the run's own."""
+    """The override that lets the warm-up follow fewer epochs, or `auto`, where it followed the
+    run's own."""
     asked = [o.partition("=")[2] for o in overrides if o.startswith("train.max_epochs=")]
-    if not asked or not asked[-1].isdecimal() or names(overrides, "train.warmup_epochs"):
+    number = bool(asked) and asked[-1].isdecimal()
+    if not (number or asked[-1:] == ["auto"]) or names(overrides, "train.warmup_epochs"):
         return []
     train, split = load_config(run / "config.yaml", [])[0].train, run / "split.csv"
-    if train.warmup_epochs == "auto" or train.warmup_epochs <= int(asked[-1]):
+    if train.warmup_epochs == "auto" or (number and train.warmup_epochs <= int(asked[-1])):
         return []
     rows = read_csv(split, ("part",)) if split.is_file() else []
     learned = sum(row["part"] == "train" for row in rows)

@@ -282,9 +282,13 @@ def config_of(checkpoint: Path, wanted: str, log_path: str = "logs") -> Path | N
     name = checkpoint.parent.name
     places = [Path(wanted), Path(log_path) / name]
     with contextlib.suppress(Exception):  # other weights say nothing of a run
-        said = name_of(section_of(metadata_in(checkpoint)["config"], "train")["log_path"])
+        own = section_of(metadata_in(checkpoint)["config"], "train")
+        said, its = name_of(own["log_path"]), name_of(own.get("run_name") or name)
         bases = [Path(), *checkpoint.absolute().parents[1:4]]
-        places += [base / said / name for base in bases]
+        # A folder of weights may have been copied to where another run's lie.
+        names = dict.fromkeys((its, name))
+        places = [Path(wanted), *(Path(log_path) / each for each in names)]
+        places += [base / said / each for each in names for base in bases]
     found = (place / "config.yaml" for place in places)
     return next((path for path in found if path.is_file()), None)
 

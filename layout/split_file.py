@@ -75,11 +75,17 @@ def apply_split(
         changed = {p for p in rows.keys() & here if rows[p]["sha256"] != here[p].sha256}
         loose = {s.sha256 for p, s in here.items() if p not in rows or p in changed}
         # Their names are other pictures' by now: numbered anew, say.
-        passed_on = [p for p in changed if rows[p]["sha256"] in loose]
+        known = {row["sha256"] for row in rows.values()}
+        passed_on = [p for p in changed if rows[p]["sha256"] in loose or here[p].sha256 in known]
         gone += passed_on
         rows = {p: row for p, row in rows.items() if p not in passed_on}
         gone = _take_moved(asked, every, rows, gone, here, notes)
-        unused += [(root / p, f"{file} has it, and it is gone") for p in gone]
+        unused += [(root / p, f"{file} has it, and it is gone") for p in gone if p not in here]
+        if named := [p for p in gone if p in here]:
+            what = some(named, 3)
+            notes.append(
+                f"{len(named)} files of {file} are gone, and others have their names: {what}"
+            )
         rows = {path: row for path, row in rows.items() if path in here}
         gone = []
     wrong = [f"{p} (not there)" for p in gone]

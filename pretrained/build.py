@@ -43,9 +43,11 @@ def load_model(
         whole_number = isinstance(value, Integral) and not isinstance(value, bool)
         if value is not None and not (whole_number and least <= value <= most):
             raise UserError(f"{name}={value!r:.40}: a whole number from {least} to {most:,}")
+    classes = None if num_classes is None else int(num_classes)  # NumPy's, too
+    size = None if image_size is None else int(image_size)
     weights = whole(resolve(str(path_or_name)))
     _say(weights)
-    return build(weights, num_classes=num_classes, image_size=image_size).to(device)
+    return build(weights, num_classes=classes, image_size=size).to(device)
 
 
 def build(

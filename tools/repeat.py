@@ -114,7 +114,7 @@ def finished(
 def asked_of_files(config: str, overrides: list[str]) -> Config:
     """The config that training.py makes of the same command line."""
     found = load_config(config, overrides)[0]
-    if found.train.from_run and not (found.train.from_checkpoint and found.train.split):
+    if found.train.from_run and (names(overrides, "train.from_run") or not found.train.split):
         found = settings_of_run(found, overrides)[0]
     return found
 
@@ -295,7 +295,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--seeds takes 1 or more")
     if args.weights and not args.baseline:
         parser.error("--weights goes with --baseline")
-    if any(override.startswith(("train.seed=", "train.from_")) for override in args.overrides):
+    if any(o.startswith(("train.seed=", "train.from_checkpoint=")) for o in args.overrides):
         parser.error("train.seed and train.from_checkpoint are set run by run; leave them out")
     return args
 

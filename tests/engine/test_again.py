@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 import training
 from config_file import load_config
 from dataset import load_split, write_split
-from engine.again import compare_with_run
+from engine.again import compare_with_run, settings_of_run
 from filing.csv_files import read_csv
 from tests.helpers import picture, quick, random_weights, summary
 from utils import UserError
@@ -78,9 +78,56 @@ def test_corrected_labels_are_no_better_answers(
     other = next(name for name in ("blue", "green", "red") if name != label)
     config = load_config("logs/tiny/config.yaml", ["train.from_run=logs/tiny"])[0]
     row = {"path": path, "part": "val", "label": other, "predicted": label}
-    digests = {r["path"]: r["sha256"] for r in read_csv(Path("logs/tiny/split.csv"))}
-    found = compare_with_run(config, "val", [row], digests)
+    split = load_split(config.train)
+    found = compare_with_run(config, "val", [row], split)
     assert found is not None and found["before"] == found["now"] == 0.0 and found["p"] == 1.0
+
+
+@pytest.mark.parametrize("change", ["rename", "merge", "swap", "split"])
+def test_classes_of_other_names_are_the_same_answers(
+    finished: Path, image_folder: Path, change: str
+) -> None:
+    """A change of names alone is neither a gain nor a loss."""
+    first = {
+        r["path"]: r for r in read_csv(Path("logs/tiny/predictions.csv")) if r["part"] == "val"
+    }
+    red, blue, new = (image_folder / name for name in ("red", "blue", "scarlet"))
+    names = {"red": "scarlet"}
+    if change == "rename":  # and one label corrected
+        red.rename(new)
+        sorted(p for p in new.iterdir() if f"red/{p.name}" not in first)[0].rename(blue / "was.png")
+    elif change == "merge":
+        names = {"red": "blue"}
+        for path in list(red.iterdir()):
+            path.rename(blue / f"red {path.name}")
+        red.rmdir()
+    elif change == "swap":
+        names = {"red": "blue", "blue": "red"}
+        for one, two in ((red, new), (blue, red), (new, blue)):
+            one.rename(two)
+    else:
+        red.rename(new)
+        (image_folder / "crimson").mkdir()
+        for path in sorted(new.iterdir())[::2]:
+            path.rename(image_folder / "crimson" / path.name)
+    config = settings_of_run(
+        load_config("logs/tiny/config.yaml", ["train.from_run=logs/tiny"])[0], []
+    )[0]
+    split = load_split(config.train)
+    old = {r["sha256"]: r["path"] for r in read_csv(Path("logs/tiny/split.csv"))}
+    rows = []
+    for sample in split.part("val"):
+        said = first[old[sample.sha256]]["predicted"]
+        label = split.classes[sample.label]
+        rows.append({"path": split.path_of(sample), "part": "val", "label": label})
+        rows[-1]["predicted"] = names.get(said, said)
+    found = compare_with_run(config, "val", rows, split)
+    assert found is not None
+    if change == "split":  # which of the two it was not asked
+        assert found["left_out"] == 2 and found["images"] == 4
+    else:
+        assert found["left_out"] == 0 and found["before"] == found["now"]
+    assert found["only_now"] == found["only_before"] == 0
 
 
 def test_what_is_called_otherwise_by_now_is_compared(
@@ -288,3 +335,17 @@ def test_new_pictures_are_read_in_the_order_of_the_folder(
     config, _ = load_config(Path("logs/more/config.yaml"))
     write_split(tmp_path / "again.csv", load_split(config.train, Path("logs/more/split.csv")))
     assert (tmp_path / "again.csv").read_text() == first
+
+
+def test_the_file_of_a_run_that_went_on_is_taken_as_it_stands(finished: Path) -> None:
+    """It went on from the earlier one again: edits in it were lost, and an export's training of a
+    class head got that one's settings."""
+    more_of("tiny", "train.report=false")
+    page = Path("logs/more/config.yaml")
+    raw = yaml.safe_load(page.read_text())
+    assert raw["train"]["from_run"] and raw["train"]["split"]
+    raw["train"] |= {"label_smoothing": 0.25, "run_name": "again"}
+    page.write_text(yaml.safe_dump(raw))
+    asked = training.settings(["--config", str(page)])
+    assert asked is not None
+    assert (asked[0].train.label_smoothing, asked[0].train.run_name) == (0.25, "again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +69,61 @@ def test_what_is_advised_helps(finetune: Path, capsys: pytest.CaptureFixture[str
     begun = f"train.checkpoint={weights / 'two'}"
     said = warned(begun, advice)
     assert "of the 6 val pictures" in said and "test pictures" not in said
-    assert "that run learned its val part in the end; a test part" in said
+    assert "that run learned its val part in the end (train.refit=false does not); other" in said
     assert "keeps them apart" not in said
     said = warned(begun, "train.seed=5")
     assert "test pictures" in said and "keeps them apart" not in said, "of two runs"
     assert "other pictures, or weights that have not learned these" in said
+
+
+def test_a_run_is_known_though_its_weights_are_elsewhere_or_gone(
+    finetune: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By what the file says of itself first, not by the folder that it was copied to."""
+    few = ("train.verdict=false", "train.report=false", "train.head=class")
+    refits = (*few, "train.refit=true", "train.lr=1e-3", "train.max_epochs=20")
+    parts = ("train.test_fraction=0.2", "train.seed=5")
+    train(finetune, *refits, "train.run_name=one")
+    train(finetune, *few, "train.max_epochs=1", "train.run_name=two", *parts)
+    logs, weights = finetune.parent / "logs", finetune.parent / "weights"
+    assert summary(finetune, "one")["refit"] is not None
+    copied = finetune.parent / "elsewhere" / "two"
+    shutil.copytree(weights / "one", copied)
+    for place in (copied, weights / "one"):
+        known = learned_by(place, str(place), str(logs))
+        assert (known.splits, known.refitted) == ([logs / "one" / "split.csv"], True)
+    out = finetune.parent / "out"
+    assert export.main([str(logs / "one"), "--to", "hf", "--out", str(out)]) == 0
+    shutil.rmtree(weights / "one")
+    known = learned_by(out, str(out), str(logs))
+    assert known.refitted and len(known.digests) == 36
+
+
+def test_the_advice_for_a_test_part_names_it(
+    finetune: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ("train.verdict=false", "train.report=false", "train.head=class")
+    few = (*few, "train.lr=1e-3", "train.max_epochs=20")
+    begun = "train.checkpoint=" + str(finetune.parent / "weights/one")
+    train(finetune, *few, "train.run_name=one", "train.refit=true", "train.test_fraction=0.2")
+    advice = f"train.split={finetune.parent / 'logs/one/split.csv'}"
+
+    def warned(*options: str) -> str:
+        capsys.readouterr()
+        train(finetune, "--check", *few, begun, *options)
+        return "".join(capsys.readouterr())
+
+    assert f"and {advice} keeps its test part apart" in warned("train.seed=5")
+    said = warned(advice)
+    assert "val pictures: what" in said and "test pictures: what" not in said
+    gone = next((finetune.parent / "images").rglob("*.png"))
+    gone.unlink()
+    assert f"{advice} train.new_images=train keeps its test part apart" in warned("train.seed=5")
+    warned(advice, "train.new_images=train")
+    (finetune.parent / "images").rename(finetune.parent / "moved")
+    (finetune.parent / "images").mkdir()
+    (finetune.parent / "moved").rename(finetune.parent / "images" / "train")
+    assert "train.split" not in warned("train.seed=5"), "the paths are others"
 
 
 def test_a_head_over_layers_alone_leaves_nothing_learned(

@@ -19,7 +19,7 @@ from config import ConfigError, TrainConfig
 from config_file import load_config
 from engine.job import Job
 from engine.mended import is_beginning
-from engine.resume import FIXED, FREE, PLACES, is_same_place, newest, put_back
+from engine.resume import FIXED, FREE, PLACES, is_same_place, newest, put_back, settings_to_resume
 from engine.run import Run
 from engine.stop import before_training
 from tests.engine.test_lock import HOLDS
@@ -82,8 +82,6 @@ def test_a_run_is_named_as_people_name_it(stopped: Path, config_file: Path, whic
 
 
 def training_settings(config_file: Path, source: str) -> tuple[TrainConfig, list[str]]:
-    from engine.resume import settings_to_resume
-
     config, notes = settings_to_resume(str(config_file), source, [])
     return config.train, notes
 
@@ -138,7 +136,7 @@ def test_what_is_new_is_said_and_what_would_be_another_run_is_refused(
 def test_a_warm_up_that_nobody_set_follows_fewer_epochs(
     config_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was 15 epochs of 300, and `train.max_epochs=6` was refused for it."""
+    """Or `auto`. It was 15 epochs of 300, and `train.max_epochs=6` was refused for it."""
     monkeypatch.chdir(config_file.parent)
     auto = ["train.warmup_epochs=auto", "train.max_epochs=300", "train.report=false"]
     original, calls = Job.step, iter(range(1000))
@@ -155,6 +153,8 @@ def test_a_warm_up_that_nobody_set_follows_fewer_epochs(
     training.main(["--resume", "long", "train.max_epochs=6"])
     kept = load_config("logs/long/config.yaml")[0].train
     assert (kept.max_epochs, kept.warmup_epochs) == (6, 0.3)
+    found, _ = settings_to_resume("config.yaml", "long", ["train.max_epochs=auto"])
+    assert found.train.warmup_epochs == "auto"
     own = ["--resume", "long", "train.max_epochs=8", "train.warmup_epochs=9"]
     with pytest.raises(ConfigError, match=r"warmup_epochs: 9 is more than max_epochs \(8\)"):
         training.main(own)

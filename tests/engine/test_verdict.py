@@ -24,7 +24,7 @@ from engine.verdict import (
     stands,
     verdict,
 )
-from metrics import wilson
+from metrics import paired_chance, wilson
 from tests.helpers import COLOURS, quick, reached, summary
 from utils import UserError
 
@@ -255,6 +255,9 @@ def test_a_few_pictures_are_counted_not_approximated() -> None:
     ours[30] = False
     ours[4] = False
     assert paired(ours, theirs, labels)["balanced_p"] == pytest.approx(12 / 64, abs=1e-5)
+    for alone, against in ((17, 7), (14, 5), (22, 10)):  # equal values are McNemar's coins
+        signs = np.repeat([1.0, -1.0], [alone, against])
+        assert chance_of_sum(signs) == pytest.approx(paired_chance(alone, against), abs=0.005)
     values = np.random.default_rng(0).normal(0.3, 1, 16)
     exact, normal = chance_of_sum(values), chance_of_sum(np.append(values, 1e-9))
     assert exact == pytest.approx(normal, abs=0.02)

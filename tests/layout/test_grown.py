@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections import defaultdict
 from pathlib import Path
@@ -224,6 +225,20 @@ def test_a_group_in_several_parts_is_held_out(tmp_path: Path) -> None:
     found = {s.path: s.part for s in load_split(settings(root, **grown)).samples}
     assert [found[path] for path in new] == ["test", "train"]
     assert found[root / "test" / "green" / "patient07_7.png"] == "test"
+
+
+def test_files_numbered_anew_after_one_is_gone(patients: Path) -> None:
+    first, grown = first_split(patients, test_fraction=0.2)
+    files = sorted((patients / "red").iterdir())
+    lost = next(s for s in first.samples if s.path == files[0])
+    files[0].unlink()
+    for before, after in itertools.pairwise(files):
+        after.rename(before)
+    split = load_split(settings(patients, **grown))
+    wanted = {s.sha256: s.part for s in first.samples if s is not lost}
+    assert {s.sha256: s.part for s in split.samples} == wanted
+    assert any("are gone, and others have their names" in note for note in split.notes)
+    assert split.unused == ()
 
 
 def test_of_several_parts_a_moved_file_is_in_the_last(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -13,7 +14,7 @@ import pretrained
 from config import Config, TrainConfig, ViTConfig
 from model import VisionTransformer
 from pretrained.build import build_for
-from tests.helpers import FIXTURES, TINY_VIT, train
+from tests.helpers import FIXTURES, TINY_VIT, random_weights, train
 from tests.pretrained.helpers import images, randomise, relative
 from tests.pretrained.test_layouts import timm_model
 from tests.pretrained.test_read import good
@@ -34,6 +35,12 @@ def test_numbers_that_are_none_are_one_sentence(tmp_path: Path, key: str, value:
     path = tmp_path / "w.safetensors"  # not read before
     with pytest.raises(UserError, match=rf"^{key}=.*: a whole number from [01] to 10,000"):
         pretrained.load_model(path, **{key: value})
+
+
+def test_numpys_numbers_are_numbers(tmp_path: Path) -> None:
+    path = random_weights(tmp_path / "w.safetensors", num_classes=0)
+    net = pretrained.load_model(path, num_classes=np.int64(3), image_size=np.int32(64))  # type: ignore[arg-type]
+    assert net.num_classes == 3 and net.vit.dim == 64
 
 
 def test_a_fresh_head_drops_the_pre_logits() -> None:

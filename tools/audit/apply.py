@@ -127,7 +127,9 @@ def _apply(
             if audit is not None:
                 _take_out(audit, own, done.moved, undo_file)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"stopped; take it back: {undo_command(undo_file)}") from None
+        how = f"take it back: {undo_command(undo_file)}"
+        how = how if undo_file.exists() else "nothing was moved"
+        raise KeyboardInterrupt(f"stopped; {how}") from None
     lines = [*_said(done, places, moves, away, undo_file)]
     if gone and before:
         lines.append(f"what is not there may have been moved before.{undone}")

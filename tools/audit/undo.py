@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from filing.csv_files import appended
 from filing.moving import move
-from layout.decisions import read_decisions, write_decisions
+from layout.decisions import KEEP, read_decisions, write_decisions
 from layout.split_file import text_below
 from system.filenames import name_of, text_of
 from system.stopping import unbroken
@@ -134,7 +134,9 @@ def _decided_again(undo_file: Path, steps: list[Step], stay: list[Step]) -> None
     }
     back = {p: d for p, d in decisions.items() if p not in left}
     own = read_own(undo_file.parent)
-    later = {path: own.pop(there) for path, there in _went(back, steps) if there in own}
+    went = [(path, there) for path, there in _went(back, steps) if there in own]
+    later = {path: own.pop(there) for path, there in went}
+    later = {p: d for p, d in later.items() if d.what != KEEP}  # it was right where it had come
     write_decisions(undo_file.parent / DECISIONS, {**back, **own, **later})
     if left:
         write_decisions(applied, left)

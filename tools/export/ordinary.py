@@ -179,6 +179,7 @@ def _with_class(config: Config, run: Path | None, folder: Path) -> Config:
         "split": str(run / "split.csv"),
         "new_images": None,
         "from_checkpoint": None,
+        "from_run": None,
         "run_name": NAME,
         "log_path": str(folder / "logs"),
         "save_path": str(folder / "weights"),

@@ -235,13 +235,21 @@ def test_killed_between_copy_and_removal_all_is_put_back(here: Path) -> None:
 
 def test_ctrl_c_says_how_to_take_it_back(here: Path, monkeypatch: Any, capsys: Any) -> None:
     def stopped(source: str, target: str) -> None:
-        raise KeyboardInterrupt
+        if later:
+            real(source, target)
+            later.clear()
+        else:
+            raise KeyboardInterrupt
 
+    real, later = carrying.move, [1]
     decided(three())
     monkeypatch.setattr("tools.audit.apply.move", stopped)
     words = ["--apply", "decisions.csv", "--root", "my pets"]
     assert command_line(lambda: audit.main(words)) == 130
     assert "take it back: python -m tools.audit --undo" in capsys.readouterr().err
+    assert audit.main(["--undo", "logs/audit-tiny"]) == 0
+    assert command_line(lambda: audit.main(words)) == 130
+    assert "stopped; nothing was moved" in capsys.readouterr().err, "there is no list"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -294,6 +302,16 @@ def test_two_moves_of_one_picture_are_undone_as_one_decision(here: Path) -> None
         assert audit.main(["--undo", "logs/audit-tiny"]) == 0
     assert read_decisions(OWN) == {"train/red/00.png": Decision("relabel", "green")}
     assert "1 moved" in apply(OWN)
+
+
+def test_what_was_kept_where_it_had_come_goes_there_again(here: Path) -> None:
+    """Undone, it said of its old class that it is the right one."""
+    write_decisions(OWN, {"train/red/00.png": Decision("relabel", "blue")})
+    apply(OWN)
+    (moved,) = (p for p in Path("my pets/train/blue").iterdir() if p.stem.startswith("00-"))
+    write_decisions(OWN, {f"train/blue/{moved.name}": Decision("keep")})
+    assert audit.main(["--undo", "logs/audit-tiny"]) == 0
+    assert read_decisions(OWN) == {"train/red/00.png": Decision("relabel", "blue")}
 
 
 @pytest.mark.parametrize(
