@@ -25,7 +25,7 @@ from torch import nn
 from config import Config, ConfigError
 from config_file import check_config, load_config
 from dataset import Paths, labels_of, make_loaders
-from engine.again import settings_of_run
+from engine.again import as_it_goes_on
 from engine.checkpoint import Keeper, Progress
 from engine.cores import one_core
 from engine.follow import keeper_of, opened
@@ -49,7 +49,7 @@ from engine.stop import after_training, before_all, before_training, resumable
 from engine.track import Tracker, settings_of, tracking
 from engine.verdict import Judge
 from model import Tail
-from overrides import arguments, names
+from overrides import arguments
 from system.parallel import by_first, heard, is_first, together
 from tokens.builder import open_together
 from tokens.cache import Loaders
@@ -88,10 +88,7 @@ def settings(argv: list[str] | None) -> tuple[Config, list[str], bool] | None:
         config, notes = load_config(args.config, args.overrides)
     if begun:
         notes = [f"torchrun has started this job once more: {begun.folder} goes on", *notes]
-    given = names(args.overrides, "train.from_run") and not config.train.from_checkpoint
-    if config.train.from_run and (given or not config.train.split):  # a run's own file has it all
-        config, notes = settings_of_run(config, args.overrides)
-    return config, notes, args.check
+    return *as_it_goes_on(config, notes, args.overrides), args.check
 
 
 def fit(config: Config, notes: Iterable[str] | None = None) -> dict[str, Any]:

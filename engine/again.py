@@ -60,17 +60,29 @@ def settings_of_run(config: Config, overrides: Sequence[str]) -> tuple[Config, l
     return found, [f"settings: those of {run}, and its split", *said, *notes]
 
 
+def as_it_goes_on(
+    config: Config, notes: list[str], overrides: Sequence[str]
+) -> tuple[Config, list[str]]:
+    """A config and its notes, or those of `settings_of_run` where it goes on from a finished run; a
+    run's own file has all of that."""
+    train = config.train
+    given = names(overrides, "train.from_run") and not train.from_checkpoint
+    if train.from_run and (given or not train.split):
+        return settings_of_run(config, overrides)
+    return config, notes
+
+
 def _free_again(run: Path) -> list[str]:
     """The overrides that let follow the number of pictures what followed it in a run: its file has
     what that came to."""
     train = load_config(run / "config.yaml", [])[0].train
-    free = [f"train.{name}=auto" for name in _followed(run, train)]
+    free = [f"train.{name}=auto" for name in followed(run, train)]
     if train.head == "layers":  # no block trained
         free.append(f"train.finetune_blocks={TrainConfig().finetune_blocks}")
     return free
 
 
-def _followed(run: Path, train: TrainConfig) -> list[str]:
+def followed(run: Path, train: TrainConfig) -> list[str]:
     """What of a run's config followed the number of its pictures."""
     learned = sum(row["part"] == "train" for row in read_csv(run / "split.csv", ("part",)))
     return train.by_images(learned)
@@ -88,7 +100,7 @@ def earlier_search(config: Config, views: int | str) -> tuple[Path | None, list[
     now = config.train.model_copy(
         update={
             name: getattr(before, name)
-            for name in _followed(run, before)
+            for name in followed(run, before)
             if getattr(config.train, name) == "auto"
         }
     )
@@ -130,8 +142,10 @@ def compare_with_run(
         log.info("what the run answered is not compared: %s", error)
         return None
     digests = {split.path_of(sample): sample.sha256 for sample in split.part(part)}
-    then = {row["sha256"]: row["path"] for row in listed if row["path"] in before}
-    then |= {row["sha256"]: row["path"] for row in listed if row["path"] in digests.keys() & before}
+    answers = [row["path"] for row in listed if row["path"] in before]
+    answers.sort(key=lambda path: path in digests)  # of copies the last counts
+    own = {row["path"]: row["sha256"] for row in listed}
+    then = {own[path]: path for path in answers}
     names = [then.get(digests[row["path"]]) for row in rows]
     found = [(before[name], row) for name, row in zip(names, rows, strict=True) if name]
     called = _called({row["sha256"]: row["label"] for row in listed}, split)

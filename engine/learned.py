@@ -12,7 +12,7 @@ from dataset import Split
 from engine.run import BEST, SUMMARY, config_of
 from filing.yaml_files import section_of
 from layout.split_file import read_split
-from pretrained.files import metadata_in, names_in
+from pretrained.files import header_of, metadata_in
 from pretrained.manifest import manifest_of
 from pretrained.names import found_here
 from pretrained.write import in_head
@@ -137,9 +137,9 @@ def _as_run(folder: Path, weights: Path) -> _Run | None:
     """A run's folder, where it is all there, with what its weights say."""
     if not all((folder / name).is_file() for name in ("config.yaml", "split.csv")):
         return None
-    names = names_in(weights)
+    said, names = header_of(weights)
     solved = any(map(in_head, names)) and not any(name.startswith("head.") for name in names)
-    refitted = "seen" in metadata_in(weights)
+    refitted = "seen" in said
     with contextlib.suppress(OSError, ValueError):  # weights that are gone say nothing
         refitted |= bool(json.loads((folder / SUMMARY).read_bytes()).get("refit"))
     return _Run(folder, not solved, refitted)

@@ -10,6 +10,7 @@ from typing import Any
 from config import Config
 from config_file import READ, dump_config, load_config
 from dataset import Split
+from engine.again import followed
 from engine.answers import PREDICTIONS
 from engine.began import check_beginning
 from engine.last import holds_best, steps_of
@@ -19,7 +20,6 @@ from engine.run import BEST, SUMMARY, Run, config_of, find_run, report_command, 
 from engine.start import Work
 from engine.written import changed as changed_files
 from engine.written import is_changed
-from filing.csv_files import read_csv
 from filing.yaml_files import section_of
 from layout.split_file import read_split
 from overrides import names
@@ -107,9 +107,8 @@ def _shorter_warmup(run: Path, overrides: Sequence[str]) -> list[str]:
     train, split = load_config(run / "config.yaml", [])[0].train, run / "split.csv"
     if train.warmup_epochs == "auto" or (number and train.warmup_epochs <= int(asked[-1])):
         return []
-    rows = read_csv(split, ("part",)) if split.is_file() else []
-    learned = sum(row["part"] == "train" for row in rows)
-    return ["train.warmup_epochs=auto"] if "warmup_epochs" in train.by_images(learned) else []
+    follows = split.is_file() and "warmup_epochs" in followed(run, train)
+    return ["train.warmup_epochs=auto"] if follows else []
 
 
 def nothing_left(config: Config) -> str | None:

@@ -87,6 +87,12 @@ def _folds(
     return list(splitter.split(labels, labels, None if alone else groups))
 
 
+def some_for_rivals(images: int) -> np.ndarray:
+    """Which of so many training images rivals learn from, in their order: their folds hang on it,
+    and tools.baseline has the same."""
+    return np.sort(np.random.default_rng(0).permutation(images)[:MOST_FOR_RIVALS])
+
+
 def rivals(
     features: np.ndarray,
     labels: np.ndarray,
@@ -98,7 +104,7 @@ def rivals(
     neighbours and logistic regression on the frozen network's class tokens, of pictures whose
     `groups` (n,) stay together."""
     if len(labels) > MOST_FOR_RIVALS:
-        keep = np.sort(np.random.default_rng(0).permutation(len(labels))[:MOST_FOR_RIVALS])
+        keep = some_for_rivals(len(labels))
         features, labels = features[keep], labels[keep]
         groups = None if groups is None else groups[keep]
     neighbours, _ = nearest_neighbours(features, labels, queries, groups)

@@ -279,16 +279,15 @@ def trained(wanted: str, log_path: str = "logs", save_path: str = "weights") -> 
 def config_of(checkpoint: Path, wanted: str, log_path: str = "logs") -> Path | None:
     """The config.yaml of the run that a checkpoint is of: in the folder that was named, under
     `log_path`, or where the file itself says that its run's logs lie."""
-    name = checkpoint.parent.name
-    places = [Path(wanted), Path(log_path) / name]
+    names, elsewhere = [checkpoint.parent.name], list[Path]()
     with contextlib.suppress(Exception):  # other weights say nothing of a run
         own = section_of(metadata_in(checkpoint)["config"], "train")
-        said, its = name_of(own["log_path"]), name_of(own.get("run_name") or name)
         bases = [Path(), *checkpoint.absolute().parents[1:4]]
-        # A folder of weights may have been copied to where another run's lie.
-        names = dict.fromkeys((its, name))
-        places = [Path(wanted), *(Path(log_path) / each for each in names)]
-        places += [base / said / each for each in names for base in bases]
+        elsewhere = [base / name_of(own["log_path"]) for base in bases]
+        # First: a folder of weights may have been copied to where another run's lie.
+        names = [name_of(own.get("run_name") or names[0]), *names]
+    places = [Path(wanted), *(Path(log_path) / name for name in names)]
+    places += [folder / name for name in names for folder in elsewhere]
     found = (place / "config.yaml" for place in places)
     return next((path for path in found if path.is_file()), None)
 

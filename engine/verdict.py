@@ -14,7 +14,7 @@ from torch import Tensor
 from config import RECIPES, SHORT
 from engine.heads import add_layers_head, answers, read_depths, solved
 from engine.job import Job, Setting
-from engine.rivals import MOST_FOR_RIVALS, rivals
+from engine.rivals import rivals, some_for_rivals
 from engine.side import Side, side_job
 from metrics import paired_chance, said_chance, scores, wilson
 from model import VisionTransformer
@@ -361,8 +361,7 @@ class Judge:
         loader, training = loaders[scored["part"]], loaders["train"]
         numbers = dict(scored)
         if control and isinstance(training, TokenLoader) and isinstance(loader, TokenLoader):
-            some = np.random.default_rng(0).permutation(len(training.dataset))[:MOST_FOR_RIVALS]
-            some.sort()  # their folds hang on it: tools.baseline has the same
+            some = some_for_rivals(len(training.dataset))
             learned = class_tokens(before, training.plain(some), job.device)
             asked = class_tokens(before, loader, job.device)
             known, labels, queries, targets = (found.numpy() for found in (*learned, *asked))

@@ -382,15 +382,11 @@ def digest_of(arrays: Mapping[str, Tensor]) -> str:
 
 def metadata_in(path: Path) -> dict[str, str]:
     """The header of a safetensors file; {} of others, and of one that can't be read."""
-    return _header(path)[0]
+    return header_of(path)[0]
 
 
-def names_in(path: Path) -> set[str]:
-    """The names of a safetensors file's arrays; none of others, and of one that can't be read."""
-    return _header(path)[1]
-
-
-def _header(path: Path) -> tuple[dict[str, str], set[str]]:
+def header_of(path: Path) -> tuple[dict[str, str], set[str]]:
+    """The same, and the names of its arrays."""
     try:
         ordinary(path)
         check_header(path)

@@ -96,12 +96,11 @@ class Plan:
 
     def lacks_room(self) -> str:
         """How much it would take of what is free, where that is too much; else nothing."""
-        missing, free = self.missing_bytes(), free_bytes(self.folder) - self.reserved
-        if not missing or missing <= MOST_OF_FREE * free:
+        missing, free = self.missing_bytes(), free_bytes(self.folder)
+        if not missing or missing <= MOST_OF_FREE * (free - self.reserved):
             return ""
         other = f", beside {megabytes(self.reserved)} for checkpoints" if self.reserved else ""
-        there = megabytes(free_bytes(self.folder))
-        return f"{megabytes(missing)} of {there} free in {self.folder}{other}"
+        return f"{megabytes(missing)} of {megabytes(free)} free in {self.folder}{other}"
 
     def _add(self, part: str, net: VisionTransformer, split: Split, train: TrainConfig) -> None:
         """A part's images, under the draws that its loader asks for."""

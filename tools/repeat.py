@@ -27,7 +27,7 @@ from typing import Any
 from config import Config, ConfigError, TrainConfig
 from config_file import load_config
 from dataset import load_split, rows_of_split
-from engine.again import settings_of_run
+from engine.again import as_it_goes_on
 from engine.resume import asked as asked_of
 from engine.resume import changed, said, settings_in, text_of
 from filing.csv_files import read_csv
@@ -59,8 +59,9 @@ SCORES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy"}
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    train = asked_of_files(args.config, args.overrides).train
-    name = load_config(args.config, args.overrides)[0].train.run_name or Path(args.config).stem
+    config, notes = load_config(args.config, args.overrides)
+    name = config.train.run_name or Path(args.config).stem
+    train = as_it_goes_on(config, notes, args.overrides)[0].train
     # The config's own name is that of training.py's runs.
     if args.baseline and not names(args.overrides, "train.run_name"):
         name = f"{name}-{args.baseline}"
@@ -91,7 +92,7 @@ def finished(
 
     Raises UserError where it fails.
     """
-    asked = asked_of_files(config, overrides)
+    asked, _ = as_it_goes_on(*load_config(config, overrides), overrides)
     train = asked.train
     assert train.run_name is not None
     path = Path(train.log_path) / train.run_name / "summary.json"
@@ -108,14 +109,6 @@ def finished(
     found = json.loads(path.read_text(encoding="utf-8"))
     if "val_accuracy" not in found:
         raise UserError(f"{train.run_name}: {found['verdict_sentence']}; remove {path.parent}")
-    return found
-
-
-def asked_of_files(config: str, overrides: list[str]) -> Config:
-    """The config that training.py makes of the same command line."""
-    found = load_config(config, overrides)[0]
-    if found.train.from_run and (names(overrides, "train.from_run") or not found.train.split):
-        found = settings_of_run(found, overrides)[0]
     return found
 
 

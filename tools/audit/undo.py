@@ -146,9 +146,12 @@ def _decided_again(undo_file: Path, steps: list[Step], stay: list[Step]) -> None
 
 def _went(paths: Iterable[str], steps: list[Step]) -> Iterator[tuple[str, str]]:
     """Pictures, as decisions name them, and how those would name them where the steps put them."""
+    called: dict[str, list[Step]] = {}
+    for step in steps:
+        called.setdefault(os.path.basename(step.source), []).append(step)
     for path in paths:
         name = os.sep + name_of(path)
-        for step in steps:
+        for step in called.get(os.path.basename(name), []):
             root = step.source.removesuffix(name)
             if root != step.source and Path(step.target).is_relative_to(root):
                 yield path, text_below(Path(root), Path(step.target))
