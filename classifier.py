@@ -26,6 +26,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from certainty.certainty import sureness
 from config_file import load_config
 from decoding.formats import MAX_PIXELS, TooLarge, why
 from engine.run import BEST, trained
@@ -178,7 +179,7 @@ class Classifier:
         return self._transform(_pixels(picture, self.preprocessing.greys, self.max_pixels))
 
     def _calibrated(self, logits: Tensor) -> Tensor:
-        return logits.softmax(1) if self.certainty is None else self.certainty.probabilities(logits)
+        return sureness(self.certainty, logits)
 
     def _input_of(self, picture: Picture) -> Tensor | Unreadable:
         try:

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import reprlib
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
@@ -172,8 +173,12 @@ def _sections(root: yaml.MappingNode) -> Written:
     """The sections with their values; keys, and what stands under a key that takes text, as they
     are written: YAML reads `on` as true, and 2024 as a number."""
     found = Written()
-    for section, (line, node) in pairs(root, found.problems).items():
+    given = pairs(root, found.problems)
+    for written, (line, node) in given.items():
+        section = _spelled_right(written, given) if isinstance(node, yaml.MappingNode) else written
         found.lines[section] = line
+        if section != written:  # its keys' faults are said, too
+            found.problems.append(_no_such_key(written, section) + f" (line {line})")
         if section not in SECTIONS or not isinstance(node, yaml.MappingNode):
             found.values[section] = _value(section, "", node)
             continue
@@ -182,6 +187,16 @@ def _sections(root: yaml.MappingNode) -> Written:
             found.lines[f"{section}.{key}"] = line
             keys[key] = _value(section, key, value)
     return found
+
+
+def _spelled_right(section: str, given: Collection[str]) -> str:
+    """A section's name: the one that it is nearly spelled as, where that is not there itself."""
+    near = difflib.get_close_matches(section, SECTIONS, 1)
+    return near[0] if near and section not in SECTIONS and near[0] not in given else section
+
+
+def _no_such_key(name: str, wanted: str | None) -> str:
+    return f"{short(name)}: no such key" + (f"; did you mean {wanted}?" if wanted else "")
 
 
 def _value(section: str, key: str, node: yaml.Node) -> Any:
@@ -260,8 +275,8 @@ def _describe(error: ValidationError, raw: dict[str, Any]) -> dict[tuple[str, ..
         section = SECTIONS.get(key[0])
         if item["type"] == "extra_forbidden":
             known = list(section.model_fields) if section and len(key) > 1 else list(SECTIONS)
-            hint = _suggest(key[-1], known) if len(messages) < MOST_FAULTS else ""
-            messages[key] = f"{short(dotted)}: no such key{hint}"
+            wanted = _suggest(key[-1], known) if len(messages) < MOST_FAULTS else None
+            messages[key] = _no_such_key(dotted, wanted)
         elif section is None or len(key) == 1:
             keys = (
                 f"a section with keys such as {next(iter(section.model_fields))}" if section else ""
@@ -289,7 +304,8 @@ def _complaint(value: Any, item: Any, field: FieldInfo) -> str:
         wanted += " or auto"
     if isinstance(value, str) and not value.strip():
         return f"nothing is named; it takes {wanted}"
-    return f"{_given(value)} is not {wanted}"
+    near = difflib.get_close_matches(str(value).lower(), _choices(field.annotation), 1, 0.7)
+    return f"{_given(value)} is not {wanted}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def _given(value: Any) -> str:
@@ -321,9 +337,16 @@ def _wanted(annotation: Any) -> str:
     return "null" if annotation is type(None) else words.get(annotation, str(annotation))
 
 
-def _suggest(name: str, known: list[str]) -> str:
+def _choices(annotation: Any) -> list[str]:
+    """The words that a key takes, by its type."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return [arg for arg in args if isinstance(arg, str)]
+    inner = args[:1] if origin is Annotated else args if origin in (Union, UnionType) else ()
+    return [choice for arg in inner for choice in _choices(arg)]
+
+
+def _suggest(name: str, known: list[str]) -> str | None:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean {close[0]}?"
     elsewhere = [f"{s}.{name}" for s, section in SECTIONS.items() if name in section.model_fields]
-    return f"; did you mean {elsewhere[0]}?" if elsewhere else ""
+    return next(iter([*close, *elsewhere]), None)

@@ -126,7 +126,8 @@ def _labels_said(found: Doubts, seen: Seen, copied: Collection[int]) -> str:
     wrong = found.wrong.sum().item()
     beside = ", beside those of copies under several classes" if copied else ""
     if not flagged:
-        return f"labels: none of {n:,} looks wrong{beside} (small doubts add up to {wrong:.0f})"
+        doubts = f" (small doubts add up to {wrong:.0f})" if wrong >= 0.5 else ""
+        return f"labels: none of {n:,} looks wrong{beside}{doubts}"
     counts = found.pairs * torch.bincount(seen.labels, minlength=len(classes))[:, None]
     worst = counts.flatten().topk(min(3, counts.numel()))
     told = [
@@ -167,7 +168,7 @@ def _unused(split: Split) -> Said:
     unreadable, leaks, others = [], [], {split.path_of(s): s for s in split.samples}
     for path, reason in split.unused:
         below, name = text_below(split.root, path), path.parent.name
-        if reason.startswith("unreadable"):
+        if _is_unreadable(reason):
             unreadable.append(Suspect(below, "unreadable", name, says=reason))
         elif reason.startswith(SAME_FILE):
             other = others[reason.removeprefix(SAME_FILE)]
@@ -217,10 +218,16 @@ def _shape(split: Split) -> list[str]:
     if most > 2 * fewest:
         few = some(sorted(name for name, n in counts.items() if 2 * n < most))
         said.append(f"unequal classes: of {few} there is less than half of the largest one's")
-    if split.unused:
-        plural = "" if len(split.unused) == 1 else "s"
-        said.append(f"not used: {len(split.unused):,} file{plural}")
+    unreadable = [text_below(split.root, p) for p, why in split.unused if _is_unreadable(why)]
+    if unreadable:
+        said.append(f"unreadable: {len(unreadable):,} ({some(sorted(unreadable))})")
+    if others := len(split.unused) - len(unreadable):
+        said.append(f"not used: {others:,} {'other ' * bool(unreadable)}file{'s' * (others > 1)}")
     return said
+
+
+def _is_unreadable(reason: str) -> bool:
+    return reason.startswith("unreadable")
 
 
 def counted(n: int) -> str:

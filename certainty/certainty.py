@@ -57,6 +57,11 @@ class Certainty(nn.Module):
         return Meant(len(right), int(answered.sum()), int((right.bool() & answered).sum()))
 
 
+def sureness(certainty: Certainty | None, logits: Tensor) -> Tensor:
+    """Probabilities (B, C) of a network's logits: calibrated, where it knows how."""
+    return logits.float().softmax(1) if certainty is None else certainty.probabilities(logits)
+
+
 def faults_of(state: Mapping[str, Tensor], blocks: int, width: int) -> list[str]:
     """What of a state's arrays of a certainty can't be used, for a network of so many blocks of a
     width; nothing where there are none. Their shapes fit one another."""

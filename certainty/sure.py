@@ -14,6 +14,7 @@ BINS = 15  # as Guo et al.
 FOLDS = 5
 TINY = torch.finfo(torch.float32).tiny
 FEWEST = 20  # pictures: of fewer the share that is right is known to 11 points at best, a T by luck
+WIDE = 0.2  # an interval: within a wider one a network may well be as sure as it is right, or not
 NOTHING = "nothing"  # what a temperature was found by that was not found
 
 

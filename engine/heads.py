@@ -178,7 +178,8 @@ def said_by_layer(rows: list[dict[str, float]], guess: float) -> str:
         right = f"{best['left_out_accuracy']:.3f}"
         return f"block {first} tells the classes apart, {right}, and none before"
     return (
-        f"block {first} is the first that tells the classes apart ({alone}, within its uncertainty)"
+        f"block {first} is the first that tells the classes apart as well as any ({alone}, within "
+        "its uncertainty)"
     )
 
 

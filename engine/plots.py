@@ -17,6 +17,7 @@ from metrics import shares
 from utils import replacing
 
 LEAST_LOSS = 1e-6  # of search.csv's digits
+PALE = 0.35  # of what was tried for less
 
 
 @drawn("curves.png")
@@ -71,8 +72,10 @@ def plot_search(rows: list[dict[str, Any]], path: Path) -> None:
     rates = sorted({lr for _, lr in last})
     most = max(r["steps"] for r in rows)
     grid = np.full((len(sides), len(rates)), np.nan)
+    finals = np.zeros(grid.shape, dtype=bool)
     for (where, lr), row in last.items():
-        grid[sides.index(where), rates.index(lr)] = row["loss"]
+        cell = sides.index(where), rates.index(lr)
+        grid[cell], finals[cell] = row["loss"], row["steps"] == most
     figure = Figure(figsize=(2.6 + 0.85 * len(rates), 1.9 + 0.6 * len(sides)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -81,12 +84,13 @@ def plot_search(rows: list[dict[str, Any]], path: Path) -> None:
     least, most_loss = (known.min(), known.max()) if known.size else (1.0, 1.0)
     # Logarithmic: one setting that went wrong would leave all others the same colour.
     scale = LogNorm(least, max(most_loss, 1.01 * least))
-    image = axes.imshow(grid, cmap="cividis_r", aspect="auto", norm=scale)
+    shade = np.where(finals, 1.0, PALE)
+    image = axes.imshow(grid, cmap="cividis_r", aspect="auto", norm=scale, alpha=shade)
     middle = math.sqrt(least * most_loss)
     for (where, lr), row in last.items():
         y, x = sides.index(where), rates.index(lr)
-        colour = "white" if middle <= row["loss"] < math.inf else "black"
-        final, mark = row["steps"] == most, "\nchosen" if row["chosen"] else ""
+        final, mark = finals[y, x], "\nchosen" if row["chosen"] else ""
+        colour = "white" if final and middle <= row["loss"] < math.inf else "black"
         text = f"{row['accuracy']:.3f}\n{row['loss']:.3f}{mark}"
         weight = "bold" if final else "normal"
         axes.text(x, y, text, ha="center", va="center", color=colour, fontsize=8, weight=weight)
@@ -95,7 +99,11 @@ def plot_search(rows: list[dict[str, Any]], path: Path) -> None:
     labels = [f"{names[part]}\n{optim}, decay {decay:g}" for part, optim, decay in sides]
     axes.set_yticks(range(len(sides)), labels)
     axes.set_xlabel("learning rate")
-    axes.set_title("Accuracy and loss inside the training part (bold: finalists)", fontsize=10)
+    title = "Accuracy and loss inside the training part"
+    if any(row["steps"] < most for row in last.values()):
+        title += "; bold: the finalists, tried for longer\nand on more pictures: pale ones are not "
+        title += "compared with them"
+    axes.set_title(title, fontsize=9)
     figure.colorbar(image, label="loss")
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

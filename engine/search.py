@@ -127,10 +127,12 @@ def how_chosen(winner: Trial, finals: list[Trial], tried: int) -> str:
     if tried == 1:
         return ""
     lowest = min(trial.mean_loss for trial in finals)
+    # Of the others the losses are of fewer steps, on fewer pictures.
+    some = f"{tried} settings" if len(finals) == tried else f"{len(finals)} finalists of {tried}"
     if winner.mean_loss == lowest:
-        return f"; of {tried} settings the lowest loss, {lowest:.3f}"
+        return f"; of {some} the lowest loss, {lowest:.3f}"
     return (
-        f"; the recipe's, as the lowest loss of {tried} settings, {lowest:.3f}, is not clearly "
+        f"; the recipe's, as the lowest loss of {some}, {lowest:.3f}, is not clearly "
         f"below its {winner.mean_loss:.3f}"
     )
 

@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from certainty.certainty import sureness
 from config import Preprocessing
 from engine.cores import one_core
 from images import as_tensor
@@ -72,7 +73,7 @@ def attention_maps(
         found = relevance(logits, attention, target)
         kept = [a.detach() for a in attention]
         logits = logits.detach().float()
-        maps = (logits, logits.softmax(1), rollout(kept), found, heads(kept))
+        maps = (logits, sureness(net.certainty, logits), rollout(kept), found, heads(kept))
     return Maps(*(tensor.cpu() for tensor in maps))
 
 

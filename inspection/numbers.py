@@ -149,9 +149,10 @@ def settings_tried(tried: list[dict[str, Any]]) -> dict[str, Any] | None:
         groups.setdefault(name, []).append({**row, "rate": f"{row['lr']:.2g}"})
     tries = Counter(row["steps"] for row in tried)
     rounds = ", ".join(f"{n} for {steps:g} steps" for steps, n in sorted(tries.items()))
+    compared = ", and those of the longest are compared" if len(tries) > 1 else ""
     sentence = (
         f"Settings tried inside the training part ({rounds}): accuracy and loss of each one's last "
-        "round. The held-out parts were not looked at."
+        f"round{compared}. The held-out parts were not looked at."
     )
     names = dict.fromkeys(side(row) for row in tried)
     return {"groups": [{"name": n, "rows": groups[n]} for n in names], "sentence": sentence}

@@ -37,11 +37,17 @@ def missing(path: str) -> UserError:
     """That a path is not there, and what beside it may be meant."""
     above = Path(path).absolute().parent
     try:
-        near = nearest(Path(path).name, os.listdir(above))
+        near = nearest(Path(path).name, beside(above))
     except OSError:
         return UserError(f"{path}: no such file or folder; there is no folder {above}")
     hint = "" if near is None else f"; did you mean {Path(path).with_name(near)}?"
     return UserError(f"{path}: no such file or folder{hint}")
+
+
+def beside(above: Path) -> list[str]:
+    """The names in a folder that a user may mean: a program's packages (of this project, `shards`
+    and `tokens`, say) are not among them."""
+    return [path.name for path in above.iterdir() if not (path / "__init__.py").is_file()]
 
 
 def listed() -> list[str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from PIL import Image
 
 from decoding.formats import EXTENSIONS, MOST_METADATA
+from layout.paths import beside
 from system.filenames import text_of
 from utils import UserError
 
@@ -27,6 +28,7 @@ SYSTEM |= {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "network trash f
 CONTENTS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000")
 SLOW = (b"GIF8", b"\xff\xd8\xff\xe0", b"\xff\xd8\xff\xe1")  # where they say much before the picture
 DEEPEST = 30  # folders in folders
+PILOTS = Path("data/pilots")  # config.yaml's, which a fresh clone has not
 
 
 @dataclass
@@ -104,9 +106,11 @@ def _there(root: Path) -> Path:
     except (OSError, ValueError):
         above, there = root.absolute().parent, []
         with contextlib.suppress(OSError):
-            there = [path.name for path in above.iterdir() if path.is_dir()]
+            there = [name for name in beside(above) if (above / name).is_dir()]
         near = difflib.get_close_matches(root.name, there, 1)
         hint = f"did you mean {root.with_name(near[0])}? " if near and root.name else ""
+        if root == PILOTS:
+            hint = "python -m tools.draw_pilots makes it, or name your own pictures: "
         raise UserError(f"{root}: no such folder; {hint}{takes}") from None
     if not root.is_dir():
         raise UserError(f"{root} is a file; {takes}" + (_unpack(root) or ""))

@@ -162,8 +162,10 @@ def _fetched(url: str, path: Path) -> Path:
         except UserError as error:
             here = [p for folder in (WEIGHTS, HOME) for p in sorted(folder.glob("*"))]
             files = [p for p in here if p.suffix in ENDINGS]
-            key = shell(f"train.checkpoint={files[0]}") if files else ""
-            meant = f"; {files[0]} is here: {key}" if files else SMALL_ONES
+            meant = SMALL_ONES
+            if files:
+                key = shell(f"train.checkpoint={files[0]}")
+                meant = f"; {files[0]} is here: {key}, or in Python its path"
             raise UserError(f"{error}{meant}") from None
     return path
 

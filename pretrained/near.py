@@ -67,19 +67,27 @@ def _with_ending(path: Path) -> Path | None:
 
 def _of_run(folder: Path, places: Sequence[Path]) -> Path:
     """The network that a run has kept, by its folder of logs."""
+    possible = _where_kept(folder, places)
+    if kept := _with_weights(possible):
+        return weights_in(kept)
+    raise UserError(
+        f"{folder} is a run that has kept no network: there is no {possible[0] / BEST}; train it "
+        "to its end, or name other weights"
+    )
+
+
+def _where_kept(folder: Path, places: Sequence[Path]) -> list[Path]:
+    """Where the weights of a run may lie, by its folder of logs; first where it says so."""
     try:
         text = (folder / "config.yaml").read_text(encoding="utf-8")
         kept = Path(name_of(section_of(text, "train")["save_path"]))
     except (OSError, ValueError, TypeError, KeyError):
         kept = places[0]
-    for place in (kept, *places):
-        run = place / folder.resolve().name
-        if run.is_dir() and holds_weights(run):
-            return weights_in(run)
-    raise UserError(
-        f"{folder} is a run that has kept no network: there is no {kept / folder.name / BEST}; "
-        "train it to its end, or name other weights"
-    )
+    return [place / folder.resolve().name for place in (kept, *places)]
+
+
+def _with_weights(folders: Iterable[Path]) -> Path | None:
+    return next((folder for folder in folders if folder.is_dir() and holds_weights(folder)), None)
 
 
 def possible(name: str) -> bool:
@@ -91,12 +99,15 @@ def possible(name: str) -> bool:
 def near(name: str, places: Sequence[Path], logs: Path, more: Iterable[str] = ()) -> str:
     """What may have been meant by a name that stands for nothing, as the end of a sentence."""
     wanted = Path(name)
-    there = [
-        *(one for place in (wanted.parent, *places) for one in _weights_below(place)),
-        *(str(run.parent) for run in sorted(logs.glob("*/config.yaml"))),
-        *more,
-    ]
-    there = list(dict.fromkeys(there))
+    files = [one for place in (wanted.parent, *places) for one in _weights_below(place)]
+    runs = [run.parent for run in sorted(logs.glob("*/config.yaml"))]
+    kept = {run: at for run in runs if (at := _with_weights(_where_kept(run, places)))}
+    if name == "last" and kept:  # no weights are called so: a run that goes on would take its own
+        newest = max(kept.values(), key=lambda folder: folder.stat().st_mtime)
+        return f"did you mean the newest run's, {newest}?"
+    listed = {Path(one).absolute() for one in files}
+    known = [str(run) for run, folder in kept.items() if folder.absolute() not in listed]
+    there = list(dict.fromkeys([*files, *known, *more]))
     by_stem = {_stem(one): one for one in reversed(there)}
     close = [by_stem[stem] for stem in difflib.get_close_matches(_stem(name), by_stem, 3, 0.6)]
     if close:

@@ -96,6 +96,18 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
         assert line in message, message
 
 
+def test_the_faults_of_a_misspelt_section(tmp_path: Path) -> None:
+    message = faults(tmp_path, "training:\n  mode: fintune\n  batch_size: x\n  flip: 0.1\n")
+    assert message.splitlines()[1:] == [
+        "  training: no such key; did you mean train? (line 1)",
+        "  train.mode: 'fintune' is not scratch or pretrained or finetune; did you mean finetune? "
+        "(line 2)",
+        "  train.batch_size: 'x' is not a whole number (line 3)",
+    ]
+    message = faults(tmp_path, "training: {lr: x}\ntrain: {lr: y}\n")  # whose is which?
+    assert "'y' is not" in message and "'x'" not in message
+
+
 def test_a_path_with_a_space_is_to_be_quoted(tmp_path: Path) -> None:
     """As the shell cuts it; and what is meant can be pasted."""
     words = ["train.base_dir=/tmp/new", "comer/my", "photos", "train.lr=1e-3", "many"]

@@ -75,10 +75,12 @@ def main(argv: list[str] | None = None) -> int:
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / LOCK, timeout=0):
-            make(planned, split, out)
+            try:
+                make(planned, split, out)
+            finally:
+                (out / LOCK).unlink(missing_ok=True)
     except Timeout:
         raise UserError(f"{out} is being made by another process; wait for it") from None
-    (out / LOCK).unlink(missing_ok=True)
     log.info("next: %s", shell("python", "training.py", f"train.base_dir={out}"))
     return 0
 
@@ -129,8 +131,8 @@ def see_that_it_is_ours(planned: list[Planned], out: Path) -> None:
     others = sorted(path.name for path in out.iterdir() if path.name not in ours)
     if others:
         raise UserError(
-            f"{out} holds what is not of these shards ({some(others, 5)}): name an empty folder, "
-            "or remove that (other settings, another --size or pictures give others)"
+            f"{out} holds what is not of these shards ({some(others, 5)}; other settings, another "
+            "--size or pictures give others): name a folder that is not there yet"
         )
 
 

@@ -188,8 +188,8 @@ def test_from_which_block_on_the_classes_are_told_apart() -> None:
     ]
     assert told_apart_from(rows) == 3 and told_apart_from(rows[:1]) == 1
     assert said_by_layer(rows, 0.2) == (
-        "block 3 is the first that tells the classes apart (best: block 4, 0.950, within its "
-        "uncertainty)"
+        "block 3 is the first that tells the classes apart as well as any (best: block 4, 0.950, "
+        "within its uncertainty)"
     )
     assert said_by_layer(rows[:1], 0.2) == "block 1 tells the classes apart, 0.300, and none before"
     few = {"block": 1, "left_out_accuracy": 0.75, "low": 0.3, "high": 0.95}

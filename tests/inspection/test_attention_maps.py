@@ -13,6 +13,7 @@ from numpy.random import default_rng
 from PIL import Image
 
 from benchmarks.attention import mask_cells, pasted
+from certainty.certainty import Certainty
 from config import Preprocessing, ViTConfig
 from inspection.attention_maps import (
     attention_maps,
@@ -124,6 +125,10 @@ def test_each_map_sums_to_one_and_the_logits_stay() -> None:
     with torch.no_grad():
         torch.testing.assert_close(maps.logits, net(batch(3)), rtol=0, atol=1e-5)
     torch.testing.assert_close(maps.probabilities, maps.logits.softmax(1))
+    net.certainty = Certainty(0)
+    net.certainty.temperature.fill_(0.5)  # as tools.predict says of the picture
+    sure = attention_maps(net, batch(3)).probabilities
+    torch.testing.assert_close(sure, (maps.logits / 0.5).softmax(1))
     assert maps.heads.shape == (3, 4, GRID, GRID)
     for found in (maps.rollout, maps.relevance, maps.heads):
         assert not found.requires_grad and (found >= 0).all()

@@ -110,6 +110,7 @@ def test_settings_tried_leave_no_cell_empty() -> None:
     ]
     found = numbers.settings_tried(tried)
     assert found is not None and "4 for 3 steps, 1 for 9 steps" in found["sentence"]
+    assert "last round, and those of the longest are compared." in found["sentence"]
     names = {g["name"]: [(r["rate"], r["accuracy"]) for r in g["rows"]] for g in found["groups"]}
     assert names == {
         "last block and head, adamw, decay 0.01": [("0.0001", 0.5), ("0.0002", 0.6)],

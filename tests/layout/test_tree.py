@@ -111,6 +111,15 @@ def test_what_is_no_folder_is_said(image_folder: Path, monkeypatch: Any) -> None
     with pytest.raises(UserError, match=r"no such folder; did you mean \.\./images\?"):
         monkeypatch.chdir(image_folder)
         read_tree(Path("../image"))
+    program = image_folder.with_name("shards")
+    program.mkdir()
+    (program / "__init__.py").touch()
+    with pytest.raises(UserError, match=r"my shards: no such folder; train\.base_dir takes"):
+        read_tree(image_folder.with_name("my shards"))
+    with pytest.raises(
+        UserError, match=r"data/pilots: no such folder; python -m tools.draw_pilots"
+    ):
+        read_tree(Path("data/pilots"))
     with pytest.raises(UserError, match=r"00\.png is a file; train\.base_dir takes a folder"):
         read_tree(image_folder / "red" / "00.png")
     packed = image_folder.with_name("images.zip")

@@ -101,7 +101,8 @@ def test_a_runs_last_checkpoint_where_there_is_no_other(here: Path) -> None:
         ("wieghts/vit-s14.safetensors", "did you mean weights/vit-s14.safetensors?"),
         ("tinny", "did you mean logs/tiny?"),
         ("google-in21k-augregg", "did you mean google-in21k-augreg"),
-        ("weights/zzz", "there are weights/vit-s14.safetensors, logs/tiny"),
+        ("weights/zzz", "there are weights/vit-s14.safetensors, logs/tiny (for"),
+        ("last", "did you mean the newest run's, kept/tiny?"),
         ("x" * 5000, "there are weights/vit-s14.safetensors"),
         ("a\0b", "there are weights/vit-s14.safetensors"),
     ],
@@ -110,6 +111,14 @@ def test_what_was_meant(here: Path, name: str, meant: str) -> None:
     with pytest.raises(UserError) as caught:
         resolve(name)
     assert "no such weights" in str(caught.value) and meant in str(caught.value)
+
+
+def test_what_is_offered_holds_weights_and_is_named_once(here: Path) -> None:
+    Path("logs/stopped").mkdir()
+    Path("logs/stopped/config.yaml").write_text("train: {save_path: weights}\n")
+    Path("kept/tiny").rename("weights/tiny")
+    with pytest.raises(UserError, match=r"there are weights/tiny, weights/vit-s14.safetensors \("):
+        resolve("zzz")
 
 
 def test_nothing_is_there_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,6 +170,14 @@ def test_what_is_asked_for_in_vain(tmp_path: Path) -> None:
         shards_of(pictures, tmp_path / "other", size="256")
     with pytest.raises(UserError, match=r"holds what is not of these shards \(train-00000"):
         shards_of(pictures, out, size="1GB")
+    program = tmp_path / "shards"  # as this project has such a folder
+    program.mkdir()
+    (program / "__init__.py").touch()
+    with pytest.raises(UserError, match="name a folder that is not there yet") as caught:
+        shards_of(pictures, program)
+    assert "remove" not in str(caught.value) and [p.name for p in program.iterdir()] == [
+        "__init__.py"
+    ]
     with pytest.raises(UserError, match="lies in .*pictures"):
         shards_of(pictures, pictures / "out")
     with pytest.raises(UserError, match="holds shards already"):
@@ -180,7 +188,7 @@ def test_what_is_asked_for_in_vain(tmp_path: Path) -> None:
         (tmp_path / "other.csv").touch()
         shards_of(tmp_path / "none, too", tmp_path / "other.csv")
     (out / "mine.txt").touch()
-    with pytest.raises(UserError, match=r"not of these shards \(mine.txt\)"):
+    with pytest.raises(UserError, match=r"not of these shards \(mine.txt;"):
         shards_of(pictures, out)
     sizes = [shard.bytes_of(text) for text in ("256MB", "1.5gb", "2 KiB", "10K", "77B")]
     assert sizes == [256_000_000, 1_500_000_000, 2048, 10_000, 77]

@@ -104,6 +104,14 @@ def test_unsure_unlike_and_unmeasured() -> None:
     few = SimpleNamespace(**vars(MEASURED) | {"certainty": Certainty(10)})
     meaning = said(SURE, few).meaning  # type: ignore[arg-type]
     assert meaning == "It gives this 97.0 %; 10 held-out pictures are too few to say if that is so."
+    for right, says in (
+        (36, "Of answers that"),
+        (31, "It gives this 97.0 %; 36 held-out pictures"),
+    ):
+        known = Certainty(36)
+        known.held_out[:right, 1] = 1.0
+        some = SimpleNamespace(**vars(MEASURED) | {"certainty": known})
+        assert said(SURE, some).meaning.startswith(says)  # type: ignore[arg-type]
     never = SimpleNamespace(certainty=None, classes=("ant", "bee"), min_confidence=0.5)
     assert "nobody has measured" in said(SURE, never).meaning  # type: ignore[arg-type]
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from answers import Row
-from certainty.sure import FEWEST
+from certainty.sure import FEWEST, WIDE
 from classifier import Answer, Classifier
+from metrics import wilson
 from utils import some
 
 BARS = 10  # classes with a bar, at most
@@ -57,7 +58,10 @@ def meant(answer: Answer, classifier: Classifier) -> str:
         )
     if classifier.certainty is None:
         return f"It gives this {sure}; nobody has measured how often that is right."
-    if (tested := len(classifier.certainty.held_out)) < FEWEST:
+    held_out = classifier.certainty.held_out
+    tested, right = len(held_out), int(held_out[:, 1].sum())
+    low, high = wilson(right / tested, tested) if tested else (0.0, 1.0)
+    if tested < FEWEST or high - low > WIDE:
         return f"It gives this {sure}; {tested} held-out pictures are too few to say if that is so."
     return f"Of answers that are as sure as this one, about {sure} are right."
 

@@ -38,7 +38,7 @@ from tools.export.ordinary import with_class_head
 from tools.export.proof import Picture, Proof, prove
 from tools.export.push import check_name, files_of, push
 from tools.export.targets import TARGETS, target
-from utils import UserError, command_line, setup_log
+from utils import UserError, command_line, log, setup_log, shell
 
 SHOWN = 5  # pictures that differ, on the terminal
 
@@ -59,7 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     for note in notes:
         print(f"note: {note}")
     print(said(proof))
-    print(f"{args.to}: {args.out} ({megabytes(args.out)}); check again: python golden/check.py")
+    again = shell("python", str(args.out / "golden" / "check.py"))
+    print(f"{args.to}: {args.out} ({megabytes(args.out)}); check again: {again}")
     if args.dry_run:
         print(f"would go to {args.push}, a {'public' if args.public else 'private'} repository:")
         for name, size in files_of(args.out):
@@ -78,8 +79,10 @@ def export(given: Given, folder: Path) -> tuple[Proof, tuple[str, ...]]:
         shown, notes = given, no_notes
         if getattr(module, "ORDINARY", False):
             shown, notes = with_class_head(given, Path(temporary))
+        log.info("writing the model, as %s", name)
         written = module.write(shown, folder)
         written = replace(written, notes=notes + written.notes)
+        log.info("proving it: a fresh process answers the golden pictures")
         proof = prove(shown, folder, written)
         write_card(folder, name, given, shown, written, proof)
         write_manifest(folder, name, given, shown, written, proof)

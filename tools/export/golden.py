@@ -87,6 +87,8 @@ def answered(
     if len(some) > MOST_ASKED:
         some = [some[i * len(some) // MOST_ASKED] for i in range(MOST_ASKED)]
     truth = dict(some)
+    if not truth:
+        return
     answers = classifier.stream(list(truth))
     for path, answer in progress_bar(answers, what, len(truth), unit="picture"):
         if isinstance(answer, Answer):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from certainty.sure import NOTHING, not_calibrated
+from certainty.sure import NOTHING, WIDE, not_calibrated
 from inspection.charts import confidences, reliability, risk_by_coverage
 from inspection.numbers import (
     calibration,
@@ -19,7 +19,6 @@ from metrics import shares, wilson
 from tools.report.pictures import confusion_image
 
 MOST_IN_A_TABLE = 25  # classes: with more the confusion matrix is an image
-WIDE = 0.2  # an interval: within a wider one a network may well be as sure as it is right, or not
 SHOWN = 10  # pictures of a kind
 ANSWERED = 0.9  # of the pictures: what answering only these would mean
 ABOUT = 0.05  # about so many: where many are equally sure, no threshold parts them

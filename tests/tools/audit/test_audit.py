@@ -87,6 +87,7 @@ def test_the_page_and_the_log_say_it(rows: list[dict[str, str]], home: Path) -> 
     assert "1 of these pictures under several classes" in said
     assert re.search(r"labels: .* looks? wrong, beside those of copies under several classes", said)
     assert "pictures of 3 classes (74 train, 25 val)" in said
+    assert "unreadable: 1 (train/red/broken.png)" in said and "not used: 1 other file" in said
 
 
 def test_pictures_are_left_as_they_were(rows: list[dict[str, str]], home: Path) -> None:

@@ -74,6 +74,7 @@ def test_an_export_and_its_proof(
     assert run("class", "--to", "npz", "--out", out) == 0
     said = capsys.readouterr().out
     assert "proof: 32 golden pictures in a fresh process" in said
+    assert said.rstrip().endswith(f"check again: python '{out}/golden/check.py'")
     assert left(tmp_path) == ["an export"]
     assert left(out) == ["README.md", "golden", "manifest.json", "model.npz"]
     manifest = json.loads((out / "manifest.json").read_text())
