@@ -67,9 +67,15 @@ def as_it_goes_on(
     run's own file has all of that."""
     train = config.train
     given = names(overrides, "train.from_run") and not train.from_checkpoint
-    if train.from_run and (given or not train.split):
-        return settings_of_run(config, overrides)
-    return config, notes
+    runs_own = train.split and train.new_images == "train"
+    if not train.from_run or (runs_own and not given):
+        return config, notes
+    words = list(overrides)
+    if train.from_checkpoint and not names(overrides, "train.from_checkpoint"):  # in the file
+        words.append(f"train.from_checkpoint={train.from_checkpoint}")
+        if train.run_name and not names(overrides, "train.run_name"):
+            words.append(f"train.run_name={train.run_name}")
+    return settings_of_run(config, words)
 
 
 def _free_again(run: Path) -> list[str]:
@@ -183,6 +189,7 @@ def compare_with_run(
 def _called(before: Mapping[str, str], split: Split) -> dict[str, str | None]:
     """Today's name of each class whose pictures, `before` by their digests, mostly lie in another:
     it was renamed, or went into that; None where it fell into several."""
+    earlier = Counter(before.values())
     counts: dict[str, Counter[str]] = {}
     for sample in split.samples:
         if (old := before.get(sample.sha256)) is not None:
@@ -190,7 +197,8 @@ def _called(before: Mapping[str, str], split: Split) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for old, today in counts.items():
         (new, most), *_ = today.most_common(1)
-        if old in split.classes and today[old] * 2 >= today.total():
+        is_gone = today.total() < MOSTLY * earlier[old]
+        if old in split.classes and (is_gone or today[old] * 2 >= today.total()):
             continue  # some labels of it were corrected
         found[old] = new if most >= MOSTLY * today.total() else None
     return found

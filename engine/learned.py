@@ -11,11 +11,12 @@ from config import TrainConfig
 from dataset import Split
 from engine.run import BEST, SUMMARY, config_of
 from filing.yaml_files import section_of
-from layout.split_file import read_split
-from pretrained.files import header_of, metadata_in
+from layout.split_file import Asked, apply_split, read_split
+from pretrained.files import ENDINGS, header_of, metadata_in
 from pretrained.manifest import manifest_of
 from pretrained.names import found_here
 from pretrained.write import in_head
+from shards.place import names_shards
 from system.filenames import name_of
 from utils import UserError, log, shell
 
@@ -35,14 +36,20 @@ class Learned:
         """The settings that keep what that run held out apart; None where there are none."""
         file, *earlier = self.splits
         asked = Path(train.split) if train.split else None
-        if earlier or train.from_run or (asked and asked.exists() and file.samefile(asked)):
+        is_asked = asked and asked.exists() and file.samefile(asked)
+        if earlier or train.from_run or is_asked or names_shards(train.base_dir):
             return None
         here = {split.path_of(s): s.sha256 for s in split.samples}
         there = [path for path, row in self.rows.items() if here.get(path) == row["sha256"]]
         if 2 * len(there) < len(self.rows):  # another folder, or laid out otherwise
             return None
-        more = [] if len(there) == len(self.rows) else ["train.new_images=train"]
-        return shell(f"train.split={file}", *more)
+        grows = here.keys() != self.rows.keys()
+        again = Asked(file, split.root, split.classes, train.classes is not None, grows)
+        try:
+            apply_split(again, list(split.samples), [], [])
+        except UserError:  # pictures were changed in their place, say
+            return None
+        return shell(f"train.split={file}", *(["train.new_images=train"] if grows else []))
 
 
 def learned_before(train: TrainConfig, split: Split) -> dict[str, int]:
@@ -126,7 +133,8 @@ def _run_of(checkpoint: Path, wanted: str, log_path: str) -> _Run | None:
         config = config_of(checkpoint, wanted, log_path)
         return _as_run(config.parent, checkpoint) if config else None
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
-    for file in [checkpoint] if checkpoint.is_file() else sorted(folder.glob("*.safetensors")):
+    files = [checkpoint] if checkpoint.is_file() else sorted(folder.glob("*"))
+    for file in (file for file in files if file.suffix in ENDINGS):
         if run := manifest_of(file).get("run"):
             found = Path(log_path) / str(run)
             return _as_run(found, Path(_began_with(found)[1]) / found.name / BEST)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from config import Config
+from config import Config, ConfigError
 from config_file import READ, dump_config, load_config
 from dataset import Split
 from engine.again import followed
@@ -100,15 +100,23 @@ def settings_to_resume(
 def _shorter_warmup(run: Path, overrides: Sequence[str]) -> list[str]:
     """The override that lets the warm-up follow fewer epochs, or `auto`, where it followed the
     run's own."""
-    asked = [o.partition("=")[2] for o in overrides if o.startswith("train.max_epochs=")]
-    number = bool(asked) and asked[-1].isdecimal()
-    if not (number or asked[-1:] == ["auto"]) or names(overrides, "train.warmup_epochs"):
+    asked = [o for o in overrides if o.startswith("train.max_epochs=")]
+    if not asked or names(overrides, "train.warmup_epochs"):
         return []
     train, split = load_config(run / "config.yaml", [])[0].train, run / "split.csv"
-    if train.warmup_epochs == "auto" or (number and train.warmup_epochs <= int(asked[-1])):
+    try:
+        epochs = load_config(run / "config.yaml", [asked[-1], WARMUP])[0].train.max_epochs
+    except ConfigError:  # which is said later
+        return []
+    before = train.max_epochs
+    fewer = "auto" in (epochs, before) or float(epochs) < float(before)
+    if train.warmup_epochs == "auto" or not fewer:
         return []
     follows = split.is_file() and "warmup_epochs" in followed(run, train)
-    return ["train.warmup_epochs=auto"] if follows else []
+    return [WARMUP] if follows else []
+
+
+WARMUP = "train.warmup_epochs=auto"
 
 
 def nothing_left(config: Config) -> str | None:

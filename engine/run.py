@@ -278,18 +278,26 @@ def trained(wanted: str, log_path: str = "logs", save_path: str = "weights") -> 
 
 def config_of(checkpoint: Path, wanted: str, log_path: str = "logs") -> Path | None:
     """The config.yaml of the run that a checkpoint is of: in the folder that was named, under
-    `log_path`, or where the file itself says that its run's logs lie."""
-    names, elsewhere = [checkpoint.parent.name], list[Path]()
+    `log_path`, or where the file itself says that its run's logs lie; of several the one that says
+    what the file does."""
+    if (named := Path(wanted) / "config.yaml").is_file():
+        return named
+    names, elsewhere, own = [checkpoint.parent.name], list[Path](), dict[str, Any]()
     with contextlib.suppress(Exception):  # other weights say nothing of a run
         own = section_of(metadata_in(checkpoint)["config"], "train")
         bases = [Path(), *checkpoint.absolute().parents[1:4]]
         elsewhere = [base / name_of(own["log_path"]) for base in bases]
-        # First: a folder of weights may have been copied to where another run's lie.
-        names = [name_of(own.get("run_name") or names[0]), *names]
-    places = [Path(wanted), *(Path(log_path) / name for name in names)]
+        names += [name_of(own["run_name"])] if own.get("run_name") else []
+    places = [Path(log_path) / name for name in names]
     places += [folder / name for name in names for folder in elsewhere]
-    found = (place / "config.yaml" for place in places)
-    return next((path for path in found if path.is_file()), None)
+    found = [page for place in places if (page := place / "config.yaml").is_file()]
+
+    def unlike(page: Path) -> int:
+        said = section_of(page.read_text(encoding="utf-8", errors="replace"), "train")
+        return sum(said.get(key) != value for key, value in own.items())
+
+    # A folder of weights may have been copied to where another run's lie, and a run renamed.
+    return min(found, key=unlike, default=None)
 
 
 def _best_of(folder: Path, save_path: str) -> Path:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +14,7 @@ from engine.heads import add_layers_head, answers, read_depths, solved
 from engine.job import Job, Setting
 from engine.rivals import rivals, some_for_rivals
 from engine.side import Side, side_job
-from metrics import paired_chance, said_chance, scores, wilson
+from metrics import chance_of_sum, paired_chance, said_chance, scores, wilson
 from model import VisionTransformer
 from tokens.cache import Loaders, TokenLoader, class_tokens
 from utils import seed_everything
@@ -40,21 +38,6 @@ def paired(right: np.ndarray, rival: np.ndarray, labels: np.ndarray) -> dict[str
     }
 
 
-def chance_of_sum(values: np.ndarray) -> float:
-    """How likely so large a sum of values (n,) is by chance, whose signs are fair coins, two-sided:
-    by all their signs of up to 16, of more by the normal distribution that they come near to."""
-    if len(values) == 0:
-        return 1.0
-    if len(values) <= EXACT:
-        signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(values))))
-        least = abs(values.sum()) * (1 - 1e-9)  # equal sums in another order are as large
-        return float((np.abs(signs @ np.abs(values)) >= least).mean())
-    # Half a step nearer to none: the next sums are two of the smallest value apart.
-    least = max(0.0, abs(values.sum()) - np.abs(values).min())
-    return math.erfc(least / math.sqrt((values**2).sum()) / math.sqrt(2))
-
-
-EXACT = 16  # signs at most of which all are tried: 0.1 s
 LEARNED, NOT_LEARNED = "learned", "not learned"
 BETTER, LEVEL, WORSE = (
     f"{how} its strongest rival" for how in ("better than", "level with", "worse than")

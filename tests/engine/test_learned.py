@@ -11,8 +11,10 @@ import pytest
 import training
 from config_file import load_config
 from engine.learned import learned_by
+from engine.run import BEST, config_of
 from filing.csv_files import read_csv
-from tests.helpers import summary, train
+from tests.helpers import picture, scene, summary, train
+from tools import shard
 from tools.export import __main__ as export
 
 
@@ -99,6 +101,75 @@ def test_a_run_is_known_though_its_weights_are_elsewhere_or_gone(
     assert known.refitted and len(known.digests) == 36
 
 
+def test_a_run_that_was_renamed_is_not_another_of_its_old_name(finetune: Path) -> None:
+    """`--resume` of it went on with that one, and overwrote its network."""
+    few = ("train.verdict=false", "train.report=false", "train.head=class", "train.refit=false")
+    train(finetune, *few, "train.max_epochs=1", "train.run_name=one")
+    logs, weights = finetune.parent / "logs", finetune.parent / "weights"
+    for place in (logs, weights):
+        (place / "one").rename(place / "better")
+    train(finetune, *few, "train.max_epochs=2", "train.run_name=one", "train.seed=7")
+    for name in ("one", "better"):
+        assert config_of(weights / name / BEST, name, str(logs)) == logs / name / "config.yaml"
+        assert learned_by(weights / name, name, str(logs)).splits == [logs / name / "split.csv"]
+    kept = (weights / "one" / BEST).read_bytes()
+    train(finetune, "--resume", str(weights / "better"), "train.max_epochs=3")
+    assert (weights / "one" / BEST).read_bytes() == kept
+    assert summary(finetune, "better")["epochs"] == 3
+    page = logs / "better" / "config.yaml"
+    page.write_text(page.read_text().replace("label_smoothing: 0.1", "label_smoothing: 0.2"))
+    assert config_of(weights / "better" / BEST, "better", str(logs)) == page, "the nearest"
+
+
+def new_class(folder: Path) -> None:
+    folder.mkdir()
+    for i in range(8):
+        scene(i).save(folder / f"{i}.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "more"),
+    [
+        (lambda images: scene(3).save(images / "red/03.png"), None),
+        (lambda images: picture("red", 50).save(images / "red/new.png"), True),
+        (lambda images: new_class(images / "grey"), True),
+    ],
+)
+def test_what_is_advised_of_a_folder_that_has_changed_is_taken(
+    finetune: Path, capsys: pytest.CaptureFixture[str], change: Any, more: bool | None
+) -> None:
+    few = ("train.max_epochs=1", "train.verdict=false", "train.report=false", "train.head=class")
+    train(finetune, *few, "train.run_name=one", "train.refit=false")
+    logs, images = finetune.parent / "logs", finetune.parent / "images"
+    change(images)
+    begun = ("--check", *few, "train.seed=5", f"train.checkpoint={finetune.parent / 'weights/one'}")
+    capsys.readouterr()
+    train(finetune, *begun)
+    said = "".join(capsys.readouterr())
+    assert "beware" in said
+    advice = [f"train.split={logs / 'one' / 'split.csv'}", *["train.new_images=train"] * bool(more)]
+    assert (f"{' '.join(advice)} keeps them apart" in said) == (more is not None)
+    if more:
+        train(finetune, *begun, *advice)
+        said = "".join(capsys.readouterr())
+        assert "beware" not in said and "not used" not in said
+
+
+def test_shards_get_no_advice_that_they_refuse(
+    finetune: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ("train.max_epochs=1", "train.verdict=false", "train.report=false", "train.head=class")
+    out = finetune.parent / "packed"
+    images = str(finetune.parent / "images")
+    shard.main([images, str(out), "--config", str(finetune), "train.test_fraction=0.2"])
+    packed = (*few, f"train.base_dir={out}")
+    train(finetune, *packed, "train.run_name=one", "train.refit=true")
+    capsys.readouterr()
+    train(finetune, "--check", *packed, f"train.checkpoint={finetune.parent / 'weights/one'}")
+    said = "".join(capsys.readouterr())
+    assert "beware" in said and "train.split" not in said
+
+
 def test_the_advice_for_a_test_part_names_it(
     finetune: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -182,7 +253,7 @@ def test_what_weights_of_weights_have_learned(finetune: Path) -> None:
     assert learned(weights / "one") == digests("one", "train")
     out = finetune.parent / "out"
     run = str(logs / "two")
-    for to in ("hf", "timm"):
+    for to in ("hf", "timm", "npz"):
         assert export.main([run, "--to", to, "--out", str(out / to)]) == 0
         assert learned(out / to) == both
     train(finetune, *few, begun, "train.run_name=all", "train.seed=5", "train.refit=true")

@@ -153,8 +153,16 @@ def test_a_warm_up_that_nobody_set_follows_fewer_epochs(
     training.main(["--resume", "long", "train.max_epochs=6"])
     kept = load_config("logs/long/config.yaml")[0].train
     assert (kept.max_epochs, kept.warmup_epochs) == (6, 0.3)
-    found, _ = settings_to_resume("config.yaml", "long", ["train.max_epochs=auto"])
-    assert found.train.warmup_epochs == "auto"
+    for fewer in ("auto", "5", "4.0", "3"):
+        found, _ = settings_to_resume("config.yaml", "long", [f"train.max_epochs={fewer}"])
+        assert found.train.warmup_epochs == "auto"
+    for epochs in ("6", "60"):  # what was not shortened stays
+        found, _ = settings_to_resume("config.yaml", "long", [f"train.max_epochs={epochs}"])
+        assert found.train.warmup_epochs == 0.3
+    own_file = Path("logs/long/config.yaml")
+    own_file.write_text(own_file.read_text().replace("warmup_epochs: 0.3", "warmup_epochs: 2"))
+    found, _ = settings_to_resume("config.yaml", "long", ["train.max_epochs=5"])
+    assert found.train.warmup_epochs == 2, "somebody has set it"
     own = ["--resume", "long", "train.max_epochs=8", "train.warmup_epochs=9"]
     with pytest.raises(ConfigError, match=r"warmup_epochs: 9 is more than max_epochs \(8\)"):
         training.main(own)

@@ -18,13 +18,12 @@ from engine.verdict import (
     NOT_LEARNED,
     TOO_FEW,
     WORSE,
-    chance_of_sum,
     dealt,
     paired,
     stands,
     verdict,
 )
-from metrics import paired_chance, wilson
+from metrics import chance_of_sum, paired_chance, wilson
 from tests.helpers import COLOURS, quick, reached, summary
 from utils import UserError
 
@@ -255,12 +254,24 @@ def test_a_few_pictures_are_counted_not_approximated() -> None:
     ours[30] = False
     ours[4] = False
     assert paired(ours, theirs, labels)["balanced_p"] == pytest.approx(12 / 64, abs=1e-5)
-    for alone, against in ((17, 7), (14, 5), (22, 10)):  # equal values are McNemar's coins
+    for alone, against in ((17, 7), (14, 5), (22, 10), (900, 1100)):  # McNemar's coins
         signs = np.repeat([1.0, -1.0], [alone, against])
-        assert chance_of_sum(signs) == pytest.approx(paired_chance(alone, against), abs=0.005)
-    values = np.random.default_rng(0).normal(0.3, 1, 16)
-    exact, normal = chance_of_sum(values), chance_of_sum(np.append(values, 1e-9))
-    assert exact == pytest.approx(normal, abs=0.02)
+        assert chance_of_sum(signs) == pytest.approx(paired_chance(alone, against), abs=1e-9)
+
+
+def test_four_large_values_beside_many_small_ones() -> None:
+    """Four pictures of a rare class: the normal distribution called that better, at p = .047."""
+    labels = np.repeat([0, 1], [300, 8])
+    ours, theirs = np.zeros(308, bool), np.zeros(308, bool)
+    ours[:280] = theirs[:280] = True
+    ours[:7] = theirs[7:14] = False
+    ours[300:304] = True
+    pair = paired(ours, theirs, labels)
+    assert pair["balanced_p"] == pytest.approx(0.0759, abs=0.002)
+    assert stands(pair, unequal=True) == LEVEL
+    values = np.random.default_rng(0).normal(0.3, 1, 16)  # all of them are tried: 65,536
+    drawn = np.concatenate([values, np.full(20, 1e-9) * np.arange(1, 21)])  # too many to try
+    assert chance_of_sum(values) == pytest.approx(chance_of_sum(drawn), abs=0.004)
     assert chance_of_sum(np.zeros(0)) == 1
 
 

@@ -33,6 +33,7 @@ import torch
 from config import Config, ConfigError
 from config_file import dump_config, load_config
 from dataset import PARTS, Split, load_split, write_split
+from engine.again import as_it_goes_on
 from engine.answers import PREDICTED, PREDICTIONS, rows_of
 from engine.run import Run
 from engine.start import begin, said_of, see_places
@@ -54,7 +55,7 @@ from utils import (
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    config, notes = load_config(args.config, args.overrides)
+    config, notes = as_it_goes_on(*load_config(args.config, args.overrides), args.overrides)
     notes = [note for note in notes if not note.startswith("train.lr:")]  # which is not used
     way, mode = WAYS[args.name]
     train = config.train.model_copy(
