@@ -74,6 +74,7 @@ def test_without_augmentation_each_picture_is_seen_once(mode: str, head: str) ->
         assert plain.settled(images).views == 1 and "views" in plain.settled(images).by_images(
             images
         )
+        assert plain.model_copy(update={"transform": "mine:old_photo"}).augments, "who knows?"
         for name, value in (("crop_scale", 0.9), ("rotate", 5.0), ("vertical_flip", 0.5)):
             other = plain.model_copy(update={name: value})
             usual = TrainConfig.model_validate({"mode": mode, "head": head})

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 import training
 from config_file import load_config
 from dataset import load_split, write_split
-from engine.again import compare_with_run, settings_of_run
+from engine.again import _called, compare_with_run, settings_of_run
 from filing.csv_files import read_csv
 from tests.helpers import picture, quick, random_weights, summary
 from utils import UserError
@@ -349,3 +350,35 @@ def test_the_file_of_a_run_that_went_on_is_taken_as_it_stands(finished: Path) ->
     asked = training.settings(["--config", str(page)])
     assert asked is not None
     assert (asked[0].train.label_smoothing, asked[0].train.run_name) == (0.25, "again")
+
+
+def test_a_file_that_names_a_run_goes_on_from_it(finished: Path) -> None:
+    """Beside a split, too, which alone would leave out what is new; and a stopped run that it names
+    is the one that goes on."""
+    more_of("tiny", "train.report=false")
+    raw = yaml.safe_load(finished.read_text())
+    raw["train"] |= {"from_run": "tiny", "split": "logs/tiny/split.csv"}
+    finished.write_text(yaml.safe_dump(raw))
+    asked = training.settings(["--config", str(finished)])
+    assert asked is not None and asked[0].train.new_images == "train"
+    assert asked[0].train.run_name is None and "settings: those of" in asked[1][0]
+    raw["train"] |= {"split": None, "from_checkpoint": True, "run_name": "more"}
+    finished.write_text(yaml.safe_dump(raw))
+    asked = training.settings(["--config", str(finished)])
+    assert asked is not None and asked[0].train.from_checkpoint
+    assert asked[0].train.run_name == "more" and asked[0].train.new_images == "train"
+
+
+def test_which_classes_are_called_otherwise() -> None:
+    def called(before: dict[str, str], today: dict[str, str]) -> dict[str, str | None]:
+        classes = sorted(set(today.values()))
+        samples = [SimpleNamespace(sha256=d, label=classes.index(n)) for d, n in today.items()]
+        return _called(before, SimpleNamespace(classes=classes, samples=samples))  # type: ignore[arg-type]
+
+    before = {f"cat{i}": "cat" for i in range(10)} | {f"dog{i}": "dog" for i in range(10)}
+    dogs = {f"dog{i}": "dog" for i in range(10)}
+    # One label corrected, all other old cats gone, and new ones there.
+    assert "cat" not in called(before, dogs | {"cat0": "dog", "new": "cat"})
+    assert called(before, dogs | {"cat0": "tabby"})["cat"] == "tabby", "no class is called cat now"
+    several = {f"cat{i}": ("tabby", "siamese")[i % 2] for i in range(9)} | {"cat9": "cat"}
+    assert called(before, dogs | several)["cat"] is None

@@ -10,6 +10,7 @@ import pytest
 
 import training
 from config_file import load_config
+from dataset import load_split
 from engine.learned import learned_by
 from engine.run import BEST, config_of
 from filing.csv_files import read_csv
@@ -153,6 +154,11 @@ def test_what_is_advised_of_a_folder_that_has_changed_is_taken(
         train(finetune, *begun, *advice)
         said = "".join(capsys.readouterr())
         assert "beware" not in said and "not used" not in said
+        known = learned_by(finetune.parent / "weights/one", "one", str(logs))
+        settings, split = load_config(finetune)[0].train, load_split(load_config(finetune)[0].train)
+        assert known.advice(settings, split) == " ".join(advice)
+        goes_on = settings.model_copy(update={"from_run": str(logs / "one")})
+        assert known.advice(goes_on, split) is None, "which has that split"
 
 
 def test_shards_get_no_advice_that_they_refuse(
@@ -211,6 +217,11 @@ def test_a_head_over_layers_alone_leaves_nothing_learned(
     logs = str(finetune.parent / "logs")
     assert not learned_by(best, str(best), logs, begins=True).digests
     assert len(learned_by(best, str(best), logs).digests) >= 30
+    train(finetune, *begun, "train.head=class", "train.run_name=two", "train.refit=false")
+    two = finetune.parent / "weights/two"
+    rows = read_csv(finetune.parent / "logs/two/split.csv")
+    own = {row["sha256"] for row in rows if row["part"] == "train"}
+    assert learned_by(two, str(two), logs).digests == own, "nor in the next"
 
 
 def test_weights_that_go_away_meanwhile_cost_nothing(

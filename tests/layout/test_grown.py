@@ -241,6 +241,20 @@ def test_files_numbered_anew_after_one_is_gone(patients: Path) -> None:
     assert split.unused == ()
 
 
+def test_a_new_picture_in_the_place_of_one_that_moved(patients: Path) -> None:
+    first, grown = first_split(patients, test_fraction=0.2)
+    held = next(s for s in first.samples if s.part == "test")
+    held.path.rename(held.path.with_name("moved.png"))
+    picture("red", 99_999).save(held.path)
+    split = load_split(settings(patients, **grown))
+    parts = {s.path: s.part for s in split.samples}
+    assert (
+        parts[held.path.with_name("moved.png")] == "test" and len(parts) == len(first.samples) + 1
+    )
+    wanted = {s.sha256: s.part for s in first.samples}
+    assert {s.sha256: s.part for s in split.samples if s.path != held.path} == wanted
+
+
 def test_of_several_parts_a_moved_file_is_in_the_last(tmp_path: Path) -> None:
     root = tmp_path / "given"
     add(root / "train", ("blue", "red"), range(8), range(1))

@@ -226,6 +226,22 @@ def test_repeat_stops_at_a_failure(
             repeat.main([str(held_out), *wrong])
 
 
+def test_a_baseline_goes_on_from_a_run_with_its_split(
+    held_out: Path, commands: list[list[str]]
+) -> None:
+    """It drew a split of its own, and the second time its runs were refused."""
+    training.main(["--config", str(held_out), "train.run_name=one", "train.max_epochs=1"])
+    logs = held_out.parent / "logs"
+    words = [str(held_out), "--seeds", "2", "--baseline", "knn", "train.run_name=b"]
+    for _ in range(2):
+        assert repeat.main([*words, f"train.from_run={logs / 'one'}"]) == 0
+    assert len(commands) == 2, "the second time they are there"
+    for seed in range(2):
+        assert (logs / f"b-seed{seed}/split.csv").read_text() == (
+            logs / "one/split.csv"
+        ).read_text()
+
+
 @pytest.mark.slow
 def test_repeat_runs_a_baseline_in_a_process_of_its_own(
     held_out: Path, capsys: pytest.CaptureFixture[str]
