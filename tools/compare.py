@@ -313,12 +313,13 @@ def versus(first: Any, second: Any, comparisons: int) -> tuple[int, str]:
     if not (one["interval"] and other["interval"]):
         return 0, f"{lead}; without intervals nothing can be said of chance."
     sure = one["interval"][0] > other["interval"][1]
-    says = "their intervals don't overlap" if sure else "their intervals overlap"
-    more = "more than chance" if sure else "it may be chance"
+    says = ": their intervals overlap, so it may be chance"
+    if sure:
+        says = ": their intervals don't overlap, so more than chance"
     why = "They were not asked the same pictures"
     if silent := [row[1] for row in (first, second) if not row[2].predictions]:
         why = f"{' and '.join(silent)} left no answers to single pictures (predictions.csv)"
-    return int(sure), f"{lead}: {says}, so {more}. {why}."
+    return int(sure), f"{lead}{says if points else ''}. {why}."
 
 
 def same_pictures(

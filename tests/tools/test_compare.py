@@ -74,6 +74,20 @@ def test_of_the_same_data_other_pictures_are_compared_by_intervals(tmp_path: Pat
     assert "can&#39;t be compared" in compared(tmp_path, one, two)
 
 
+def test_equal_scores_of_other_pictures_are_no_lead(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [row[1] for row in all_right_but(0)]
+    for name, asked in (("one", names[:100]), ("two", names[100:])):
+        of_parts(
+            make_run(tmp_path / name, all_right_but(0), ["a", "b"]), dict.fromkeys(asked, "val")
+        )
+    compared(tmp_path, tmp_path / "one", tmp_path / "two")
+    said = capsys.readouterr().out
+    assert "reach the same, 1.000. They were not asked the same pictures." in said
+    assert "chance" not in said.splitlines()[1]
+
+
 def test_a_lead_by_other_pictures_is_none_on_those_of_both(tmp_path: Path) -> None:
     """Half of each run's pictures are the other's, too: there the other is right more often."""
     plain = made_up(["a", "b"], 400, right=1)
