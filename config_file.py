@@ -174,8 +174,12 @@ def _sections(root: yaml.MappingNode) -> Written:
     are written: YAML reads `on` as true, and 2024 as a number."""
     found = Written()
     given = pairs(root, found.problems)
+    taken = {name for name, (_, node) in given.items() if not node.tag.endswith(":null")}
     for written, (line, node) in given.items():
-        section = _spelled_right(written, given) if isinstance(node, yaml.MappingNode) else written
+        section = _spelled_right(written, taken) if isinstance(node, yaml.MappingNode) else written
+        taken.add(section)
+        if section in found.values and node.tag.endswith(":null"):
+            continue
         found.lines[section] = line
         if section != written:  # its keys' faults are said, too
             found.problems.append(_no_such_key(written, section) + f" (line {line})")
@@ -191,7 +195,7 @@ def _sections(root: yaml.MappingNode) -> Written:
 
 def _spelled_right(section: str, given: Collection[str]) -> str:
     """A section's name: the one that it is nearly spelled as, where that is not there itself."""
-    near = difflib.get_close_matches(section, SECTIONS, 1)
+    near = difflib.get_close_matches(section, SECTIONS, 1, 0.75)
     return near[0] if near and section not in SECTIONS and near[0] not in given else section
 
 
@@ -347,6 +351,7 @@ def _choices(annotation: Any) -> list[str]:
 
 
 def _suggest(name: str, known: list[str]) -> str | None:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    close = [key for key in known if key.startswith(f"{name}_")]
+    close += difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     elsewhere = [f"{s}.{name}" for s, section in SECTIONS.items() if name in section.model_fields]
     return next(iter([*close, *elsewhere]), None)

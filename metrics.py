@@ -120,11 +120,11 @@ def chance_of_sum(values: np.ndarray) -> float:
 
     sizes, each = np.unique(np.abs(values), return_counts=True)
     least = abs(values.sum()) * (1 - 1e-9)  # equal sums in another order are as large
-    if np.prod(each + 1.0) > COUNTS:
-        rng = np.random.default_rng(0)
-        heads = rng.binomial(each, 0.5, (DRAWS, len(each)))
-        reach = int((np.abs((2 * heads - each) @ sizes) >= least).sum())
-        return (reach + 1) / (DRAWS + 1)
+    if np.log1p(each).sum() > math.log(COUNTS):
+        rng, drawn = np.random.default_rng(0), np.zeros(DRAWS)
+        for size, n in zip(sizes, each, strict=True):
+            drawn += size * (2.0 * rng.binomial(n, 0.5, DRAWS) - n)
+        return (int((np.abs(drawn) >= least).sum()) + 1) / (DRAWS + 1)
     sums, shares = np.zeros(1), np.ones(1)
     for size, n in zip(sizes, each.tolist(), strict=True):
         heads = np.arange(n + 1)

@@ -67,15 +67,28 @@ def as_it_goes_on(
     run's own file has all of that."""
     train = config.train
     given = names(overrides, "train.from_run") and not train.from_checkpoint
-    runs_own = train.split and train.new_images == "train"
-    if not train.from_run or (runs_own and not given):
+    if not train.from_run or (not given and _has_all_of_it(train)):
         return config, notes
     words = list(overrides)
     if train.from_checkpoint and not names(overrides, "train.from_checkpoint"):  # in the file
         words.append(f"train.from_checkpoint={train.from_checkpoint}")
         if train.run_name and not names(overrides, "train.run_name"):
             words.append(f"train.run_name={train.run_name}")
-    return settings_of_run(config, words)
+    found, notes = settings_of_run(config, words)
+    if not names(overrides, "train.from_run"):
+        notes.append(
+            "train.from_run is in the settings: of these none but it counts, and overrides"
+        )
+    return found, notes
+
+
+def _has_all_of_it(train: TrainConfig) -> bool:
+    """Whether a config that names a run has its own settings for that: a run's that went on, or
+    another split."""
+    if not (train.from_run and train.split) or train.new_images == "train":
+        return train.split is not None  # the earlier run may be gone by now
+    run = find_run(train.from_run, train.log_path)
+    return Path(train.split).absolute() != (run / "split.csv").absolute()
 
 
 def _free_again(run: Path) -> list[str]:
@@ -197,7 +210,7 @@ def _called(before: Mapping[str, str], split: Split) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for old, today in counts.items():
         (new, most), *_ = today.most_common(1)
-        is_gone = today.total() < MOSTLY * earlier[old]
+        is_gone = today.total() < (1 - MOSTLY) * earlier[old]
         if old in split.classes and (is_gone or today[old] * 2 >= today.total()):
             continue  # some labels of it were corrected
         found[old] = new if most >= MOSTLY * today.total() else None

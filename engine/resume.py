@@ -100,12 +100,11 @@ def settings_to_resume(
 def _shorter_warmup(run: Path, overrides: Sequence[str]) -> list[str]:
     """The override that lets the warm-up follow fewer epochs, or `auto`, where it followed the
     run's own."""
-    asked = [o for o in overrides if o.startswith("train.max_epochs=")]
-    if not asked or names(overrides, "train.warmup_epochs"):
+    if not names(overrides, "train.max_epochs") or names(overrides, "train.warmup_epochs"):
         return []
     train, split = load_config(run / "config.yaml", [])[0].train, run / "split.csv"
     try:
-        epochs = load_config(run / "config.yaml", [asked[-1], WARMUP])[0].train.max_epochs
+        epochs = load_config(run / "config.yaml", [*overrides, WARMUP])[0].train.max_epochs
     except ConfigError:  # which is said later
         return []
     before = train.max_epochs

@@ -47,7 +47,7 @@ def missing(path: str) -> UserError:
 def beside(above: Path) -> list[str]:
     """The names in a folder that a user may mean: a program's packages (of this project, `shards`
     and `tokens`, say) are not among them."""
-    return [path.name for path in above.iterdir() if not (path / "__init__.py").is_file()]
+    return [name for name in os.listdir(above) if not os.path.isfile(above / name / "__init__.py")]
 
 
 def listed() -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -100,14 +102,18 @@ def near(name: str, places: Sequence[Path], logs: Path, more: Iterable[str] = ()
     """What may have been meant by a name that stands for nothing, as the end of a sentence."""
     wanted = Path(name)
     files = [one for place in (wanted.parent, *places) for one in _weights_below(place)]
-    runs = [run.parent for run in sorted(logs.glob("*/config.yaml"))]
-    kept = {run: at for run in runs if (at := _with_weights(_where_kept(run, places)))}
+    pages = sorted(logs.glob("*/config.yaml"))
+    kept: dict[Path, Path] = {}
+    for page in pages:
+        with contextlib.suppress(OSError):  # a folder that nobody here has named
+            if folder := _with_weights(_where_kept(page.parent, places)):
+                kept[page] = folder
     if name == "last" and kept:  # no weights are called so: a run that goes on would take its own
-        newest = max(kept.values(), key=lambda folder: folder.stat().st_mtime)
+        newest = kept[max(kept, key=os.path.getmtime)]
         return f"did you mean the newest run's, {newest}?"
-    listed = {Path(one).absolute() for one in files}
-    known = [str(run) for run, folder in kept.items() if folder.absolute() not in listed]
-    there = list(dict.fromkeys([*files, *known, *more]))
+    once = {Path(file).absolute(): file for file in reversed(files)}
+    known = [str(page.parent) for page in kept if kept[page].absolute() not in once]
+    there = list(dict.fromkeys([*reversed(once.values()), *known, *more]))
     by_stem = {_stem(one): one for one in reversed(there)}
     close = [by_stem[stem] for stem in difflib.get_close_matches(_stem(name), by_stem, 3, 0.6)]
     if close:

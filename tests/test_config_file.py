@@ -104,8 +104,13 @@ def test_the_faults_of_a_misspelt_section(tmp_path: Path) -> None:
         "(line 2)",
         "  train.batch_size: 'x' is not a whole number (line 3)",
     ]
-    message = faults(tmp_path, "training: {lr: x}\ntrain: {lr: y}\n")  # whose is which?
-    assert "'y' is not" in message and "'x'" not in message
+    for text in ("training: {lr: x}\ntrain: {lr: y}\n", "trian: {lr: y}\ntraining: {lr: x}\n"):
+        message = faults(tmp_path, text)  # whose is which?
+        assert "'y' is not" in message and "'x'" not in message and "training: no such" in message
+    assert "'x' is not" in faults(tmp_path, "trian: {lr: x}\ntrain:\n")
+    assert faults(tmp_path, "overfit:\n  overfit: true\n").splitlines()[1:] == [
+        "  overfit: no such key; did you mean overfit_one_batch? (line 1)"
+    ]
 
 
 def test_a_path_with_a_space_is_to_be_quoted(tmp_path: Path) -> None:

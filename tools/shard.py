@@ -73,14 +73,16 @@ def main(argv: list[str] | None = None) -> int:
         verify(planned, split, out)
         return 0
     out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / LOCK)
     try:
-        with FileLock(out / LOCK, timeout=0):
-            try:
-                make(planned, split, out)
-            finally:
-                (out / LOCK).unlink(missing_ok=True)
+        lock.acquire(timeout=0)
     except Timeout:
         raise UserError(f"{out} is being made by another process; wait for it") from None
+    try:
+        make(planned, split, out)
+    finally:
+        lock.release()
+        (out / LOCK).unlink(missing_ok=True)
     log.info("next: %s", shell("python", "training.py", f"train.base_dir={out}"))
     return 0
 

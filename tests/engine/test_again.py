@@ -350,6 +350,9 @@ def test_the_file_of_a_run_that_went_on_is_taken_as_it_stands(finished: Path) ->
     asked = training.settings(["--config", str(page)])
     assert asked is not None
     assert (asked[0].train.label_smoothing, asked[0].train.run_name) == (0.25, "again")
+    shutil.rmtree("logs/tiny")
+    asked = training.settings(["--config", str(page)])
+    assert asked is not None and asked[0].train.run_name == "again", "without the earlier run"
 
 
 def test_a_file_that_names_a_run_goes_on_from_it(finished: Path) -> None:
@@ -362,6 +365,12 @@ def test_a_file_that_names_a_run_goes_on_from_it(finished: Path) -> None:
     asked = training.settings(["--config", str(finished)])
     assert asked is not None and asked[0].train.new_images == "train"
     assert asked[0].train.run_name is None and "settings: those of" in asked[1][0]
+    assert any("of these none but it counts" in note for note in asked[1])
+    shutil.copy("logs/tiny/split.csv", "other.csv")
+    raw["train"]["split"] = "other.csv"
+    finished.write_text(yaml.safe_dump(raw))
+    asked = training.settings(["--config", str(finished)])
+    assert asked is not None and asked[0].train.split == "other.csv", "which it has set itself"
     raw["train"] |= {"split": None, "from_checkpoint": True, "run_name": "more"}
     finished.write_text(yaml.safe_dump(raw))
     asked = training.settings(["--config", str(finished)])
@@ -380,5 +389,7 @@ def test_which_classes_are_called_otherwise() -> None:
     # One label corrected, all other old cats gone, and new ones there.
     assert "cat" not in called(before, dogs | {"cat0": "dog", "new": "cat"})
     assert called(before, dogs | {"cat0": "tabby"})["cat"] == "tabby", "no class is called cat now"
+    swapped = {f"cat{i}": "dog" for i in range(6)} | {f"dog{i}": "cat" for i in range(6)}
+    assert called(before, swapped) == {"cat": "dog", "dog": "cat"}, "and some are gone"
     several = {f"cat{i}": ("tabby", "siamese")[i % 2] for i in range(9)} | {"cat9": "cat"}
     assert called(before, dogs | several)["cat"] is None

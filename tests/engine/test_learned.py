@@ -161,6 +161,23 @@ def test_what_is_advised_of_a_folder_that_has_changed_is_taken(
         assert known.advice(goes_on, split) is None, "which has that split"
 
 
+def test_decided_labels_leave_the_advice(
+    finetune: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ("train.max_epochs=1", "train.verdict=false", "train.report=false", "train.head=class")
+    train(finetune, *few, "train.run_name=one", "train.refit=false")
+    decided = finetune.parent / "decisions.csv"
+    decided.write_text("path,decision,label\nblue/00.png,relabel,red\nblue/01.png,leave out,\n")
+    begun = ("--check", *few, "train.seed=5", f"train.checkpoint={finetune.parent / 'weights/one'}")
+    begun = (*begun, f"train.labels={decided}")
+    capsys.readouterr()
+    train(finetune, *begun)
+    advice = f"train.split={finetune.parent / 'logs/one/split.csv'}"
+    assert f"{advice} keeps them apart" in "".join(capsys.readouterr())
+    train(finetune, *begun, advice)
+    assert "beware" not in "".join(capsys.readouterr())
+
+
 def test_shards_get_no_advice_that_they_refuse(
     finetune: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -156,6 +156,9 @@ def test_a_warm_up_that_nobody_set_follows_fewer_epochs(
     for fewer in ("auto", "5", "4.0", "3"):
         found, _ = settings_to_resume("config.yaml", "long", [f"train.max_epochs={fewer}"])
         assert found.train.warmup_epochs == "auto"
+    decays = ["train.max_epochs=1", "train.scheduler_type=wsd", "train.decay_epochs=0.5"]
+    found, _ = settings_to_resume("config.yaml", "long", decays)
+    assert found.train.warmup_epochs == "auto"
     for epochs in ("6", "60"):  # what was not shortened stays
         found, _ = settings_to_resume("config.yaml", "long", [f"train.max_epochs={epochs}"])
         assert found.train.warmup_epochs == 0.3

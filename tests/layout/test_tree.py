@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from layout.paths import missing
 from layout.tree import read_tree
 from tests.helpers import picture
 from utils import UserError
@@ -105,6 +106,10 @@ def test_a_folder_that_goes_while_it_is_read(image_folder: Path, monkeypatch: An
     assert reasons(image_folder) == {"red": "No such file or directory"}
 
 
+def refused(*args: Any) -> Any:
+    raise PermissionError(13, "Permission denied")
+
+
 def test_what_is_no_folder_is_said(image_folder: Path, monkeypatch: Any) -> None:
     with pytest.raises(UserError, match=r"no such folder; did you mean .*/images\?"):
         read_tree(image_folder.with_name("image"))
@@ -114,6 +119,11 @@ def test_what_is_no_folder_is_said(image_folder: Path, monkeypatch: Any) -> None
     program = image_folder.with_name("shards")
     program.mkdir()
     (program / "__init__.py").touch()
+    with monkeypatch.context() as patch:  # as of other users' folders beside it
+        patch.setattr(Path, "is_file", refused)
+        with pytest.raises(UserError, match=r"no such folder; did you mean .*/images\?"):
+            read_tree(image_folder.with_name("image"))
+        assert "did you mean" in str(missing(str(image_folder.with_name("image"))))
     with pytest.raises(UserError, match=r"my shards: no such folder; train\.base_dir takes"):
         read_tree(image_folder.with_name("my shards"))
     with pytest.raises(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import socket
 import time
 from pathlib import Path
@@ -118,6 +120,29 @@ def test_what_is_offered_holds_weights_and_is_named_once(here: Path) -> None:
     Path("logs/stopped/config.yaml").write_text("train: {save_path: weights}\n")
     Path("kept/tiny").rename("weights/tiny")
     with pytest.raises(UserError, match=r"there are weights/tiny, weights/vit-s14.safetensors \("):
+        resolve("zzz")
+
+
+def test_places_of_others_and_the_newest_run(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By when it was begun: each start touches a folder of weights."""
+    shutil.copytree("logs/tiny", "logs/later")
+    shutil.copytree("kept/tiny", "kept/later")
+    os.utime("logs/tiny/config.yaml", (1, 1))
+    os.utime("kept/later", (1, 1))
+    Path("logs/other").mkdir()
+    Path("logs/other/config.yaml").write_text("train: {save_path: closed}\n")
+    is_dir = Path.is_dir
+
+    def closed(path: Path) -> bool:
+        if "closed" in path.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "is_dir", closed)
+    with pytest.raises(UserError, match="did you mean the newest run's, kept/later\\?"):
+        resolve("last")
+    there = "there are weights/vit-s14.safetensors, logs/later, logs/tiny \\("
+    with pytest.raises(UserError, match=there):
         resolve("zzz")
 
 
