@@ -76,9 +76,7 @@ def as_it_goes_on(
             words.append(f"train.run_name={train.run_name}")
     found, notes = settings_of_run(config, words)
     if not names(overrides, "train.from_run"):
-        notes.append(
-            "train.from_run is in the settings: of these none but it counts, and overrides"
-        )
+        notes.append("the settings name train.from_run: nothing else in them counts; overrides do")
     return found, notes
 
 
@@ -88,7 +86,7 @@ def _has_all_of_it(train: TrainConfig) -> bool:
     if not (train.from_run and train.split) or train.new_images == "train":
         return train.split is not None  # the earlier run may be gone by now
     run = find_run(train.from_run, train.log_path)
-    return Path(train.split).absolute() != (run / "split.csv").absolute()
+    return Path(train.split).resolve() != (run / "split.csv").resolve()
 
 
 def _free_again(run: Path) -> list[str]:

@@ -43,12 +43,11 @@ class Learned:
         there = [path for path, row in self.rows.items() if here.get(path) == row["sha256"]]
         if 2 * len(there) < len(self.rows):  # another folder, or laid out otherwise
             return None
-        grows = bool(here.keys() - self.rows.keys())
         # What train.labels has relabelled, or left out, is no other folder.
         labels = {split.path_of(s): split.classes[s.label] for s in split.samples}
         other = {path for path, row in self.rows.items() if labels.get(path) != row["label"]}
-        decided = other if train.labels else ()
-        grows |= not train.labels and here.keys() != self.rows.keys()
+        decided = other if train.labels else set()
+        grows = here.keys() != self.rows.keys() - (decided - here.keys())
         again = Asked(file, split.root, split.classes, train.classes is not None, grows, decided)
         try:
             apply_split(again, list(split.samples), [], [])
