@@ -42,7 +42,7 @@ from shards.place import names_shards
 from system.filenames import nearest, same_name, text_of
 from system.stopping import quiet_worker
 from transforms import EpochSampler, eval_transform, train_sampler, train_transform
-from utils import UserError, quoted, some, write_csv
+from utils import UserError, quoted, shell, some, write_csv
 
 
 @dataclass(frozen=True)
@@ -262,10 +262,9 @@ def _missing_classes(split: Split) -> list[str]:
         if counts[name]["train"]:
             continue
         if not there:
-            others = some(quoted(trained))
+            others = shell(f"train.classes=[{', '.join(quoted(trained))}]")
             raise UserError(
-                f"{split.root}: the split uses no image of '{name}'; train.classes=[{others}] "
-                "leaves it out"
+                f"{split.root}: the split uses no image of '{name}'; {others} leaves it out"
             )
         near = nearest(name, trained)
         hint = f", train has '{near}'? Give both folders one name" if near else ""

@@ -59,9 +59,12 @@ def load(train: TrainConfig) -> Loaded:
     """The shards that train.base_dir names. Raises UserError where they can't be used."""
     given = [key for key in OF_A_FOLDER if getattr(train, key)]
     if given:
+        asks = f"train.{given[0]}=..."
+        if given[0] == "from_run":
+            asks = "train.split=logs/RUN/split.csv train.new_images=train"
         raise UserError(
             f"train.{given[0]} is for folders; shards have their parts and labels since they were "
-            f"made: python -m tools.shard FOLDER OUT train.{given[0]}=..."
+            f"made: python -m tools.shard FOLDER OUT {asks}"
         )
     notes: list[str] = []
     pieces = _pieces(train, notes)

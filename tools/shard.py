@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from config import ConfigError
 from config_file import load_config
 from dataset import PARTS, Split, load_split
+from engine.run import find_run
 from engine.start import begin, report_data
 from images import greys_of
 from overrides import arguments
@@ -45,6 +46,7 @@ from utils import (
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 LOCK = ".lock"
+NEW = "train.new_images=train"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -61,8 +63,11 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"{out} is a file; name a folder for the shards")
     words = [f"train.base_dir={folder}", *args.overrides]
     config, notes = load_config(args.config, words)
-    begin(config.train, notes)
     train = config.train
+    if train.from_run:
+        of_it = shell(f"train.split={find_run(train.from_run, train.log_path) / 'split.csv'}")
+        raise UserError(f"train.from_run: of a run shards take the split, {of_it} {NEW}")
+    begin(train, notes)
     known = known_files(train)
     split = load_split(train, None, known)
     split.decoded.clear()

@@ -309,6 +309,13 @@ def test_what_shards_do_not_take_is_one_sentence(tmp_path: Path, out: Path) -> N
             split_of(out, tmp_path, **keys)
 
 
+def test_what_is_said_of_a_run_to_go_on_from_is_taken(tmp_path: Path, out: Path) -> None:
+    with pytest.raises(
+        UserError, match="OUT train.split=logs/RUN/split.csv train.new_images=train"
+    ):
+        split_of(out, tmp_path, from_run="one")
+
+
 def test_a_split_of_an_earlier_run(tmp_path: Path, out: Path) -> None:
     split = split_of(out, tmp_path)
     write_split(tmp_path / "split.csv", split)

@@ -178,6 +178,14 @@ def test_what_is_asked_for_in_vain(tmp_path: Path) -> None:
     assert "remove" not in str(caught.value) and [p.name for p in program.iterdir()] == [
         "__init__.py"
     ]
+    with pytest.raises(UserError, match="nosuchrun: no such run"):
+        shard.main([str(pictures), str(tmp_path / "of a run"), "train.from_run=nosuchrun"])
+    run = tmp_path / "logs" / "one"
+    run.mkdir(parents=True)
+    (run / "config.yaml").touch()
+    with pytest.raises(UserError, match=r"train.split=.*split.csv'? train.new_images=train$"):
+        shard.main([str(pictures), str(tmp_path / "of a run"), f"train.from_run={run}"])
+    assert not (tmp_path / "of a run").exists()
     with pytest.raises(UserError, match="lies in .*pictures"):
         shards_of(pictures, pictures / "out")
     with pytest.raises(UserError, match="holds shards already"):
