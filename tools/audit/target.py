@@ -100,7 +100,8 @@ def find_target(wanted: str, weights: str | None, overrides: Sequence[str]) -> T
         raise UserError(f"{run} has no split.csv; audit its folder of pictures instead")
     of_run = load_config(run / "config.yaml")[0].train
     if of_run.mode == "finetune":
-        config, notes = load_config(run / "config.yaml", more)
+        # Its file has the number of then, and there may be another class by now.
+        config, notes = load_config(run / "config.yaml", ["vit.num_classes=auto", *more])
         return Target(config, notes, run, None, own, run.name)
     if weights is None:
         raise UserError(

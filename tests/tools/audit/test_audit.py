@@ -12,7 +12,7 @@ from PIL import Image
 
 from audit.findings import AUDIT, COLUMNS
 from filing.csv_files import read_csv
-from tests.helpers import COLOURS, flip, picture, pictures_of, random_weights, small_run
+from tests.helpers import COLOURS, flip, picture, pictures_of, random_weights, scene, small_run
 from tools.audit.__main__ import main
 from tools.audit.about import read_about
 from utils import UserError
@@ -124,6 +124,16 @@ def test_a_run_is_audited_from_its_own_tokens(
     shutil.rmtree(tmp_path / "cache")
     seen.clear()
     assert look(tmp_path, str(tmp_path / "logs/mine")) == own and sum(seen) == 36
+
+
+def test_a_class_that_came_since_the_run_is_audited_too(tmp_path: Path) -> None:
+    small_run(tmp_path, pictures_of(tmp_path / "pictures", 12), "mine", head="class")
+    (tmp_path / "pictures/grey").mkdir()
+    for i in range(8):
+        scene(i).save(tmp_path / f"pictures/grey/{i}.png")
+    look(tmp_path, str(tmp_path / "logs/mine"))
+    said = (tmp_path / "logs/audit-mine/audit.log").read_text(encoding="utf-8")
+    assert "44 pictures of 4 classes" in said
 
 
 def test_a_run_whose_whole_network_learned_the_labels_needs_other_weights(tmp_path: Path) -> None:
