@@ -169,17 +169,14 @@ class Classifier:
     def probabilities(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Calibrated probabilities (B, C) of inputs (B, c, h, w), and how unlike they are (B,)."""
         logits, far = self.logits(images)
-        sure = self._calibrated(logits)
+        sure = sureness(self.certainty, logits)
         if self.flip:
-            sure = (sure + self._calibrated(self.logits(images.flip(-1))[0])) / 2
+            sure = (sure + sureness(self.certainty, self.logits(images.flip(-1))[0])) / 2
         return sure, far
 
     def input_of(self, picture: Picture) -> Tensor:
         """What the network sees of a picture (c, h, w). Raises what reading it raises."""
         return self._transform(_pixels(picture, self.preprocessing.greys, self.max_pixels))
-
-    def _calibrated(self, logits: Tensor) -> Tensor:
-        return sureness(self.certainty, logits)
 
     def _input_of(self, picture: Picture) -> Tensor | Unreadable:
         try:

@@ -46,7 +46,6 @@ from utils import (
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 LOCK = ".lock"
-NEW = "train.new_images=train"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -65,8 +64,9 @@ def main(argv: list[str] | None = None) -> int:
     config, notes = load_config(args.config, words)
     train = config.train
     if train.from_run:
-        of_it = shell(f"train.split={find_run(train.from_run, train.log_path) / 'split.csv'}")
-        raise UserError(f"train.from_run: of a run shards take the split, {of_it} {NEW}")
+        split_file = find_run(train.from_run, train.log_path) / "split.csv"
+        takes = shell(f"train.split={split_file}", "train.new_images=train")
+        raise UserError(f"train.from_run: of a run shards take the split, {takes}")
     begin(train, notes)
     known = known_files(train)
     split = load_split(train, None, known)

@@ -58,9 +58,9 @@ def meant(answer: Answer, classifier: Classifier) -> str:
         )
     if classifier.certainty is None:
         return f"It gives this {sure}; nobody has measured how often that is right."
-    held_out = classifier.certainty.held_out
-    tested, right = len(held_out), int(held_out[:, 1].sum())
-    low, high = wilson(right / tested, tested) if tested else (0.0, 1.0)
+    every = classifier.certainty.meant(0.0, None)
+    tested = every.images
+    low, high = wilson(every.right / tested, tested) if tested else (0.0, 1.0)
     if tested < FEWEST or high - low > WIDE:
         return f"It gives this {sure}; {tested} held-out pictures are too few to say if that is so."
     return f"Of answers that are as sure as this one, about {sure} are right."
